@@ -1,0 +1,1 @@
+"""bidkv: the control plane for an LLM server's KV cache."""

@@ -1,0 +1,1 @@
+"""The vocabulary: bids, requests, the policy protocol, errors. No algorithm lives here."""

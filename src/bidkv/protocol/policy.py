@@ -1,0 +1,150 @@
+"""The policy protocol: three questions about the KV cache, asked alike by every engine.
+
+1. *Who is preempted* when a step needs more blocks than are free: :meth:`Policy.select_victim`.
+2. *Who enters next*: :meth:`Policy.select_next`.
+3. *How much must stay free* when somebody enters: :meth:`Policy.reserve_blocks`.
+
+A policy overrides only the questions it wants to answer; an engine keeps its own rule for the others,
+and :class:`bidkv.control.Controller` does not even build the arguments for a question nobody answers.
+
+Events tell a policy what happened. Between two events (arrival, admission, preemption, finish) the
+answers to questions 2 and 3 must not change: engines ask them again only after the next event, which
+keeps the cost of a step O(1) and lets the simulator leap over uneventful steps exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from bidkv.protocol.requests import RequestView
+
+
+class EngineView(Protocol):
+    """The state of a running engine as a policy sees it; every member is O(1) unless it says otherwise."""
+
+    @property
+    def now_s(self) -> float:
+        """Seconds on the engine's clock (monotonic)."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per KV block."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Usable KV blocks (the engine's reserved null block is not counted)."""
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks nobody holds now (cached but unreferenced ones included)."""
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most requests the engine runs at once."""
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Token budget of one step."""
+
+    @property
+    def prefix_caching(self) -> bool:
+        """Whether the engine shares KV blocks between requests."""
+
+    @property
+    def running(self) -> Sequence[RequestView]:
+        """The running requests in the engine's own order."""
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait to enter."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps run since the engine started; with :attr:`now_s` it gives a mean step time."""
+
+    def waiting(self) -> Sequence[RequestView]:
+        """The waiting requests in the engine's own order; O(waiting)."""
+
+    def freed_blocks(self, request: RequestView) -> int:
+        """Blocks that preempting `request` would really free; O(blocks held) with prefix caching."""
+
+    def block_demand(self, excluded: frozenset[str]) -> int:
+        """Blocks the running list takes in the coming step if the requests `excluded` were gone; O(running)."""
+
+
+class Policy:
+    """Base of every policy: all questions unanswered, all events ignored.
+
+    A researcher's policy overrides what it needs::
+
+        class LeastComputedFirst(Policy):
+            name = "lcf"
+
+            def select_victim(self, candidates, need_blocks, engine):
+                return min(reversed(candidates), key=lambda r: r.num_computed_tokens)
+
+    Attributes:
+        name: what reports and metrics call it.
+        preemption_cap: how often one request may become this policy's victim; None is unbounded
+            (the contract's strategies and published rules run as published).
+        clairvoyant: whether it reads true output lengths (possible in the simulator only).
+    """
+
+    name: ClassVar[str] | str = "policy"
+    preemption_cap: int | None = None
+    clairvoyant: ClassVar[bool] = False
+
+    # --- questions -------------------------------------------------------------------------------
+    def select_victim(
+        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
+    ) -> RequestView | None:
+        """Choose who is preempted so that the coming step fits.
+
+        Args:
+            candidates: the running requests that may be chosen, in the engine's order, at least one.
+            need_blocks: blocks still missing, at least 1.
+            engine: the engine's state.
+
+        Returns:
+            One of `candidates`, or None to leave this decision to the engine's own rule. Ties should
+            go to the later index, as the engine's own rule would.
+        """
+        raise NotImplementedError
+
+    def select_next(self, engine: EngineView) -> RequestView | None:
+        """Choose which waiting request enters next, or None to admit nobody until the next event."""
+        raise NotImplementedError
+
+    def reserve_blocks(self, engine: EngineView) -> int:
+        """Blocks that must stay free after an admission while something runs; at least 0."""
+        raise NotImplementedError
+
+    # --- events ----------------------------------------------------------------------------------
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        """`request` joined the waiting queue for the first time."""
+
+    def on_admit(self, request: RequestView, engine: EngineView) -> None:
+        """`request` left the waiting queue and runs now."""
+
+    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
+        """`request` was preempted; `lost_tokens` computed positions must be computed again. It waits."""
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        """`request` left the engine: completed, or aborted (from running or from waiting)."""
+
+    # --- which questions are answered ------------------------------------------------------------
+    @property
+    def chooses_victims(self) -> bool:
+        """Whether :meth:`select_victim` is answered."""
+        return type(self).select_victim is not Policy.select_victim
+
+    @property
+    def chooses_next(self) -> bool:
+        """Whether :meth:`select_next` is answered."""
+        return type(self).select_next is not Policy.select_next
+
+    @property
+    def keeps_reserve(self) -> bool:
+        """Whether :meth:`reserve_blocks` is answered."""
+        return type(self).reserve_blocks is not Policy.reserve_blocks

@@ -1,0 +1,96 @@
+"""What is known of a request: as a workload states it, and as a policy sees it while it lives.
+
+A :class:`WorkloadRequest` is the truth a trace holds (its real output length included). A
+:class:`RequestView` is what a scheduling policy may read of a live request: the true output length is
+not part of it, so that no policy can cheat by accident.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadRequest:
+    """One request of a workload.
+
+    Attributes:
+        request_id: unique within its workload.
+        arrival_s: seconds since the start of the workload.
+        prompt_tokens: prompt length, at least 1.
+        output_tokens: tokens the request really generates, at least 1. Hidden from policies.
+        max_tokens: the cap its sender stated, or None when a policy can see none.
+        priority: vLLM's sign: a lower number is more important.
+        deadline_ms: milliseconds from arrival until the answer must be complete, or None.
+        weight: relative worth of finishing this request; 1 is ordinary.
+        hash_ids: content hashes of the prompt's leading chunks (Mooncake: 512 tokens each);
+            equal ids in equal positions mean a shared prefix.
+        agent_id: who sent it ("" when unknown).
+    """
+
+    request_id: str
+    arrival_s: float
+    prompt_tokens: int
+    output_tokens: int
+    max_tokens: int | None = None
+    priority: int = 0
+    deadline_ms: float | None = None
+    weight: float = 1.0
+    hash_ids: tuple[int, ...] = ()
+    agent_id: str = ""
+
+
+class RequestView(Protocol):
+    """A live request as a policy sees it; read-only for policies, whichever engine runs it.
+
+    Counts are of tokens unless the name says otherwise. Times are seconds on the engine's clock.
+    """
+
+    @property
+    def request_id(self) -> str:
+        """Unique among live requests."""
+
+    @property
+    def arrival_s(self) -> float:
+        """When it arrived, on the engine's clock."""
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt."""
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far; they survive a preemption and are recomputed as prefill."""
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Positions whose KV is computed and held now; 0 while waiting after a preemption."""
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The sender's cap on generated tokens, or None when unknown."""
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often this request was preempted so far."""
+
+    @property
+    def num_held_blocks(self) -> int:
+        """KV blocks it holds now, shared ones included."""
+
+    @property
+    def priority(self) -> int:
+        """vLLM's sign: a lower number is more important; 0 when none was given."""
+
+    @property
+    def deadline_s(self) -> float | None:
+        """Absolute time by which it must be complete, or None."""
+
+    @property
+    def weight(self) -> float:
+        """Relative worth of finishing it; 1 is ordinary."""
+
+    @property
+    def agent_id(self) -> str:
+        """Who sent it; empty when unknown."""
