@@ -60,11 +60,18 @@ class EngineView(Protocol):
         """Requests that wait to enter."""
 
     @property
+    def num_prefilling(self) -> int:
+        """Running requests with more than one token still to compute; may be rounded up."""
+
+    @property
     def num_steps(self) -> int:
         """Steps run since the engine started; with :attr:`now_s` it gives a mean step time."""
 
     def waiting(self) -> Sequence[RequestView]:
         """The waiting requests in the engine's own order; O(waiting)."""
+
+    def is_waiting(self, request: RequestView) -> bool:
+        """Whether `request` waits to enter."""
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would really free; O(blocks held) with prefix caching."""

@@ -1,0 +1,425 @@
+"""The one object an engine talks to: asks the policy, guards it, feeds the estimators, counts.
+
+An engine (the simulator or an adapter) reports events and asks three questions; it never knows which
+policy answers. Nothing a policy does can reach the engine as an exception: a policy that raises, answers
+nonsense or overruns its time budget is switched off and the engine's own rule takes over.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from bidkv.policy.guards import CircuitBreaker, PreemptionCap
+from bidkv.protocol.policy import EngineView, Policy
+from bidkv.protocol.requests import RequestView
+
+if TYPE_CHECKING:
+    from bidkv.stability import QueueingController
+
+DEFAULT_TIME_BUDGET_S = 0.05
+"""One answer may take this long: a few times an ordinary decode step, far above any garbage collection."""
+
+
+@dataclass(slots=True)
+class ControlCounters:
+    """What the controller saw and did since it was made; integers that only grow."""
+
+    arrivals: int = 0
+    admissions: int = 0
+    completions: int = 0
+    aborts: int = 0
+    steps: int = 0
+    scheduled_tokens: int = 0
+    recomputed_tokens: int = 0
+    pressured_steps: int = 0
+    decisions: int = 0
+    overrides: int = 0
+    abstentions: int = 0
+    all_capped: int = 0
+    gate_refusals: int = 0
+    preemptions_by_policy: int = 0
+    preemptions_by_engine: int = 0
+    blocks_freed: int = 0
+    tokens_lost: int = 0
+    failures: int = 0
+    kill_switch_activations: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        """Return the counters by name."""
+        return asdict(self)
+
+
+class Controller:
+    """Carries one policy into one engine.
+
+    Args:
+        policy: who decides.
+        time_budget_s: longest time one answer may take before the policy is switched off; None switches
+            the check off (the simulator, whose results must not depend on the machine).
+        clock: seconds, monotonic; only measures the policy's answers.
+        stability: queueing controller to feed, or None.
+        on_decision_time: called with the seconds each victim decision took (a histogram's `observe`).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        time_budget_s: float | None = DEFAULT_TIME_BUDGET_S,
+        clock: Callable[[], float] = time.perf_counter,
+        stability: QueueingController | None = None,
+        on_decision_time: Callable[[float], None] | None = None,
+    ) -> None:
+        if time_budget_s is not None and not time_budget_s > 0:
+            raise ValueError(f"time_budget_s must be > 0 or None, got {time_budget_s}")
+        self.counters = ControlCounters()
+        self.breaker = CircuitBreaker()
+        self.stability = stability
+        self.on_decision_time = on_decision_time
+        self.call_started_s: float | None = None
+        self._clock = clock
+        self._time_budget_s = time_budget_s
+        self._killed = False
+        self._lives = _Lives()
+        self._resync = False
+        self._adopt(policy)
+
+    # --- who is in charge ------------------------------------------------------------------------
+    @property
+    def policy(self) -> Policy:
+        """The policy that decides (or would, were it not switched off)."""
+        return self._policy
+
+    @property
+    def active(self) -> bool:
+        """Whether the policy decides; False leaves the engine entirely to its own rules."""
+        return self._active
+
+    @property
+    def killed(self) -> bool:
+        """Whether the kill switch is on."""
+        return self._killed
+
+    def disable(self) -> None:
+        """Kill switch: from the next question on the engine is alone."""
+        if not self._killed:
+            self.counters.kill_switch_activations += 1
+        self._killed = True
+        self._refresh()
+
+    def enable(self) -> None:
+        """Release the kill switch and close the breaker; the policy starts afresh from the engine's state."""
+        if self._active:
+            return
+        self.switch(self._pristine)
+
+    def switch(self, policy: Policy) -> None:
+        """Replace the policy on a running engine; it is told of every live request before it decides."""
+        self._killed = False
+        self.breaker.close()
+        self._adopt(copy.deepcopy(policy))
+        self._resync = True
+
+    def _adopt(self, policy: Policy) -> None:
+        # A policy learns while it runs; the untouched copy lets a disabled one start afresh later.
+        self._pristine = copy.deepcopy(policy)
+        self._policy = policy
+        self._cap = PreemptionCap(policy.preemption_cap)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self._active = not self._killed and not self.breaker.is_open
+        self.chooses_victims = self._active and self._policy.chooses_victims
+        self.chooses_next = self._active and self._policy.chooses_next
+        self.keeps_reserve = self._active and self._policy.keeps_reserve
+        self._victim_ids: set[str] = set()
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
+        self._reserve: int | None = None
+        self._gate_shut = False
+
+    # --- questions -------------------------------------------------------------------------------
+    def before_step(self, engine: EngineView) -> Sequence[RequestView]:
+        """Return the running requests to preempt in the coming step, first choice first.
+
+        Empty unless the step needs more blocks than are free. O(1) while memory is plentiful.
+        """
+        if self._resync:
+            self._tell_everything(engine)
+        if not self.chooses_victims:
+            return ()
+        running = len(engine.running)
+        if running < 2:
+            return ()
+        free = engine.free_blocks
+        # Every request takes at most ceil(tokens / block_size) new blocks, so this bound is never too low.
+        prefill_bound = engine.max_num_batched_tokens // engine.block_size + 1 if engine.num_prefilling else 0
+        if free >= running + prefill_bound:
+            return ()
+        need = engine.block_demand(frozenset())
+        if need <= free:
+            return ()
+        return self._choose_victims(engine, need, free)
+
+    def _choose_victims(self, engine: EngineView, need: int, free: int) -> Sequence[RequestView]:
+        counters = self.counters
+        counters.pressured_steps += 1
+        candidates = self._cap.eligible(engine.running)
+        if not candidates:
+            counters.all_capped += 1
+            return ()
+        victims: list[RequestView] = []
+        excluded: set[str] = set()
+        last_to_go = len(engine.running) - 1
+        while need > free and candidates and len(victims) < last_to_go:
+            victim = self._choose(engine, candidates, need - free)
+            if victim is None:
+                break
+            position = _position(candidates, victim)
+            if position is None:
+                self._fail("invalid_answer", f"victim {victim!r} is not one of the candidates")
+                break
+            counters.overrides += victim is not engine.running[-1 - len(victims)]
+            del candidates[position]
+            victims.append(victim)
+            excluded.add(victim.request_id)
+            free += engine.freed_blocks(victim)
+            need = engine.block_demand(frozenset(excluded))
+        self._victim_ids = excluded
+        return victims
+
+    def rank_victims(
+        self, engine: EngineView, candidates: Sequence[RequestView], need_blocks: int
+    ) -> Sequence[RequestView]:
+        """Order candidates for an engine that asks for an order: who goes first comes first.
+
+        The order may be partial: only as many as cover `need_blocks`; the engine's own order decides the rest.
+        """
+        if self._resync:
+            self._tell_everything(engine)
+        if not self.chooses_victims:
+            return ()
+        self.counters.pressured_steps += 1
+        remaining = self._cap.eligible(candidates)
+        if not remaining:
+            self.counters.all_capped += 1
+        order: list[RequestView] = []
+        while remaining and need_blocks > 0:
+            victim = self._choose(engine, remaining, need_blocks)
+            if victim is None:
+                break
+            position = _position(remaining, victim)
+            if position is None:
+                self._fail("invalid_answer", f"victim {victim!r} is not one of the candidates")
+                return ()
+            del remaining[position]
+            order.append(victim)
+            need_blocks -= engine.freed_blocks(victim)
+        self._victim_ids = {victim.request_id for victim in order}
+        return order
+
+    def _choose(
+        self, engine: EngineView, candidates: Sequence[RequestView], need_blocks: int
+    ) -> RequestView | None:
+        started = self._clock()
+        victim = self._ask(self._policy.select_victim, candidates, need_blocks, engine)
+        if self.on_decision_time is not None:
+            self.on_decision_time(self._clock() - started)
+        if not self._active:
+            return None
+        if victim is None:
+            self.counters.abstentions += 1
+            return None
+        self.counters.decisions += 1
+        chosen: RequestView = victim
+        return chosen
+
+    def select_next(self, engine: EngineView) -> RequestView | None:
+        """Return who enters next, or None to admit nobody until the next event.
+
+        Call only while :attr:`chooses_next` is true; otherwise the engine's own order holds. After a failure
+        of the policy :attr:`chooses_next` is false and None means "go on alone".
+        """
+        if self._resync:
+            self._tell_everything(engine)
+        if self._gate_shut or not self.chooses_next:
+            return None
+        request: Any = self._ask(self._policy.select_next, engine)
+        if not self._active:
+            return None
+        if request is None:
+            self._gate_shut = True
+            self.counters.gate_refusals += 1
+            return None
+        if not _is_waiting(engine, request):
+            self._fail("invalid_answer", f"next request {request!r} does not wait")
+            return None
+        chosen: RequestView = request
+        return chosen
+
+    def reserve_blocks(self, engine: EngineView) -> int:
+        """Return the blocks an admission must leave free while something runs; asked once per event."""
+        if self._resync:
+            self._tell_everything(engine)
+        if not self.keeps_reserve:
+            return 0
+        if self._reserve is None:
+            answer: Any = self._ask(self._policy.reserve_blocks, engine)
+            if not self._active:
+                return 0
+            if (
+                isinstance(answer, bool)
+                or not isinstance(answer, int)
+                or not 0 <= answer <= engine.num_blocks
+            ):
+                self._fail("invalid_answer", f"reserve {answer!r} is not an int in [0, {engine.num_blocks}]")
+                return 0
+            self._reserve = answer
+        return self._reserve
+
+    # --- events ----------------------------------------------------------------------------------
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        """`request` joined the waiting queue for the first time."""
+        self.counters.arrivals += 1
+        if self.stability is not None:
+            self.stability.record_request_arrival(engine.now_s, request.num_prompt_tokens, request.agent_id)
+        self._event(self._policy.on_arrival, request, engine)
+
+    def on_admit(self, request: RequestView, engine: EngineView, cached_tokens: int = 0) -> None:
+        """`request` runs now; `cached_tokens` of it came from the prefix cache."""
+        self.counters.admissions += 1
+        self._lives.begin(request.request_id, engine.now_s, cached_tokens)
+        self._event(self._policy.on_admit, request, engine)
+
+    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
+        """`request` was preempted by the engine, by our choice or by its own; it waits again."""
+        counters = self.counters
+        if request.request_id in self._victim_ids:
+            counters.preemptions_by_policy += 1
+        else:
+            counters.preemptions_by_engine += 1
+        counters.tokens_lost += lost_tokens
+        counters.blocks_freed += -(-lost_tokens // engine.block_size)
+        counters.recomputed_tokens += self._lives.preempt(request.request_id, lost_tokens)
+        self._event(self._policy.on_preempt, request, lost_tokens, engine)
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        """`request` left the engine, completed or aborted."""
+        counters = self.counters
+        if completed:
+            counters.completions += 1
+        else:
+            counters.aborts += 1
+        computed = request.num_computed_tokens
+        recomputed, admitted_s = self._lives.end(request.request_id, computed)
+        counters.recomputed_tokens += recomputed
+        if completed and self.stability is not None and admitted_s is not None:
+            self.stability.record_request_completion(
+                engine.now_s,
+                (engine.now_s - admitted_s) * 1e3,
+                -(-computed // engine.block_size),
+                request.agent_id,
+            )
+        self._event(self._policy.on_finish, request, engine, completed=completed)
+
+    def after_step(self, engine: EngineView, scheduled_tokens: int) -> None:
+        """A step was scheduled; O(1)."""
+        self.counters.steps += 1
+        self.counters.scheduled_tokens += scheduled_tokens
+
+    # --- the guarded call ------------------------------------------------------------------------
+    def _event(self, handler: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        # Resynchronisation replays the engine's state, this event included, so nothing is told twice.
+        self._forget_answers()
+        if self._active and not self._resync:
+            self._ask(handler, *args, **kwargs)
+
+    def _ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the policy; on an exception or an overrun switch it off and return None."""
+        budget = self._time_budget_s
+        if budget is None:
+            try:
+                return question(*args, **kwargs)
+            except (
+                Exception
+            ) as error:  # a policy is foreign code: whatever it raises must not reach the engine
+                self._fail("exception", repr(error))
+                return None
+        self.call_started_s = started = self._clock()
+        try:
+            answer = question(*args, **kwargs)
+        except Exception as error:  # see above
+            self._fail("exception", repr(error))
+            return None
+        finally:
+            self.call_started_s = None
+        elapsed = self._clock() - started
+        if elapsed > budget:
+            self._fail("time_budget", f"{elapsed * 1e3:.1f} ms, budget {budget * 1e3:.1f} ms")
+            return None
+        return answer
+
+    def _fail(self, kind: str, detail: str) -> None:
+        self.counters.failures += 1
+        self.breaker.trip(str(self._policy.name), kind, detail)
+        self._refresh()
+
+    def _tell_everything(self, engine: EngineView) -> None:
+        """Bring a policy that starts in the middle of a run up to date: every live request has arrived."""
+        self._resync = False
+        for request in engine.running:
+            self._event(self._policy.on_arrival, request, engine)
+            self._event(self._policy.on_admit, request, engine)
+        for request in engine.waiting():
+            self._event(self._policy.on_arrival, request, engine)
+
+
+class _Lives:
+    """Per live request: when it was first admitted, and which positions were computed before.
+
+    A request's life between an admission and the next preemption or finish computes positions
+    [start, computed); those below the highest position ever computed are recomputed ones.
+    """
+
+    __slots__ = ("_admitted_s", "_high", "_start")
+
+    def __init__(self) -> None:
+        self._admitted_s: dict[str, float] = {}
+        self._high: dict[str, int] = {}
+        self._start: dict[str, int] = {}
+
+    def begin(self, request_id: str, now_s: float, cached_tokens: int) -> None:
+        self._admitted_s.setdefault(request_id, now_s)
+        if request_id in self._high:
+            self._start[request_id] = cached_tokens
+
+    def preempt(self, request_id: str, computed: int) -> int:
+        high = self._high.get(request_id, 0)
+        recomputed = max(0, min(computed, high) - self._start.pop(request_id, 0))
+        self._high[request_id] = max(high, computed)
+        return recomputed
+
+    def end(self, request_id: str, computed: int) -> tuple[int, float | None]:
+        high = self._high.pop(request_id, 0)
+        recomputed = max(0, min(computed, high) - self._start.pop(request_id, high))
+        return recomputed, self._admitted_s.pop(request_id, None)
+
+
+def _position(candidates: Sequence[RequestView], victim: object) -> int | None:
+    # Identity, not equality: a policy must hand back what it was given, and == may be anybody's code.
+    for position, candidate in enumerate(candidates):
+        if candidate is victim:
+            return position
+    return None
+
+
+def _is_waiting(engine: EngineView, request: Any) -> bool:
+    try:
+        return engine.is_waiting(request)
+    except (AttributeError, TypeError):  # not a request at all
+        return False

@@ -1,0 +1,25 @@
+"""Policies: who is preempted, who enters, how much stays free; guards; and the resolver from a name."""
+
+from bidkv.policy.catalog import (
+    PolicySpecError,
+    available,
+    options_of,
+    register,
+    resolve,
+    resolve_all,
+)
+from bidkv.policy.guards import CircuitBreaker, PreemptionCap
+from bidkv.policy.ordering import WaitingHeap, least
+
+__all__ = [
+    "CircuitBreaker",
+    "PolicySpecError",
+    "PreemptionCap",
+    "WaitingHeap",
+    "available",
+    "least",
+    "options_of",
+    "register",
+    "resolve",
+    "resolve_all",
+]

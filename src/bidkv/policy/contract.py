@@ -1,0 +1,116 @@
+"""The contract's five strategies as policies: the same choice, made on live requests without copies.
+
+Inside an engine every strategy keeps the engine's own admission except `preempt-evict-sjf`, so that
+victims are compared with victims. `tests/policy` checks each choice against the strategy's own
+`select_victims`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from bidkv.baselines import bidkv_utility
+from bidkv.policy.ordering import WaitingHeap, least
+from bidkv.protocol.policy import EngineView, Policy
+from bidkv.protocol.requests import RequestView
+
+
+class PreemptEvict(Policy):
+    """`preempt-evict`: the engine's own order, untouched."""
+
+    name = "preempt-evict"
+
+
+class PreemptEvictSJF(Policy):
+    """`preempt-evict-sjf`: the shortest prompt enters first; the engine's own order is preempted."""
+
+    name = "preempt-evict-sjf"
+
+    def __init__(self) -> None:
+        self._queue = WaitingHeap()
+
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        """Queue it by prompt length."""
+        self._queue.push(request, (request.num_prompt_tokens, request.arrival_s))
+
+    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
+        """It waits again, by the same key."""
+        self.on_arrival(request, engine)
+
+    def on_admit(self, request: RequestView, engine: EngineView) -> None:
+        """It runs."""
+        self._queue.discard(request)
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        """It may have been aborted while it waited."""
+        self._queue.discard(request)
+
+    def select_next(self, engine: EngineView) -> RequestView | None:
+        """Return the shortest prompt."""
+        return self._queue.first()
+
+
+class StaticRandom(Policy):
+    """`static-random`: any running request, drawn from a seeded generator."""
+
+    name = "static-random"
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+
+    def select_victim(
+        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
+    ) -> RequestView | None:
+        """Return a random candidate."""
+        # Below the length of the list: one draw instead of shuffling a copy, the same distribution.
+        return candidates[self._random.randrange(len(candidates))]
+
+
+class LargestFirst(Policy):
+    """`largest-first`: who holds the most KV."""
+
+    name = "largest-first"
+
+    def select_victim(
+        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
+    ) -> RequestView | None:
+        """Return the candidate with the most computed tokens."""
+        return least(candidates, lambda request: -request.num_computed_tokens)
+
+
+class BidKV(Policy):
+    """`bidkv`: the auction as the contract states it, U = tokens freed / (disruption + 1e-3)."""
+
+    name = "bidkv"
+
+    def select_victim(
+        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
+    ) -> RequestView | None:
+        """Return the candidate with the highest utility; first of equals, as the strategy sorts stably."""
+        if engine.prefix_caching:
+            size = engine.block_size
+            return max(
+                candidates, key=lambda request: self._utility(request, engine.freed_blocks(request) * size)
+            )
+        return max(candidates, key=lambda request: self._utility(request, 0))
+
+    @staticmethod
+    def _utility(request: RequestView, private_tokens: int) -> float:
+        generated = request.num_output_tokens
+        return bidkv_utility(
+            current_tokens=request.num_prompt_tokens + generated,
+            generated_tokens=generated,
+            max_output_tokens=request.max_tokens or 0,
+            num_preemptions=request.num_preemptions,
+            private_tokens=private_tokens,
+        )
+
+
+CONTRACT_POLICIES: tuple[type[Policy], ...] = (
+    PreemptEvict,
+    PreemptEvictSJF,
+    StaticRandom,
+    LargestFirst,
+    BidKV,
+)

@@ -1,0 +1,75 @@
+"""Helpers a policy is built from: choosing the least, and a waiting queue in an order of one's own."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bidkv.protocol.requests import RequestView
+
+
+def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) -> RequestView:
+    """Return the candidate with the smallest key; ties go to the later one, as an engine's own rule would.
+
+    `candidates` holds at least one request.
+    """
+    return min(reversed(candidates), key=key)
+
+
+class WaitingHeap:
+    """Waiting requests by a key that is fixed when they join; any member leaves at any time.
+
+    Push and pop are O(log n); a member that leaves from the middle is dropped lazily. Ties go to who joined
+    first.
+    """
+
+    __slots__ = ("_entries", "_heap", "_next")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Any, int, RequestView]] = []
+        self._entries: dict[str, int] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def push(self, request: RequestView, key: Any) -> None:
+        """`request` joins; a second push replaces the first."""
+        self._next += 1
+        self._entries[request.request_id] = self._next
+        heapq.heappush(self._heap, (key, self._next, request))
+
+    def discard(self, request: RequestView) -> None:
+        """`request` leaves; unknown ones are ignored."""
+        self._entries.pop(request.request_id, None)
+        # Lazy deletion must not let the heap outgrow what is alive.
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
+            self._heap = [entry for entry in self._heap if self._alive(entry)]
+            heapq.heapify(self._heap)
+
+    def first(self) -> RequestView | None:
+        """Return the member with the smallest key, or None."""
+        heap = self._heap
+        while heap and not self._alive(heap[0]):
+            heapq.heappop(heap)
+        return heap[0][2] if heap else None
+
+    def first_matching(self, accept: Callable[[RequestView], bool], limit: int) -> RequestView | None:
+        """Return the first of the `limit` smallest members that `accept` takes, or None."""
+        skipped = []
+        found = None
+        while len(skipped) < limit:
+            request = self.first()
+            if request is None:
+                break
+            if accept(request):
+                found = request
+                break
+            skipped.append(heapq.heappop(self._heap))
+        for entry in skipped:
+            heapq.heappush(self._heap, entry)
+        return found
+
+    def _alive(self, entry: tuple[Any, int, RequestView]) -> bool:
+        return self._entries.get(entry[2].request_id) == entry[1]

@@ -1,0 +1,82 @@
+"""What a simulated engine is given: the options of a real one, under the real ones' names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SchedulingPolicy = Literal["fcfs", "priority"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Options of one engine replica, named and counted as vLLM does.
+
+    Attributes:
+        num_gpu_blocks: KV blocks, the reserved null block included (vLLM's `--num-gpu-blocks-override`).
+        block_size: tokens per block.
+        max_num_seqs: most requests running at once.
+        max_num_batched_tokens: token budget of a step.
+        max_model_len: longest prompt + output; None takes all usable blocks.
+        enable_prefix_caching: share blocks of equal prefixes (needs `hash_ids` on the requests).
+        enable_chunked_prefill: split prompts over steps.
+        watermark: share of `num_gpu_blocks` an admission must leave free while something runs.
+        scheduling_policy: "fcfs", or "priority" (lower number first).
+        reserve_full_isl: admit only when the whole sequence known so far would fit (vLLM's default).
+        long_prefill_token_threshold: longest chunk of one prefill while others are there; 0 is off.
+
+    Raises:
+        ValueError: for a value no engine could run with; the message names the field.
+    """
+
+    num_gpu_blocks: int
+    block_size: int = 16
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 2048
+    max_model_len: int | None = None
+    enable_prefix_caching: bool = False
+    enable_chunked_prefill: bool = True
+    watermark: float = 0.0
+    scheduling_policy: SchedulingPolicy = "fcfs"
+    reserve_full_isl: bool = True
+    long_prefill_token_threshold: int = 0
+
+    def __post_init__(self) -> None:
+        minima = {"num_gpu_blocks": 2, "block_size": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1}
+        for name, least in minima.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+        if not 0.0 <= self.watermark < 1.0:
+            raise ValueError(f"watermark must be in [0.0, 1.0), got {self.watermark!r}")
+        if self.max_model_len is not None and self.max_model_len < 2:
+            raise ValueError(f"max_model_len must be >= 2 or None, got {self.max_model_len!r}")
+        if self.long_prefill_token_threshold < 0:
+            raise ValueError(
+                f"long_prefill_token_threshold must be >= 0, got {self.long_prefill_token_threshold!r}"
+            )
+        if self.scheduling_policy not in ("fcfs", "priority"):
+            raise ValueError(
+                f"scheduling_policy must be 'fcfs' or 'priority', got {self.scheduling_policy!r}"
+            )
+        if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.model_len:
+            raise ValueError(
+                "max_num_batched_tokens must be >= max_model_len when chunked prefill is off, "
+                f"got {self.max_num_batched_tokens} < {self.model_len}"
+            )
+
+    @property
+    def usable_blocks(self) -> int:
+        """Blocks that requests can hold: all but the null block."""
+        return self.num_gpu_blocks - 1
+
+    @property
+    def model_len(self) -> int:
+        """Longest sequence the engine takes."""
+        capacity = self.usable_blocks * self.block_size
+        return capacity if self.max_model_len is None else min(self.max_model_len, capacity)
+
+    @property
+    def watermark_blocks(self) -> int:
+        """Blocks the engine's own watermark keeps free at an admission."""
+        return int(self.watermark * self.num_gpu_blocks)

@@ -1,0 +1,282 @@
+"""The step engine: schedules as vLLM v1 does, decision for decision.
+
+One class, one loop. `Engine.step` is vLLM's `Scheduler.schedule` and `update_from_output` in one: the
+running list first, preemption by recompute from its tail, then admissions; then time passes and tokens
+come out. The rules are numbered in docs/simulator.md and referred to by number here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bidkv.control import Controller
+from bidkv.profiles import StepTimeProfile
+from bidkv.protocol.requests import RequestView
+from bidkv.simulator.config import EngineConfig
+from bidkv.simulator.request import SimRequest
+from bidkv.simulator.waiting import FCFSQueue, PriorityQueue
+
+
+class Engine:
+    """One simulated replica; it is the `EngineView` its policy sees.
+
+    `submit` requests, `step` until nothing is left; `finished` collects what left in the last step.
+    """
+
+    def __init__(self, config: EngineConfig, profile: StepTimeProfile, controller: Controller) -> None:
+        self.config = config
+        self.block_size = config.block_size
+        self.num_blocks = config.usable_blocks
+        self.free_blocks = config.usable_blocks
+        self.max_num_seqs = config.max_num_seqs
+        self.max_num_batched_tokens = config.max_num_batched_tokens
+        self.prefix_caching = config.enable_prefix_caching
+        self.now_s = 0.0
+        self.num_steps = 0
+        self.num_prefilling = 0
+        self.running: list[SimRequest] = []
+        self.finished: list[SimRequest] = []
+        self.num_preemptions = 0
+        self.used_blocks_in_step = 0
+        self.scheduled_tokens = 0
+        self.recomputed_tokens = 0
+        self.scheduled: list[tuple[SimRequest, int]] = []
+        self.preempted: list[SimRequest] = []
+        self._by_priority = config.scheduling_policy == "priority"
+        self._waiting: FCFSQueue | PriorityQueue = PriorityQueue() if self._by_priority else FCFSQueue()
+        self._profile = profile
+        self._control = controller
+
+    # --- what a policy may ask -------------------------------------------------------------------
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait to enter."""
+        return len(self._waiting)
+
+    def waiting(self) -> Sequence[SimRequest]:
+        """The waiting requests in the engine's own order."""
+        return list(self._waiting)
+
+    def is_waiting(self, request: RequestView) -> bool:
+        """Whether `request` waits to enter."""
+        return request in self._waiting
+
+    def freed_blocks(self, request: RequestView) -> int:
+        """Blocks that preempting `request` would free."""
+        return request.num_held_blocks
+
+    def block_demand(self, excluded: frozenset[str]) -> int:
+        """Blocks the running list takes in the coming step without the requests `excluded`."""
+        budget = self.max_num_batched_tokens
+        size = self.block_size
+        demand = 0
+        for request in self.running:
+            if request.request_id in excluded:
+                continue
+            tokens = request.num_tokens - request.num_computed_tokens
+            if tokens > budget:
+                tokens = budget
+            budget -= tokens
+            missing = -(-(request.num_computed_tokens + tokens) // size) - request.num_held_blocks
+            if missing > 0:
+                demand += missing
+            if budget <= 0:
+                break
+        return demand
+
+    # --- driving ---------------------------------------------------------------------------------
+    def submit(self, request: SimRequest) -> None:
+        """`request` arrives now."""
+        self._waiting.append(request)
+        self._control.on_arrival(request, self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits."""
+        return not self.running and not self._waiting
+
+    def step(self) -> float:
+        """Schedule and run one step; return its duration in seconds and advance the clock by it."""
+        self._rearrange(self._control.before_step(self))
+        self.scheduled = []
+        self.preempted = []
+        budget = self._schedule_running(self.max_num_batched_tokens)
+        if not self.preempted:  # rule 7
+            self._admit(budget)
+        self.used_blocks_in_step = self.num_blocks - self.free_blocks
+        duration = self._run()
+        self._control.after_step(self, sum(n for _, n in self.scheduled))
+        return duration
+
+    def _rearrange(self, victims: Sequence[Any]) -> None:
+        """Move victims to the tail, first choice last, so that the engine's own rule evicts exactly them."""
+        if not victims:
+            return
+        chosen = {victim.request_id for victim in victims}
+        self.running = [r for r in self.running if r.request_id not in chosen]
+        self.running.extend(reversed(victims))
+
+    def _schedule_running(self, budget: int) -> int:
+        running = self.running
+        size = self.block_size
+        threshold = self.config.long_prefill_token_threshold
+        model_len = self.config.model_len
+        index = 0
+        while index < len(running) and budget > 0:
+            request = running[index]
+            computed = request.num_computed_tokens
+            tokens = request.num_tokens - computed
+            if 0 < threshold < tokens and len(running) + len(self._waiting) > 1:
+                tokens = threshold
+            tokens = min(tokens, budget, model_len - 1 - computed)  # rule 3
+            if tokens <= 0:
+                index += 1
+                continue
+            need = -(-(computed + tokens) // size) - request.num_held_blocks
+            fits = True
+            while need > self.free_blocks:  # rule 4
+                victim = self._pop_engine_victim()
+                position = running.index(victim) if self._by_priority else len(running) - 1
+                del running[position]
+                if position < index:
+                    # Rule 4: one already scheduled in this step is taken back from it.
+                    budget += self._unschedule(victim)
+                    index -= 1
+                self._preempt(victim)
+                if victim is request:  # rule 5
+                    fits = False
+                    break
+            if not fits:
+                break
+            if need > 0:
+                self.free_blocks -= need
+                request.num_held_blocks += need
+            self.scheduled.append((request, tokens))
+            budget -= tokens
+            index += 1
+        return budget
+
+    def _pop_engine_victim(self) -> SimRequest:
+        if self._by_priority:
+            return max(self.running, key=lambda r: (r.priority, r.arrival_s))
+        return self.running[-1]
+
+    def _unschedule(self, victim: SimRequest) -> int:
+        for position, (request, tokens) in enumerate(self.scheduled):
+            if request is victim:
+                del self.scheduled[position]
+                return tokens
+        return 0
+
+    def _preempt(self, request: SimRequest) -> None:
+        """Rule 6: all blocks and computed positions are given up, generated tokens are kept."""
+        lost = request.num_computed_tokens
+        if request._prefilling:
+            request._prefilling = False
+            self.num_prefilling -= 1
+        self.free_blocks += request.num_held_blocks
+        request.num_held_blocks = 0
+        request.num_computed_tokens = 0
+        request.num_preemptions += 1
+        self._close_life(request, lost)
+        self.num_preemptions += 1
+        self.preempted.append(request)
+        self._waiting.prepend(request)
+        self._control.on_preempt(request, lost, self)
+
+    def _close_life(self, request: SimRequest, computed: int) -> None:
+        self.recomputed_tokens += max(0, min(computed, request._high_tokens) - request._life_start)
+        request._high_tokens = max(request._high_tokens, computed)
+
+    def _admit(self, budget: int) -> None:
+        control = self._control
+        waiting = self._waiting
+        running = self.running
+        size = self.block_size
+        config = self.config
+        while budget > 0 and waiting and len(running) < self.max_num_seqs:  # rule 8
+            request = waiting.head()
+            if control.chooses_next:
+                chosen: Any = control.select_next(self)
+                if chosen is not None:
+                    request = chosen
+                elif control.chooses_next:
+                    break  # the policy holds the gate shut; had it failed, the engine would go on alone
+            tokens = request.num_tokens
+            threshold = config.long_prefill_token_threshold
+            if 0 < threshold < tokens and len(running) + len(waiting) > 1:
+                tokens = threshold
+            if tokens > budget:
+                if not config.enable_chunked_prefill:  # rule 11
+                    break
+                tokens = budget
+            blocks = -(-tokens // size)
+            kept_free = (
+                max(config.watermark_blocks, control.reserve_blocks(self)) if running else 0
+            )  # rule 10
+            if blocks + kept_free > self.free_blocks:
+                break
+            if config.reserve_full_isl:  # rule 9
+                whole = -(-min(request.num_tokens, config.model_len) // size)
+                if whole + kept_free > self.free_blocks:
+                    break
+            waiting.remove(request)
+            self.free_blocks -= blocks
+            request.num_held_blocks = blocks
+            request._life_start = 0
+            running.append(request)
+            self.scheduled.append((request, tokens))
+            request._prefilling = True
+            self.num_prefilling += 1
+            budget -= tokens
+            control.on_admit(request, self)
+
+    def _run(self) -> float:
+        """Let time pass for what was scheduled; advance computed positions; emit tokens; retire the finished."""
+        prefill_tokens = 0
+        attention = 0.0
+        prefills = 0
+        decodes = 0
+        context = 0
+        for request, tokens in self.scheduled:
+            computed = request.num_computed_tokens
+            end = computed + tokens
+            context += end
+            if tokens == 1 and request.num_tokens - computed == 1:
+                decodes += 1
+            else:
+                prefills += 1
+                prefill_tokens += tokens
+                attention += tokens * (computed + tokens * 0.5)
+        self.scheduled_tokens += prefill_tokens + decodes
+        if self.scheduled:
+            duration = self._profile.step_s(prefill_tokens, attention, decodes, context, prefills)
+        else:
+            duration = self._profile.empty_step_s  # rule 13
+        self.now_s += duration
+        self.num_steps += 1
+        self.finished = []
+        for request, tokens in self.scheduled:
+            request.num_computed_tokens += tokens
+            if request.num_computed_tokens == request.num_tokens:  # rule 12
+                if request._prefilling:
+                    request._prefilling = False
+                    self.num_prefilling -= 1
+                request.num_tokens += 1
+                if request._first_token_s is None:
+                    request._first_token_s = self.now_s
+                if request.num_tokens >= request._target_tokens:
+                    self.finished.append(request)
+        if self.finished:
+            self._retire()
+        return duration
+
+    def _retire(self) -> None:
+        gone = set(map(id, self.finished))
+        self.running = [request for request in self.running if id(request) not in gone]
+        for request in self.finished:
+            self.free_blocks += request.num_held_blocks
+            request.num_held_blocks = 0
+            self._close_life(request, request.num_computed_tokens)
+            self._control.on_finish(request, self, completed=True)

@@ -1,0 +1,66 @@
+"""A request as the simulated engine holds it; it satisfies `RequestView` without a wrapper."""
+
+from __future__ import annotations
+
+from bidkv.protocol.requests import WorkloadRequest
+
+
+class SimRequest:
+    """One live request. The names with an underscore are the engine's own; policies must not read them."""
+
+    __slots__ = (
+        "_first_token_s",
+        "_high_tokens",
+        "_life_start",
+        "_order",
+        "_prefilling",
+        "_source",
+        "_target_tokens",
+        "agent_id",
+        "arrival_s",
+        "deadline_s",
+        "max_tokens",
+        "num_computed_tokens",
+        "num_held_blocks",
+        "num_preemptions",
+        "num_prompt_tokens",
+        "num_tokens",
+        "priority",
+        "request_id",
+        "weight",
+    )
+
+    def __init__(self, source: WorkloadRequest, order: int, model_len: int) -> None:
+        self.request_id = source.request_id
+        self.arrival_s = source.arrival_s
+        self.num_prompt_tokens = source.prompt_tokens
+        self.num_tokens = source.prompt_tokens
+        self.num_computed_tokens = 0
+        self.num_held_blocks = 0
+        self.num_preemptions = 0
+        self.max_tokens = source.max_tokens
+        self.priority = source.priority
+        self.deadline_s = None if source.deadline_ms is None else source.arrival_s + source.deadline_ms / 1e3
+        self.weight = source.weight
+        self.agent_id = source.agent_id
+        self._source = source
+        self._order = order
+        output = (
+            source.output_tokens
+            if source.max_tokens is None
+            else min(source.output_tokens, source.max_tokens)
+        )
+        self._target_tokens = min(source.prompt_tokens + output, model_len)
+        self._first_token_s: float | None = None
+        # Highest position ever computed, and where the current life began: the difference is recompute.
+        self._high_tokens = 0
+        self._life_start = 0
+        self._prefilling = False
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return self.num_tokens - self.num_prompt_tokens
+
+    def __repr__(self) -> str:
+        return f"SimRequest({self.request_id!r}, computed={self.num_computed_tokens}/{self.num_tokens})"

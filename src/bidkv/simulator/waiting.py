@@ -1,0 +1,88 @@
+"""The waiting queues of vLLM: first come first served, or by (priority, arrival, id)."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from bidkv.protocol.requests import RequestView
+from bidkv.simulator.request import SimRequest
+
+
+class FCFSQueue:
+    """Arrivals at the back, preempted requests at the front; any member leaves in O(1)."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self) -> None:
+        self._members: OrderedDict[str, SimRequest] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[SimRequest]:
+        return iter(self._members.values())
+
+    def __contains__(self, request: RequestView) -> bool:
+        return self._members.get(request.request_id) is request
+
+    def append(self, request: SimRequest) -> None:
+        """`request` arrived."""
+        self._members[request.request_id] = request
+
+    def prepend(self, request: SimRequest) -> None:
+        """`request` was preempted."""
+        self._members[request.request_id] = request
+        self._members.move_to_end(request.request_id, last=False)
+
+    def head(self) -> SimRequest:
+        """Who the engine itself would admit next."""
+        return next(iter(self._members.values()))
+
+    def remove(self, request: SimRequest) -> None:
+        """`request` is admitted."""
+        del self._members[request.request_id]
+
+
+class PriorityQueue:
+    """A heap on (priority, arrival, request id); leaving from the middle is lazy."""
+
+    __slots__ = ("_heap", "_members")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, float, str]] = []
+        self._members: dict[str, SimRequest] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[SimRequest]:
+        return iter(sorted(self._members.values(), key=_priority_key))
+
+    def __contains__(self, request: RequestView) -> bool:
+        return self._members.get(request.request_id) is request
+
+    def append(self, request: SimRequest) -> None:
+        """`request` arrived."""
+        self._members[request.request_id] = request
+        heapq.heappush(self._heap, _priority_key(request))
+
+    prepend = append  # a preempted request keeps its place in the order
+
+    def head(self) -> SimRequest:
+        """Who the engine itself would admit next."""
+        heap, members = self._heap, self._members
+        while heap[0][2] not in members:
+            heapq.heappop(heap)
+        return members[heap[0][2]]
+
+    def remove(self, request: SimRequest) -> None:
+        """`request` is admitted."""
+        del self._members[request.request_id]
+        if self._heap[0][2] == request.request_id:
+            heapq.heappop(self._heap)
+
+
+def _priority_key(request: SimRequest) -> tuple[int, float, str]:
+    return (request.priority, request.arrival_s, request.request_id)
