@@ -1,0 +1,1 @@
+"""Experiments: traces and workloads, runners for every engine, statistics and the report."""

@@ -1,0 +1,24 @@
+"""Bounds on what a trace may hold: far beyond real traffic, near enough to stop a hostile or corrupt file."""
+
+from __future__ import annotations
+
+MAX_TOKENS = 100_000_000
+"""Most tokens of one prompt, one output or one cap."""
+
+MAX_TIME_MS = 10_000_000_000_000
+"""Latest timestamp and longest deadline in milliseconds (the year 2286 when counted from 1970)."""
+
+MAX_LINE_BYTES = 4 * 1024 * 1024
+"""Longest line; one request of MAX_TOKENS tokens with its chunk hashes fits."""
+
+MAX_TEXT_CHARS = 256
+"""Longest request or agent name."""
+
+MAX_ABS_PRIORITY = 2**31 - 1
+"""Largest priority either way."""
+
+HASH_CHUNK_TOKENS = 512
+"""Prompt tokens that one Mooncake hash id stands for."""
+
+MAX_WEIGHT = 1_000_000_000
+"""Largest weight of one request."""
