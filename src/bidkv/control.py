@@ -198,7 +198,7 @@ class Controller:
     ) -> Sequence[RequestView]:
         """Order candidates for an engine that asks for an order: who goes first comes first.
 
-        The order may be partial: only as many as cover `need_blocks`; the engine's own order decides the rest.
+        The order may be partial: only as many as cover `need_blocks`; the engine orders the rest.
         """
         if self._resync:
             self._tell_everything(engine)

@@ -18,7 +18,7 @@ _CATALOG: dict[str, type[Policy]] = {str(cls.name): cls for cls in (*CONTRACT_PO
 
 
 class PolicySpecError(ValueError):
-    """A policy text names what does not exist or gives a value that cannot be; the message lists what does."""
+    """A policy text names what does not exist or gives an impossible value; the message lists what does."""
 
 
 def available() -> list[str]:

@@ -77,7 +77,7 @@ class EngineView(Protocol):
         """Blocks that preempting `request` would really free; O(blocks held) with prefix caching."""
 
     def block_demand(self, excluded: frozenset[str]) -> int:
-        """Blocks the running list takes in the coming step if the requests `excluded` were gone; O(running)."""
+        """Blocks the running list takes in the coming step without the requests `excluded`; O(running)."""
 
 
 class Policy:

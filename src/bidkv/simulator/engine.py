@@ -233,7 +233,7 @@ class Engine:
             control.on_admit(request, self)
 
     def _run(self) -> float:
-        """Let time pass for what was scheduled; advance computed positions; emit tokens; retire the finished."""
+        """Let time pass for what was scheduled: positions advance, tokens come out, the finished leave."""
         prefill_tokens = 0
         attention = 0.0
         prefills = 0

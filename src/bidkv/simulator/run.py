@@ -105,7 +105,7 @@ class _Run:
         if self._next is not None and previous is not None and self._next.arrival_s < previous.arrival_s:
             raise SimulationError(
                 f"request {self._next.request_id!r} arrives at {self._next.arrival_s} s, before "
-                f"{previous.request_id!r} at {previous.arrival_s} s: requests must come in the order of arrival"
+                f"{previous.request_id!r} at {previous.arrival_s} s: arrivals must be in order"
             )
 
     def to_end(self) -> None:

@@ -21,7 +21,7 @@ class TimelineRecorder:
         self.points: list[TimelinePoint] = []
 
     def offer(self, step: int, point_args: tuple[float, int, int, int, int]) -> None:
-        """Record the state after `step` if it is due: (time_s, used_blocks, running, waiting, preemptions)."""
+        """Record a `TimelinePoint` of the state after `step`, given by its fields, if one is due."""
         if step < self._due:
             return
         self.points.append(TimelinePoint(*point_args))
