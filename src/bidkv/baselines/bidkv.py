@@ -1,0 +1,112 @@
+"""The project's published baseline: tokens freed per unit of work lost.
+
+The two formulas are functions of plain numbers, so that an engine can rank victims without building
+a :class:`RequestState` for each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from bidkv.baselines.base import BaselineStrategy, CompressionAction, RequestState, take_until
+from bidkv.protocol import UTILITY_EPSILON, make_bid_id
+from bidkv.scoring import PositionalScoring, ScoringStrategy
+
+COMPLETION_WEIGHT: Final = 0.5
+PREEMPTION_WEIGHT: Final = 0.3
+PRIVATE_TOKENS_SCALE: Final = 256.0
+"""Private tokens whose recomputation weighs as much as one whole request without prefix sharing."""
+
+
+def bidkv_disruption(
+    generated_tokens: int, max_output_tokens: int, num_preemptions: int, private_tokens: float = 0.0
+) -> float:
+    """Return delta, the work lost and the unfairness done by evicting a request.
+
+    delta = base + 0.5 * completion + 0.3 * num_preemptions, where completion is
+    min(1, generated / max_output_tokens), or 0 when the cap is unknown. The base is 1, or
+    max(0.5, private / 256) when private tokens are known: what is shared need not be recomputed.
+
+    Args:
+        generated_tokens: tokens generated so far, at least 0.
+        max_output_tokens: cap on generated tokens; 0 is unknown.
+        num_preemptions: how often it was preempted so far.
+        private_tokens: KV tokens it shares with nobody; 0 is unknown.
+
+    >>> bidkv_disruption(50, 100, 1)
+    1.55
+    """
+    completion = min(1.0, generated_tokens / max_output_tokens) if max_output_tokens > 0 else 0.0
+    penalties = COMPLETION_WEIGHT * completion + PREEMPTION_WEIGHT * num_preemptions
+    if private_tokens > 0:
+        return max(0.1, max(0.5, private_tokens / PRIVATE_TOKENS_SCALE) + penalties)
+    return 1.0 + penalties
+
+
+def bidkv_utility(freed_tokens: float, disruption: float) -> float:
+    """Return U = r / (delta + 1e-3): tokens really freed per unit of disruption."""
+    return freed_tokens / (disruption + UTILITY_EPSILON)
+
+
+class BidKVStrategy(BaselineStrategy):
+    """Evicts by falling utility U = r / (delta + 1e-3).
+
+    r is what an eviction really frees: the private tokens where known, else the tokens held.
+
+    Args:
+        scoring: what adapters that compress instead of evicting build this strategy's bids with.
+        delta_budget: the quality budget such adapters hand to the solver, at least 0. A whole eviction
+            is recomputed exactly and loses no quality, so it does not bind :meth:`select_victims`.
+
+    Raises:
+        ValueError: `delta_budget` is negative or not finite.
+    """
+
+    def __init__(self, *, scoring: ScoringStrategy | None = None, delta_budget: float = 0.15) -> None:
+        if not (math.isfinite(delta_budget) and delta_budget >= 0.0):
+            raise ValueError(f"delta_budget must be >= 0.0, got {delta_budget}")
+        self._scoring = scoring or PositionalScoring()
+        self._delta_budget = delta_budget
+
+    @property
+    def name(self) -> str:
+        """`bidkv`."""
+        return "bidkv"
+
+    @property
+    def scoring(self) -> ScoringStrategy:
+        """What bids are built with."""
+        return self._scoring
+
+    @property
+    def delta_budget(self) -> float:
+        """The quality budget for the solver."""
+        return self._delta_budget
+
+    def select_victims(
+        self, candidates: Sequence[RequestState], needed_tokens: int, **kwargs: Any
+    ) -> list[CompressionAction]:
+        """Evict by falling utility, stable; a request of one token or less is passed over.
+
+        `target_tokens` is r rounded down (at least 1), so that the need is met by what is really freed.
+        """
+        ranked = [_eviction(request) for request in candidates if request.current_tokens > 1]
+        ranked.sort(key=lambda action: action.metadata["utility"], reverse=True)
+        return take_until(ranked, needed_tokens)
+
+
+def _eviction(request: RequestState) -> CompressionAction:
+    freed = request.private_tokens if request.private_tokens > 0 else request.current_tokens
+    generated = max(0, request.current_tokens - request.num_prompt_tokens)
+    delta = bidkv_disruption(
+        generated, request.max_output_tokens, request.num_preemptions, request.private_tokens
+    )
+    metadata = {
+        "strategy": "bidkv",
+        "bid_id": make_bid_id(request.request_id, 0),
+        "quality_delta": delta,
+        "utility": bidkv_utility(freed, delta),
+    }
+    return CompressionAction(request.request_id, "evict", max(1, int(freed)), metadata)

@@ -1,0 +1,7 @@
+"""From the importance of tokens to bids."""
+
+from bidkv.scoring.builder import build_bids
+from bidkv.scoring.positional import PositionalScoring
+from bidkv.scoring.strategy import ScoringStrategy
+
+__all__ = ["PositionalScoring", "ScoringStrategy", "build_bids"]
