@@ -98,7 +98,7 @@ class Policy:
         clairvoyant: whether it reads true output lengths (possible in the simulator only).
     """
 
-    name: ClassVar[str] | str = "policy"
+    name: str = "policy"
     preemption_cap: int | None = None
     clairvoyant: ClassVar[bool] = False
 
