@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,7 @@ class BaselineContext(Protocol):
 
 
 class BaselineStrategy(ABC):
-    """A named rule for who gives up KV memory.
-
-    Attributes:
-        admission: the order in which requests enter under this strategy: the engine's own (first come,
-            first served) or shortest prompt first.
-    """
-
-    admission: ClassVar[Literal["fcfs", "shortest-prompt"]] = "fcfs"
+    """A named rule for who gives up KV memory."""
 
     @property
     @abstractmethod

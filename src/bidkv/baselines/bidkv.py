@@ -45,9 +45,24 @@ def bidkv_disruption(
     return 1.0 + penalties
 
 
-def bidkv_utility(freed_tokens: float, disruption: float) -> float:
-    """Return U = r / (delta + 1e-3): tokens really freed per unit of disruption."""
-    return freed_tokens / (disruption + UTILITY_EPSILON)
+def bidkv_utility(
+    current_tokens: int,
+    generated_tokens: int,
+    max_output_tokens: int,
+    num_preemptions: int,
+    private_tokens: float = 0.0,
+) -> float:
+    """Return U = r / (delta + 1e-3): tokens really freed per unit of disruption.
+
+    r is `private_tokens` where known, else `current_tokens` (prompt plus generated tokens); delta is
+    :func:`bidkv_disruption` of the other arguments.
+
+    >>> round(bidkv_utility(1000, 0, 0, 0), 3)
+    999.001
+    """
+    freed = private_tokens if private_tokens > 0 else current_tokens
+    delta = bidkv_disruption(generated_tokens, max_output_tokens, num_preemptions, private_tokens)
+    return freed / (delta + UTILITY_EPSILON)
 
 
 class BidKVStrategy(BaselineStrategy):
@@ -98,15 +113,13 @@ class BidKVStrategy(BaselineStrategy):
 
 
 def _eviction(request: RequestState) -> CompressionAction:
-    freed = request.private_tokens if request.private_tokens > 0 else request.current_tokens
     generated = max(0, request.current_tokens - request.num_prompt_tokens)
-    delta = bidkv_disruption(
-        generated, request.max_output_tokens, request.num_preemptions, request.private_tokens
-    )
+    history = (generated, request.max_output_tokens, request.num_preemptions, request.private_tokens)
     metadata = {
         "strategy": "bidkv",
         "bid_id": make_bid_id(request.request_id, 0),
-        "quality_delta": delta,
-        "utility": bidkv_utility(freed, delta),
+        "quality_delta": bidkv_disruption(*history),
+        "utility": bidkv_utility(request.current_tokens, *history),
     }
+    freed = request.private_tokens if request.private_tokens > 0 else request.current_tokens
     return CompressionAction(request.request_id, "evict", max(1, int(freed)), metadata)

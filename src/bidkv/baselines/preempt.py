@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 from bidkv.baselines.base import BaselineStrategy, CompressionAction, RequestState, take_until
 
@@ -37,9 +37,7 @@ class PreemptEvictStrategy(BaselineStrategy):
 
 
 class PreemptEvictSJFStrategy(PreemptEvictStrategy):
-    """As `preempt-evict`, but the shortest prompt enters first."""
-
-    admission: ClassVar[Literal["fcfs", "shortest-prompt"]] = "shortest-prompt"
+    """The same victims; inside an engine the shortest prompt enters first under this name."""
 
     @property
     def name(self) -> str:
