@@ -10,7 +10,7 @@ coefficient = st.floats(min_value=1e-7, max_value=1e-4)
 
 
 def _line(draw: st.DrawFn, base_s: float) -> CostLine:
-    return CostLine(base_s, *(draw(coefficient) for _ in range(5)))
+    return CostLine(base_s, *(draw(coefficient) for _ in range(6)))
 
 
 @st.composite
@@ -60,9 +60,10 @@ def test_the_exposed_coefficients_evaluate_to_the_same_step(
         context,
         attention if prefill else 0,
         prefills if prefill else 0,
+        1 if prefill and context > tokens else 0,
     )
     flat = profile.coefficients()
-    lines = [flat[12 * regime + 6 * part : 12 * regime + 6 * part + 6] for part in (0, 1)]
+    lines = [flat[14 * regime + 7 * part : 14 * regime + 7 * part + 7] for part in (0, 1)]
     expected = max(sum(c * f for c, f in zip(line, features, strict=True)) for line in lines)
     if tokens == 0:
         expected = profile.empty_step_s

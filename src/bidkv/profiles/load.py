@@ -18,8 +18,9 @@ The schema of a profile file (JSON object; unknown fields are errors)::
       "evidence": {...}               # optional and free: how the fit was made and how well it does
     }
 
-LINE is an object of seconds: ``base_s``, ``per_token_s``, ``per_decode_s``, ``per_context_token_s``,
-``per_attention_s``, ``per_prefill_s`` (see :class:`~bidkv.profiles.CostLine`); an absent one is 0.
+LINE is an object of seconds, absent ones are 0: ``base_s``, ``per_token_s``, ``per_decode_s``,
+``per_context_token_s``, ``per_attention_s``, ``per_prefill_s``, ``history_s`` (see
+:class:`~bidkv.profiles.CostLine`).
 """
 
 from __future__ import annotations

@@ -43,6 +43,7 @@ class CostLine:
         per_context_token_s: per token resident of the scheduled requests.
         per_attention_s: per unit of prefill attention, see :meth:`StepTimeProfile.step_s`.
         per_prefill_s: per request that prefills.
+        history_s: once, in a step with prefill that also reads context computed before it.
     """
 
     base_s: float = 0.0
@@ -51,9 +52,14 @@ class CostLine:
     per_context_token_s: float = 0.0
     per_attention_s: float = 0.0
     per_prefill_s: float = 0.0
+    history_s: float = 0.0
 
-    def cost_s(self, tokens: int, attention: float, decodes: int, context: int, prefills: int) -> float:
-        """Seconds for a step of `tokens` (padded by the caller where a graph runs)."""
+    def decode_s(self, tokens: int, decodes: int) -> float:
+        """Seconds of a step of `decodes` requests padded to `tokens`, without its part per context token."""
+        return self.base_s + self.per_token_s * tokens + self.per_decode_s * decodes
+
+    def prefill_s(self, tokens: int, attention: float, decodes: int, context: int, prefills: int) -> float:
+        """Seconds of a step with prefill, :attr:`history_s` left out; `tokens` are padded by the caller."""
         return (
             self.base_s
             + self.per_token_s * tokens
@@ -63,8 +69,8 @@ class CostLine:
             + self.per_prefill_s * prefills
         )
 
-    def as_tuple(self) -> tuple[float, float, float, float, float, float]:
-        """The six coefficients in the order of the attributes."""
+    def as_tuple(self) -> tuple[float, ...]:
+        """The seven coefficients in the order of the attributes."""
         return (
             self.base_s,
             self.per_token_s,
@@ -72,6 +78,7 @@ class CostLine:
             self.per_context_token_s,
             self.per_attention_s,
             self.per_prefill_s,
+            self.history_s,
         )
 
 
@@ -81,13 +88,6 @@ class Regime:
 
     host: CostLine
     gpu: CostLine
-
-    def cost_s(self, tokens: int, attention: float, decodes: int, context: int, prefills: int) -> float:
-        """Seconds of a step; arguments as in :meth:`CostLine.cost_s`."""
-        return max(
-            self.host.cost_s(tokens, attention, decodes, context, prefills),
-            self.gpu.cost_s(tokens, attention, decodes, context, prefills),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +133,9 @@ class StepTimeProfile:
         regime = self.decode if in_graph else self.eager
         tokens = self._padded[requests] if in_graph else requests
         return (
-            regime.host.cost_s(tokens, 0.0, requests, 0, 0),
+            regime.host.decode_s(tokens, requests),
             regime.host.per_context_token_s,
-            regime.gpu.cost_s(tokens, 0.0, requests, 0, 0),
+            regime.gpu.decode_s(tokens, requests),
             regime.gpu.per_context_token_s,
         )
 
@@ -169,10 +169,15 @@ class StepTimeProfile:
             return gpu if gpu > host else host
         tokens = prefill_tokens + decode_requests
         if tokens <= self._prefill_limit:
-            return self.graph.cost_s(
-                self._padded[tokens], prefill_attention, decode_requests, context_tokens, num_prefills
-            )
-        return self.eager.cost_s(tokens, prefill_attention, decode_requests, context_tokens, num_prefills)
+            regime, launched = self.graph, self._padded[tokens]
+        else:
+            regime, launched = self.eager, tokens
+        batch = (launched, prefill_attention, decode_requests, context_tokens, num_prefills)
+        host, gpu = regime.host.prefill_s(*batch), regime.gpu.prefill_s(*batch)
+        if context_tokens > tokens:
+            host += regime.host.history_s
+            gpu += regime.gpu.history_s
+        return gpu if gpu > host else host
 
     def decode_span_s(self, requests: int, context_tokens: int, steps: int) -> float:
         """Seconds of `steps` consecutive decode steps of the same `requests`, in closed form.
@@ -210,9 +215,9 @@ class StepTimeProfile:
     def for_engine(self, max_num_seqs: int, max_num_batched_tokens: int) -> StepTimeProfile:
         """This profile with the CUDA graphs that vLLM captures by default for such an engine.
 
-        vLLM captures up to ``min(2 * max_num_seqs, 512)`` tokens and never more than a step may hold: with few
-        sequences, mid-sized prefill steps fall out of the graphs and are bounded by the host. A profile without
-        graphs stays as it is.
+        vLLM captures up to ``min(2 * max_num_seqs, 512)`` tokens and never more than a step may hold: with
+        few sequences, mid-sized prefill steps fall out of the graphs and are bounded by the host. A profile
+        without graphs stays as it is.
         """
         limit = min(2 * max_num_seqs, 512, max_num_batched_tokens)
         while padded_tokens(limit) > limit:  # down to a size that is captured
@@ -222,7 +227,7 @@ class StepTimeProfile:
         return replace(self, graph_max_tokens=limit)
 
     def coefficients(self) -> tuple[float, ...]:
-        """All 36 coefficients, for a compiled kernel.
+        """All 42 coefficients, for a compiled kernel.
 
         Ordered (decode, graph, eager) x (host, gpu) x :meth:`CostLine.as_tuple`.
         """
