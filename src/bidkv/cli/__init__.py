@@ -1,0 +1,27 @@
+"""The `bidkv` command: one file a command, loaded only when it is used.
+
+A new command is a module here with a function `command` (typer annotations), named in the table of
+:mod:`bidkv.cli.app`. Modules import nothing heavy at their top, so that `bidkv --help` stays fast.
+"""
+
+from __future__ import annotations
+
+import sys
+
+_EXTRA = frozenset({"typer", "rich"})
+
+
+def main() -> None:
+    """Run the command line; without the `[cli]` extra say what is missing and exit 2."""
+    try:
+        from bidkv.cli.app import app
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        print(
+            f"bidkv: the command line needs {error.name}: install bidkv with its [cli] extra, "
+            'in a checkout with: pip install -e ".[cli]"',
+            file=sys.stderr,
+        )
+        raise SystemExit(2) from None
+    app()

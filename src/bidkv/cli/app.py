@@ -1,0 +1,61 @@
+"""The top of the command tree: `bidkv --help`, `--version`, and the table of commands."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from bidkv._version import __version__
+
+COMMANDS: dict[str, str] = {
+    "simulate": "bidkv.cli.simulate",
+}
+"""Command name -> module that holds its function `command`; in the order `--help` lists them."""
+
+
+class LazyGroup(TyperGroup):
+    """A command group that imports a command's module only when that command is asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import and build one command; None when there is no such command."""
+        if cmd_name not in COMMANDS:
+            return None
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
+        single.command(name=cmd_name)(import_module(COMMANDS[cmd_name]).command)
+        return typer.main.get_command(single)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bidkv {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="bidkv",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """The control plane for an LLM server's KV cache.
+
+    Who is preempted, who enters, how much memory stays free: measured on your own trace, without a GPU.
+    """

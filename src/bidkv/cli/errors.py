@@ -1,0 +1,33 @@
+"""How a command says that its input is wrong: one line on stderr, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+import typer
+
+BAD_INPUT = 2
+
+
+def fail(message: str) -> NoReturn:
+    """Print one line that names the mistake and leave with exit code 2."""
+    typer.echo(f"bidkv: error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(BAD_INPUT)
+
+
+@contextmanager
+def bad_input(what: str) -> Iterator[None]:
+    """Turn the errors that readers raise about their input into :func:`fail`.
+
+    Wrap only the reading of what a user gave: the same exceptions raised by a run are bugs and must keep
+    their traceback.
+    """
+    try:
+        yield
+    except OSError as error:
+        fail(f"{what}: {error.filename or ''}: {error.strerror or error}")
+    except (ValueError, LookupError) as error:
+        # A KeyError's str() is the repr of its message; its first argument is the message itself.
+        fail(f"{what}: {error.args[0] if error.args else error}")

@@ -1,0 +1,69 @@
+"""What `bidkv simulate` hands out: JSON, the report page, the table for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bidkv.cli.errors import bad_input, fail
+
+if TYPE_CHECKING:
+    from bidkv.results import RunResult
+
+_PIPED_WIDTH = 120
+"""Columns of the table where no terminal says how many there are."""
+
+
+def hand_out(
+    results: Sequence[RunResult], config: dict[str, Any], json_file: str | None, html_file: Path | None
+) -> None:
+    """Write the JSON, the page and the table, as asked."""
+    summaries = [result.summary() for result in results]
+    if json_file is not None:
+        text = json.dumps({"config": config, "runs": summaries}, indent=2, allow_nan=False) + "\n"
+        if json_file == "-":
+            typer.echo(text, nl=False)
+        else:
+            Path(json_file).write_text(text, encoding="utf-8")
+    if json_file != "-":
+        _print_table(
+            summaries,
+            f"{config['trace']}: {config['requests']:,} requests, {config['num_gpu_blocks']:,} blocks",
+        )
+    if html_file is not None:
+        from bidkv.experiments.report.page import write_report
+
+        write_report(html_file, results, config)
+        typer.echo(f"report: {html_file}", err=json_file == "-")
+
+
+def _print_table(summaries: Sequence[dict[str, Any]], title: str) -> None:
+    from rich.console import Console
+
+    from bidkv.experiments.report import judge
+    from bidkv.experiments.table import summary_table
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = _PIPED_WIDTH
+    console.print(summary_table(summaries, title))
+    console.print(f"\n{judge(summaries)}", markup=False)
+
+
+def require_report_extra() -> None:
+    """Say before the run, not after it, that the page cannot be made."""
+    from importlib.util import find_spec
+
+    if missing := [name for name in ("altair", "vl_convert", "jinja2") if find_spec(name) is None]:
+        fail(f"--html: the page needs {', '.join(missing)}: install bidkv with its [report] extra")
+
+
+def require_writable(option: str, file: Path) -> None:
+    """Say before the run, not after it, that a file cannot be written."""
+    with bad_input(option):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()

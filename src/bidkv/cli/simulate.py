@@ -1,0 +1,222 @@
+"""`bidkv simulate`: strategies compared on one trace, without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.outputs import hand_out, require_report_extra, require_writable
+
+if TYPE_CHECKING:
+    from bidkv.profiles import StepTimeProfile
+    from bidkv.protocol.requests import WorkloadRequest
+    from bidkv.results import RunResult
+    from bidkv.simulator import EngineConfig
+
+DEFAULT_STRATEGIES = "preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf"
+
+
+class TraceFormat(StrEnum):
+    """Formats of `--trace-format`."""
+
+    AUTO = "auto"
+    MOONCAKE = "mooncake"
+    AZURE = "azure"
+    LENGTHS = "lengths"
+
+
+def command(
+    trace: Annotated[
+        str, typer.Option(metavar="FILE|azure-conv", help="A trace file, or the name of a trace that ships.")
+    ] = "azure-conv",
+    trace_format: Annotated[
+        TraceFormat, typer.Option(help="How to read the trace; auto looks at its first line.")
+    ] = TraceFormat.AUTO,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RPS", help="Mean arrival rate; a trace of lengths needs one, others are stretched to it."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Read only the first N requests.")] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="S", help="Seed of generated arrivals and of random strategies.")
+    ] = 0,
+    strategy: Annotated[
+        str, typer.Option(metavar="A[,B...]", help="Strategies to compare: name or name:key=value;key=value.")
+    ] = DEFAULT_STRATEGIES,
+    profile: Annotated[
+        str, typer.Option(metavar="NAME|FILE", help="Step-time profile: how long an engine step takes.")
+    ] = "h100-llama3.1-8b",
+    num_gpu_blocks: Annotated[
+        int, typer.Option(metavar="N", help="KV blocks, the engine's reserved null block included.")
+    ] = 600,
+    block_size: Annotated[int, typer.Option(metavar="N", help="Tokens per KV block.")] = 16,
+    max_num_seqs: Annotated[int, typer.Option(metavar="N", help="Most requests running at once.")] = 32,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Token budget of one step.")
+    ] = 2048,
+    enable_prefix_caching: Annotated[
+        bool, typer.Option(help="Share KV blocks between equal prefixes (needs hash_ids in the trace).")
+    ] = False,
+    watermark: Annotated[
+        float, typer.Option(metavar="F", help="Share of the blocks an admission must leave free.")
+    ] = 0.0,
+    json_file: Annotated[
+        str | None, typer.Option("--json", metavar="FILE|-", help="Write the figures as JSON; - is stdout.")
+    ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the self-contained report page.")
+    ] = None,
+) -> None:
+    """Compare scheduling strategies on one trace, without a GPU.
+
+    Every strategy runs the identical workload through a simulated engine that schedules as vLLM does.
+    Requests that can never fit into the KV cache are reported and left out.
+
+    \b
+    Examples:
+      bidkv simulate
+      bidkv simulate --strategy preempt-evict,lcf --num-gpu-blocks 800 --html report.html
+      bidkv simulate --trace my.jsonl --rate 4 --json - | jq '.runs[].e2e_s'
+    """
+    from bidkv.simulator import EngineConfig
+
+    strategies = _strategies(strategy)
+    with bad_input("engine options"):
+        engine = EngineConfig(
+            num_gpu_blocks=num_gpu_blocks,
+            block_size=block_size,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enable_prefix_caching=enable_prefix_caching,
+            watermark=watermark,
+        )
+    with bad_input("--profile"):
+        from bidkv.profiles import load_profile
+
+        step_times = load_profile(profile)
+    if html_file is not None:
+        require_report_extra()
+    for option, file in (("--json", json_file if json_file != "-" else None), ("--html", html_file)):
+        if file is not None:
+            require_writable(option, Path(file))
+
+    requests, left_out = _workload(trace, trace_format, rate, limit, seed, engine)
+    results = _run_all(strategies, requests, engine, step_times, seed)
+    config = {
+        "trace": trace,
+        "trace_format": trace_format.value,
+        "rate_rps": rate,
+        "limit": limit,
+        "seed": seed,
+        "strategies": strategies,
+        "profile": profile,
+        "num_gpu_blocks": num_gpu_blocks,
+        "block_size": block_size,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_batched_tokens,
+        "enable_prefix_caching": enable_prefix_caching,
+        "watermark": watermark,
+        "requests": len(requests),
+        "left_out": left_out,
+    }
+    hand_out(results, config, json_file, html_file)
+
+
+def _strategies(text: str) -> list[str]:
+    """Split and check `--strategy`."""
+    from bidkv.policy import resolve
+
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    if not names:
+        fail("--strategy: expected at least one strategy")
+    for name in names:
+        with bad_input("--strategy"):
+            resolve(name)
+        if names.count(name) > 1:
+            fail(f"--strategy: {name!r} is named twice")
+    return names
+
+
+def _workload(
+    trace: str,
+    trace_format: TraceFormat,
+    rate: float | None,
+    limit: int | None,
+    seed: int,
+    engine: EngineConfig,
+) -> tuple[list[WorkloadRequest], int]:
+    """Read the trace once, so that every strategy gets the identical requests; count those left out."""
+    from bidkv.experiments.traces import leave_out_unfit, read_trace
+
+    with bad_input("--trace"):
+        source = read_trace(trace, trace_format=trace_format.value, rate_rps=rate, limit=limit, seed=seed)
+        requests, unfit = leave_out_unfit(source, engine.usable_blocks, engine.block_size)
+    if unfit:
+        typer.echo(
+            f"bidkv: left out {len(unfit):,} of {len(requests) + len(unfit):,} requests: longer than the "
+            f"{engine.model_len:,} tokens that {engine.usable_blocks:,} usable KV blocks hold",
+            err=True,
+        )
+    if not requests:
+        fail("--num-gpu-blocks: no request of the trace fits into the KV cache")
+    return requests, len(unfit)
+
+
+def _run_all(
+    strategies: Sequence[str],
+    requests: Sequence[WorkloadRequest],
+    engine: EngineConfig,
+    profile: StepTimeProfile,
+    seed: int,
+) -> list[RunResult]:
+    from bidkv.policy import resolve
+    from bidkv.simulator import simulate
+
+    results = []
+    with _progress(len(strategies) * len(requests)) as advance:
+        for index, name in enumerate(strategies):
+            before = index * len(requests)
+            result = simulate(
+                requests,
+                resolve(_seeded(name, seed)),
+                engine,
+                profile,
+                progress=lambda done, _, name=name, before=before: advance(name, before + done),  # type: ignore[misc]
+            )
+            # A result is called what its strategy was asked for as, options included.
+            results.append(replace(result, strategy=name))
+    return results
+
+
+def _seeded(spec: str, seed: int) -> str:
+    """Give a strategy that draws at random the run's seed, unless its own text states one."""
+    from bidkv.policy import options_of
+
+    name, _, options = spec.partition(":")
+    if "seed" not in options_of(name) or "seed" in (
+        part.split("=")[0].strip() for part in options.split(";")
+    ):
+        return spec
+    return f"{name}:{options};seed={seed}"
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Show a bar on a terminal's stderr; yield what moves it, called with (strategy, requests done)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda name, done: bar.update(task, description=name, completed=done)

@@ -1,0 +1,160 @@
+"""The plots of the page, as Vega-Lite specifications without data: the page holds each data set once.
+
+Each chart filters on the parameter `shown` (a list of strategies), which the page's own buttons set, so that
+one legend works for all of them and by keyboard. Colors come from the page's theme.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+_HEIGHT = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One plot: its element id on the page, what it says in words, and its specification."""
+
+    chart_id: str
+    title: str
+    spec: dict[str, Any]
+
+
+def latency_curves(strategies: Sequence[str], baseline: str) -> tuple[Chart, Chart]:
+    """Plot the distribution of TTFT and of end-to-end latency; data set `latency`."""
+
+    def curve(metric: str) -> dict[str, Any]:
+        x = alt.X("seconds:Q", title="seconds (log scale)").scale(type="log", nice=False)
+        y = alt.Y("percent:Q", title="% of requests at most this slow").scale(domain=[0, 100])
+        base = _base("latency").transform_filter(alt.datum.metric == metric)
+        lines = base.mark_line(strokeWidth=2).encode(
+            x, y, _color(strategies), order="percent:Q", strokeDash=_dash(baseline)
+        )
+        return _layered(
+            lines, _ruler(base, y, "percent", "% of requests", "seconds", ".3~r", strategies), strategies
+        )
+
+    return (
+        Chart("ttft", "Time to first token", curve("TTFT")),
+        Chart("e2e", "End-to-end latency", curve("end to end")),
+    )
+
+
+def timelines(strategies: Sequence[str], baseline: str) -> tuple[Chart, Chart]:
+    """Plot KV use and the preemptions so far over the engine's time; data set `timeline`."""
+
+    def line(field: str, y: alt.Y, form: str) -> dict[str, Any]:
+        x = alt.X("time_s:Q", title="engine time in seconds")
+        base = _base("timeline")
+        lines = base.mark_line(strokeWidth=1.5).encode(x, y, _color(strategies), strokeDash=_dash(baseline))
+        return _layered(lines, _ruler(base, x, "time_s", "seconds", field, form, strategies), strategies)
+
+    use = alt.Y("kv_use:Q", title="KV blocks in use").axis(format="%").scale(domain=[0, 1])
+    events = alt.Y("preemptions:Q", title="preemptions")
+    return (
+        Chart("kv", "KV cache in use", line("kv_use", use, ".1%")),
+        Chart("preemptions", "Preemptions so far", line("preemptions", events, ",")),
+    )
+
+
+def tax_bars(strategies: Sequence[str]) -> Chart:
+    """Plot the share of scheduled tokens that had been computed before; data set `tax`."""
+    base = _base("tax").encode(
+        alt.Y("strategy:N", title=None, sort=list(strategies)).axis(
+            labelLimit=150, labelPadding=8, ticks=False, domain=False
+        ),
+        alt.X("recompute_tax:Q", title="share of all scheduled tokens").axis(format="%"),
+        tooltip=[
+            alt.Tooltip("strategy:N"),
+            alt.Tooltip("recompute_tax:Q", format=".2%", title="recompute tax"),
+            alt.Tooltip("recomputed_tokens:Q", format=","),
+            alt.Tooltip("scheduled_tokens:Q", format=","),
+            alt.Tooltip("preemptions:Q", format=","),
+        ],
+    )
+    bars = base.mark_bar(height=18).encode(_color(strategies))
+    labels = base.mark_text(align="left", dx=5).encode(text=alt.Text("recompute_tax:Q", format=".1%"))
+    chart = (
+        alt.layer(bars, labels)
+        .add_params(_shown(strategies))
+        .properties(
+            width="container",
+            height={"step": 30},
+            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        )
+    )
+    return Chart("tax", "Recompute tax", _spec(chart))
+
+
+def _base(dataset: str) -> alt.Chart:
+    return alt.Chart(alt.NamedData(dataset)).transform_filter("indexof(shown, datum.strategy) >= 0")
+
+
+def _shown(strategies: Sequence[str]) -> alt.Parameter:
+    return alt.param(name="shown", value=list(strategies))
+
+
+def _color(strategies: Sequence[str]) -> alt.Color:
+    return alt.Color("strategy:N", legend=None).scale(domain=list(strategies))
+
+
+def _dash(baseline: str) -> Any:
+    """Draw the baseline dashed, so that it is found without telling colors apart."""
+    return alt.condition(alt.datum.strategy == baseline, alt.value([6, 3]), alt.value([1, 0]))
+
+
+def _ruler(
+    base: alt.Chart,
+    axis: alt.X | alt.Y,
+    key: str,
+    key_title: str,
+    value: str,
+    form: str,
+    strategies: Sequence[str],
+) -> alt.Chart:
+    """Draw a line at the nearest row under the pointer, whose tooltip reads all strategies at once."""
+    nearest = alt.selection_point(
+        name="nearest", fields=[key], nearest=True, on="pointerover", clear="pointerout", empty=False
+    )
+    ruler: alt.Chart = (
+        base.transform_pivot("strategy", value=value, groupby=[key])
+        .mark_rule()
+        .encode(
+            axis,
+            opacity=alt.condition(nearest, alt.value(0.5), alt.value(0)),
+            tooltip=[
+                alt.Tooltip(f"{key}:Q", title=key_title),
+                *(
+                    alt.Tooltip(field=_escaped(s), type="quantitative", title=s, format=form)
+                    for s in strategies
+                ),
+            ],
+        )
+        .add_params(nearest)
+    )
+    return ruler
+
+
+def _escaped(field: str) -> str:
+    """Escape what Vega-Lite would read as a path in a field's name."""
+    for char in "\\.[]":
+        field = field.replace(char, "\\" + char)
+    return field
+
+
+def _layered(lines: alt.Chart, ruler: alt.Chart, strategies: Sequence[str]) -> dict[str, Any]:
+    chart = (
+        alt.layer(lines, ruler).add_params(_shown(strategies)).properties(width="container", height=_HEIGHT)
+    )
+    return _spec(chart)
+
+
+def _spec(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
+    """Return the bare specification: Altair's own look is left out, the page's theme decides."""
+    spec: dict[str, Any] = chart.to_dict()
+    spec.pop("config", None)
+    return spec

@@ -1,0 +1,146 @@
+"""One self-contained HTML page: verdict, table, plots, data; works offline, in light and dark, on a phone.
+
+Everything is inline: the chart library (Vega, Vega-Lite and vega-embed, bundled by vl-convert), the data
+(once), style and script. A content security policy on the page forbids the browser any connection.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bidkv._version import __version__
+from bidkv.experiments.figures import TABLE, Summary, baseline_of
+from bidkv.experiments.report import charts, series
+from bidkv.experiments.report.verdict import judge
+from bidkv.results import RunResult
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of the page: charts that belong together, the words above, and the data set they share."""
+
+    heading: str
+    text: str
+    dataset: str
+    charts: Sequence[charts.Chart]
+
+
+def write_report(path: Path, results: Sequence[RunResult], config: Mapping[str, Any]) -> None:
+    """Write the report page of runs of one workload.
+
+    Args:
+        path: the HTML file; its folder is made when missing.
+        results: one run a strategy, at least one; strategies have different names.
+        config: what was run (the `config` object of `bidkv simulate --json`), printed on the page.
+
+    Raises:
+        ValueError: there is no run to report.
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_report(results, config), encoding="utf-8")
+
+
+def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> str:
+    """Return the page of :func:`write_report` as text; the same input gives the same page."""
+    summaries = [result.summary() for result in results]
+    verdict = judge(summaries)
+    strategies = [result.strategy for result in results]
+    datasets = {
+        "latency": series.latency_rows(results),
+        "timeline": series.timeline_rows(results),
+        "tax": series.tax_rows(results),
+        "figures": [_flat(summary) for summary in summaries],
+    }
+    sections = _sections(results, strategies, baseline_of(summaries)["strategy"])
+    specs = {chart.chart_id: chart.spec for section in sections for chart in section.charts}
+    chart_data = {chart.chart_id: section.dataset for section in sections for chart in section.charts}
+    environment = Environment(
+        loader=PackageLoader("bidkv.experiments.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        version=__version__,
+        verdict=verdict,
+        strategies=strategies,
+        baseline=baseline_of(summaries)["strategy"],
+        headings=[figure.heading for figure in TABLE],
+        rows=_table(summaries),
+        sections=sections,
+        config=config,
+        page_data=_for_script({"data": datasets, "specs": specs, "chartData": chart_data}),
+        library=_chart_library(),
+    )
+
+
+def _sections(results: Sequence[RunResult], strategies: Sequence[str], baseline: str) -> list[Section]:
+    most = max(len(result.records) for result in results)
+    points = max(len(result.timeline) for result in results)
+    return [
+        Section(
+            "Latency",
+            f"Each curve has the {series.CDF_STEPS} nearest-rank percentiles 0.5, 1, ... 100 of up to "
+            f"{most:,} requests. Further left is faster.",
+            "latency",
+            charts.latency_curves(strategies, baseline),
+        ),
+        Section(
+            "KV use and preemptions over time",
+            f"KV use is the time average over each of {series.TIME_STEPS} equal parts of the longest run, "
+            f"taken from up to {points:,} recorded points a run; preemptions count up to the part's end.",
+            "timeline",
+            charts.timelines(strategies, baseline),
+        ),
+        Section(
+            "Recompute tax",
+            "The share of all computed tokens that were computed before and lost to a preemption.",
+            "tax",
+            [charts.tax_bars(strategies)],
+        ),
+    ]
+
+
+def _table(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
+    """Return the table's rows: the strategy, and a text and a mark for each figure."""
+    rows = []
+    for summary in summaries:
+        cells = []
+        for figure in TABLE:
+            value = figure.of(summary)
+            best = len(summaries) > 1 and value is not None and value == figure.best(summaries)
+            cells.append({"text": "-" if value is None else figure.show(value), "best": best})
+        rows.append({"strategy": summary["strategy"], "cells": cells})
+    return rows
+
+
+def _flat(summary: Summary) -> dict[str, Any]:
+    """Return a summary without nesting, for a CSV file: `e2e_s` with `mean` becomes `e2e_s.mean`."""
+    flat: dict[str, Any] = {}
+    for name, value in summary.items():
+        if isinstance(value, Mapping):
+            flat.update({f"{name}.{inner}": part for inner, part in value.items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def _for_script(value: Any) -> str:
+    """Return JSON that is safe inside a script element: no text of it can close the element."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+@cache
+def _chart_library() -> str:
+    """Return Vega, Vega-Lite and vega-embed as one script; a closing tag inside its strings is escaped."""
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
