@@ -1,4 +1,4 @@
-"""Traces: readers for three formats, one way into all of them, and the data that ships.
+"""Traces: readers for three formats, one way into all of them, a writer, and the data that ships.
 
 `read_trace("azure-conv")` or `read_trace("file.jsonl", rate_rps=2.0)` streams
 :class:`~bidkv.protocol.requests.WorkloadRequest` objects; :class:`TraceError` names what is broken and where.
@@ -7,6 +7,7 @@
 from bidkv.experiments.traces.errors import TraceError
 from bidkv.experiments.traces.reader import TRACE_FORMATS, TraceFormat, detect_format, read_trace
 from bidkv.experiments.traces.shipped import available_traces
+from bidkv.experiments.traces.writer import write_mooncake
 
 __all__ = [
     "TRACE_FORMATS",
@@ -15,4 +16,5 @@ __all__ = [
     "available_traces",
     "detect_format",
     "read_trace",
+    "write_mooncake",
 ]

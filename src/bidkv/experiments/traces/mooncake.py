@@ -14,7 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Never
 
-from bidkv.experiments.traces.errors import TraceError, fail
+from bidkv.experiments.traces.errors import TraceError, fail, found
 from bidkv.experiments.traces.limits import (
     HASH_CHUNK_TOKENS,
     MAX_ABS_PRIORITY,
@@ -45,39 +45,56 @@ def read_mooncake(path: Path, *, start_s: float = 0.0, stretch: float = 1.0) -> 
     Raises:
         TraceError: a broken row, rows out of order of time, a name given twice, or no request at all.
     """
-    file = str(path)
-    last_ms: int | Decimal = 0
-    names = _Names()
+    parse = RowParser(str(path), start_s=start_s, stretch=stretch).parse
     number = 0
-    for index, (number, line) in enumerate(read_lines(path)):
+    for number, line in read_lines(path):
+        yield parse(number, line)
+    if not number:
+        fail(str(path), 0, "", "at least one request; the file is empty")
+
+
+class RowParser:
+    """Turns the rows of one file, in their order, into requests."""
+
+    def __init__(self, file: str, *, start_s: float = 0.0, stretch: float = 1.0) -> None:
+        self._file = file
+        self._start_s = start_s
+        self._stretch = stretch
+        self._last_ms: int | Decimal = 0
+        self._index = -1
+        self._names = _Names()
+
+    def parse(self, number: int, line: bytes) -> WorkloadRequest:
+        """Return the request of line `number`; TraceError when it is broken or out of order."""
+        file = self._file
         row = _decode(file, number, line)
         time_ms: Any = row.get("timestamp")
         # Exact types: a bool is an int in Python, and "12" or 12.0 is no count of tokens.
         if type(time_ms) not in (int, Decimal) or not 0 <= time_ms <= MAX_TIME_MS:
             fail(file, number, "timestamp", _TIME, time_ms)
-        if time_ms < last_ms:
-            fail(file, number, "timestamp", f"rows in order of time, none before {last_ms} ms", time_ms)
-        last_ms = time_ms
+        if time_ms < self._last_ms:
+            expected = f"rows in order of time, none before {found(self._last_ms)} ms"
+            fail(file, number, "timestamp", expected, time_ms)
+        self._last_ms = time_ms
+        # Decimal, as float division would not bring every arrival back bit for bit.
+        time_s = time_ms / 1000 if type(time_ms) is int else float(time_ms.scaleb(-3))
         prompt: Any = row.get("input_length")
         if type(prompt) is not int or not 1 <= prompt <= MAX_TOKENS:
             fail(file, number, "input_length", _TOKENS, prompt)
         output: Any = row.get("output_length")
         if type(output) is not int or not 1 <= output <= MAX_TOKENS:
             fail(file, number, "output_length", _TOKENS, output)
-        # Decimal, as float division would not bring every arrival back bit for bit.
-        time_s = time_ms / 1000 if type(time_ms) is int else float(time_ms.scaleb(-3))
         hash_ids = row.get("hash_ids")
         extras = _EMPTY if _OPTIONAL.isdisjoint(row) else _optional(file, number, row, output)
-        yield WorkloadRequest(
-            names.claim(file, number, index, extras.pop("request_id", None)),
-            (time_s - start_s) * stretch,
+        self._index += 1
+        return WorkloadRequest(
+            self._names.claim(file, number, self._index, extras.pop("request_id", None)),
+            (time_s - self._start_s) * self._stretch,
             prompt,
             output,
             hash_ids=() if hash_ids is None else _hash_ids(file, number, hash_ids, prompt),
             **extras,
         )
-    if not number:
-        fail(file, 0, "", "at least one request; the file is empty")
 
 
 class _Names:

@@ -9,7 +9,10 @@ from bidkv.experiments.traces.errors import TraceError
 
 _FOLDER = Path(__file__).parent / "data"
 _SHIPPED = {
+    "arxiv-lengths": "arxiv-lengths-2826.csv",
     "azure-conv": "azure-conv-2000.csv",
+    "mooncake-conv": "mooncake-conv-2000.jsonl",
+    "sharegpt-lengths": "sharegpt-lengths-3074.csv",
 }
 
 
