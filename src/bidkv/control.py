@@ -1,15 +1,16 @@
 """The one object an engine talks to: asks the policy, guards it, feeds the estimators, counts.
 
 An engine (the simulator or an adapter) reports events and asks three questions; it never knows which
-policy answers. Nothing a policy does can reach the engine as an exception: a policy that raises, answers
-nonsense or overruns its time budget is switched off and the engine's own rule takes over.
+policy answers. No error of a policy can reach the engine: a policy that raises, answers nonsense or overruns
+its time budget is switched off and the engine's own rule takes over; what it answered before stands. Only
+what asks the whole process to stop (KeyboardInterrupt, the SystemExit of a signal handler) goes through.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TIME_BUDGET_S = 0.05
 """One answer may take this long: a few times an ordinary decode step, far above any garbage collection."""
+
+_NOBODY: frozenset[str] = frozenset()
+_LONGEST_DETAIL = 300
 
 
 @dataclass(slots=True)
@@ -85,8 +89,7 @@ class Controller:
         self._time_budget_s = time_budget_s
         self._killed = False
         self._lives = _Lives()
-        self._resync = False
-        self._adopt(policy)
+        self._adopt(policy, afresh=False)
 
     # --- who is in charge ------------------------------------------------------------------------
     @property
@@ -118,17 +121,25 @@ class Controller:
         self.switch(self._pristine)
 
     def switch(self, policy: Policy) -> None:
-        """Replace the policy on a running engine; it is told of every live request before it decides."""
-        self._killed = False
-        self.breaker.close()
-        self._adopt(copy.deepcopy(policy))
-        self._resync = True
+        """Replace the policy on a running engine; it is told of every live request before it decides.
 
-    def _adopt(self, policy: Policy) -> None:
-        # A policy learns while it runs; the untouched copy lets a disabled one start afresh later.
-        self._pristine = copy.deepcopy(policy)
+        Raises:
+            ValueError: the policy's preemption cap is out of range; the old policy stays.
+        """
+        self._adopt(policy, afresh=True)
+
+    def _adopt(self, policy: Policy, *, afresh: bool) -> None:
+        # A policy learns while it runs; the untouched copy lets a disabled one start afresh later. All that
+        # can fail comes first, so that an unusable policy leaves everything as it was.
+        pristine = copy.deepcopy(policy)
+        cap = PreemptionCap(policy.preemption_cap)
+        self._policy_name = str(policy.name)
+        self._pristine = pristine
         self._policy = policy
-        self._cap = PreemptionCap(policy.preemption_cap)
+        self._cap = cap
+        self._killed = False
+        self._resync = afresh
+        self.breaker.close()
         self._refresh()
 
     def _refresh(self) -> None:
@@ -136,11 +147,12 @@ class Controller:
         self.chooses_victims = self._active and self._policy.chooses_victims
         self.chooses_next = self._active and self._policy.chooses_next
         self.keeps_reserve = self._active and self._policy.keeps_reserve
-        self._victim_ids: set[str] = set()
+        self._victim_ids: Set[str] = _NOBODY
         self._forget_answers()
 
     def _forget_answers(self) -> None:
         self._reserve: int | None = None
+        self._next: RequestView | None = None
         self._gate_shut = False
 
     # --- questions -------------------------------------------------------------------------------
@@ -151,6 +163,7 @@ class Controller:
         """
         if self._resync:
             self._tell_everything(engine)
+        self._victim_ids = _NOBODY
         if not self.chooses_victims:
             return ()
         running = len(engine.running)
@@ -182,9 +195,9 @@ class Controller:
                 break
             position = _position(candidates, victim)
             if position is None:
-                self._fail("invalid_answer", f"victim {victim!r} is not one of the candidates")
+                self._fail("invalid_answer", f"victim {_describe(victim)} is not one of the candidates")
                 break
-            counters.overrides += victim is not engine.running[-1 - len(victims)]
+            counters.overrides += victim is not _tail(engine.running, excluded)
             del candidates[position]
             victims.append(victim)
             excluded.add(victim.request_id)
@@ -215,8 +228,8 @@ class Controller:
                 break
             position = _position(remaining, victim)
             if position is None:
-                self._fail("invalid_answer", f"victim {victim!r} is not one of the candidates")
-                return ()
+                self._fail("invalid_answer", f"victim {_describe(victim)} is not one of the candidates")
+                break
             del remaining[position]
             order.append(victim)
             need_blocks -= engine.freed_blocks(victim)
@@ -227,7 +240,8 @@ class Controller:
         self, engine: EngineView, candidates: Sequence[RequestView], need_blocks: int
     ) -> RequestView | None:
         started = self._clock()
-        victim = self._ask(self._policy.select_victim, candidates, need_blocks, engine)
+        # A copy: whatever the policy does to the sequence, the controller's own list stays whole.
+        victim = self._ask(self._policy.select_victim, tuple(candidates), need_blocks, engine)
         if self.on_decision_time is not None:
             self.on_decision_time(self._clock() - started)
         if not self._active:
@@ -243,24 +257,29 @@ class Controller:
         """Return who enters next, or None to admit nobody until the next event.
 
         Call only while :attr:`chooses_next` is true; otherwise the engine's own order holds. After a failure
-        of the policy :attr:`chooses_next` is false and None means "go on alone".
+        of the policy :attr:`chooses_next` is false and None means "go on alone". A policy may hold the gate
+        shut only while something runs: on an empty engine no finish would ever open it again.
         """
         if self._resync:
             self._tell_everything(engine)
         if self._gate_shut or not self.chooses_next:
             return None
+        if self._next is not None:
+            return self._next
         request: Any = self._ask(self._policy.select_next, engine)
         if not self._active:
             return None
         if request is None:
-            self._gate_shut = True
             self.counters.gate_refusals += 1
+            if engine.running:
+                self._gate_shut = True
+                return None
+            request = next(iter(engine.waiting()), None)
+        elif not _is_waiting(engine, request):
+            self._fail("invalid_answer", f"next request {_describe(request)} does not wait")
             return None
-        if not _is_waiting(engine, request):
-            self._fail("invalid_answer", f"next request {request!r} does not wait")
-            return None
-        chosen: RequestView = request
-        return chosen
+        self._next = request
+        return self._next
 
     def reserve_blocks(self, engine: EngineView) -> int:
         """Return the blocks an admission must leave free while something runs; asked once per event."""
@@ -272,12 +291,12 @@ class Controller:
             answer: Any = self._ask(self._policy.reserve_blocks, engine)
             if not self._active:
                 return 0
-            if (
-                isinstance(answer, bool)
-                or not isinstance(answer, int)
-                or not 0 <= answer <= engine.num_blocks
-            ):
-                self._fail("invalid_answer", f"reserve {answer!r} is not an int in [0, {engine.num_blocks}]")
+            # The exact type: a subclass of int (bool is one) may compare as it likes.
+            if type(answer) is not int or not 0 <= answer <= engine.num_blocks:
+                self._fail(
+                    "invalid_answer",
+                    f"reserve {_describe(answer)} is not an int in [0, {engine.num_blocks}]",
+                )
                 return 0
             self._reserve = answer
         return self._reserve
@@ -345,16 +364,14 @@ class Controller:
         if budget is None:
             try:
                 return question(*args, **kwargs)
-            except (
-                Exception
-            ) as error:  # a policy is foreign code: whatever it raises must not reach the engine
-                self._fail("exception", repr(error))
+            except Exception as error:  # foreign code: whatever it raises must not reach the engine
+                self._fail("exception", _describe(error))
                 return None
         self.call_started_s = started = self._clock()
         try:
             answer = question(*args, **kwargs)
         except Exception as error:  # see above
-            self._fail("exception", repr(error))
+            self._fail("exception", _describe(error))
             return None
         finally:
             self.call_started_s = None
@@ -366,7 +383,7 @@ class Controller:
 
     def _fail(self, kind: str, detail: str) -> None:
         self.counters.failures += 1
-        self.breaker.trip(str(self._policy.name), kind, detail)
+        self.breaker.trip(self._policy_name, kind, detail)
         self._refresh()
 
     def _tell_everything(self, engine: EngineView) -> None:
@@ -418,8 +435,20 @@ def _position(candidates: Sequence[RequestView], victim: object) -> int | None:
     return None
 
 
+def _tail(running: Sequence[RequestView], gone: Set[str]) -> RequestView | None:
+    """Whom the engine's own rule would preempt next, once `gone` are."""
+    return next((request for request in reversed(running) if request.request_id not in gone), None)
+
+
 def _is_waiting(engine: EngineView, request: Any) -> bool:
     try:
         return engine.is_waiting(request)
-    except (AttributeError, TypeError):  # not a request at all
+    except Exception:  # not a request at all: whatever its attributes do when they are read
         return False
+
+
+def _describe(value: object) -> str:
+    try:
+        return repr(value)[:_LONGEST_DETAIL]
+    except Exception:  # foreign code again: even printing it may fail
+        return f"a {type(value).__name__} that cannot be printed"

@@ -1,8 +1,8 @@
 """The contract's five strategies as policies: the same choice, made on live requests without copies.
 
 Inside an engine every strategy keeps the engine's own admission except `preempt-evict-sjf`, so that
-victims are compared with victims. `tests/policy` checks each choice against the strategy's own
-`select_victims`.
+victims are compared with victims. `tests/policy` checks each choice against the first action of the strategy's
+own `select_victims`, given the newest request first, as an engine that evicts last in, first out lists them.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ class BidKV(Policy):
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
-        """Return the candidate with the highest utility; first of equals, as the strategy sorts stably."""
+        """Return the candidate with the highest utility."""
         if engine.prefix_caching:
             size = engine.block_size
-            return max(
-                candidates, key=lambda request: self._utility(request, engine.freed_blocks(request) * size)
+            return least(
+                candidates, lambda request: -self._utility(request, engine.freed_blocks(request) * size)
             )
-        return max(candidates, key=lambda request: self._utility(request, 0))
+        return least(candidates, lambda request: -self._utility(request, 0))
 
     @staticmethod
     def _utility(request: RequestView, private_tokens: int) -> float:
