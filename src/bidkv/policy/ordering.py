@@ -57,7 +57,7 @@ class WaitingHeap:
 
     def first_matching(self, accept: Callable[[RequestView], bool], limit: int) -> RequestView | None:
         """Return the first of the `limit` smallest members that `accept` takes, or None."""
-        skipped = []
+        skipped: list[tuple[Any, int, RequestView]] = []
         found = None
         while len(skipped) < limit:
             request = self.first()

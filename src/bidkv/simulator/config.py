@@ -18,7 +18,8 @@ class EngineConfig:
         max_num_seqs: most requests running at once.
         max_num_batched_tokens: token budget of a step.
         max_model_len: longest prompt + output; None takes all usable blocks.
-        enable_prefix_caching: share blocks of equal prefixes (needs `hash_ids` on the requests).
+        enable_prefix_caching: share blocks of equal prefixes (told by the requests' `hash_ids`).
+        prefix_chunk_tokens: prompt tokens that one of a request's `hash_ids` stands for.
         enable_chunked_prefill: split prompts over steps.
         watermark: share of `num_gpu_blocks` an admission must leave free while something runs.
         scheduling_policy: "fcfs", or "priority" (lower number first).
@@ -35,6 +36,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 2048
     max_model_len: int | None = None
     enable_prefix_caching: bool = False
+    prefix_chunk_tokens: int = 512
     enable_chunked_prefill: bool = True
     watermark: float = 0.0
     scheduling_policy: SchedulingPolicy = "fcfs"
@@ -42,7 +44,13 @@ class EngineConfig:
     long_prefill_token_threshold: int = 0
 
     def __post_init__(self) -> None:
-        minima = {"num_gpu_blocks": 2, "block_size": 1, "max_num_seqs": 1, "max_num_batched_tokens": 1}
+        minima = {
+            "num_gpu_blocks": 2,
+            "block_size": 1,
+            "max_num_seqs": 1,
+            "max_num_batched_tokens": 1,
+            "prefix_chunk_tokens": 1,
+        }
         for name, least in minima.items():
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:

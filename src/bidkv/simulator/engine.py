@@ -14,6 +14,7 @@ from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import RequestView
 from bidkv.simulator.config import EngineConfig
+from bidkv.simulator.prefix_cache import BlockKeys, PrefixCache
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.waiting import FCFSQueue, PriorityQueue
 
@@ -45,6 +46,8 @@ class Engine:
         self.preempted: list[SimRequest] = []
         self._by_priority = config.scheduling_policy == "priority"
         self._waiting: FCFSQueue | PriorityQueue = PriorityQueue() if self._by_priority else FCFSQueue()
+        self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
+        self._keys = BlockKeys(config.block_size, config.prefix_chunk_tokens)
         self._profile = profile
         self._control = controller
 
@@ -64,6 +67,8 @@ class Engine:
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would free."""
+        if self._cache is not None and isinstance(request, SimRequest):
+            return self._cache.count_private(request._blocks)
         return request.num_held_blocks
 
     def block_demand(self, excluded: frozenset[str]) -> int:
@@ -88,6 +93,10 @@ class Engine:
     # --- driving ---------------------------------------------------------------------------------
     def submit(self, request: SimRequest) -> None:
         """`request` arrives now."""
+        if self._cache is not None:
+            request._chain = self._keys.chain(request._source.hash_ids)
+            shared = len(request._chain) * self.config.prefix_chunk_tokens
+            request._shared_tokens = min(shared, request.num_prompt_tokens)
         self._waiting.append(request)
         self._control.on_arrival(request, self)
 
@@ -149,9 +158,7 @@ class Engine:
                     break
             if not fits:
                 break
-            if need > 0:
-                self.free_blocks -= need
-                request.num_held_blocks += need
+            self._allocate(request, need, computed + tokens)
             self.scheduled.append((request, tokens))
             budget -= tokens
             index += 1
@@ -175,8 +182,7 @@ class Engine:
         if request._prefilling:
             request._prefilling = False
             self.num_prefilling -= 1
-        self.free_blocks += request.num_held_blocks
-        request.num_held_blocks = 0
+        self._release(request)
         request.num_computed_tokens = 0
         request.num_preemptions += 1
         self._close_life(request, lost)
@@ -184,6 +190,47 @@ class Engine:
         self.preempted.append(request)
         self._waiting.prepend(request)
         self._control.on_preempt(request, lost, self)
+
+    def _allocate(self, request: SimRequest, blocks: int, end: int) -> None:
+        """Give `request` more blocks for the positions up to `end`."""
+        cache = self._cache
+        if cache is None:
+            if blocks > 0:
+                self.free_blocks -= blocks
+                request.num_held_blocks += blocks
+            return
+        held = request._blocks
+        if blocks > 0:
+            held.extend(cache.take(blocks))
+            request.num_held_blocks = len(held)
+            self.free_blocks = cache.free_blocks
+        full = end // self.block_size
+        for index in range(request._labeled_blocks, full):  # rule 15
+            cache.label(held[index], self._keys.key(request, index))
+        request._labeled_blocks = max(request._labeled_blocks, full)
+
+    def _release(self, request: SimRequest) -> None:
+        if self._cache is None:
+            self.free_blocks += request.num_held_blocks
+        else:
+            self._cache.release(request._blocks)
+            request._blocks = []
+            request._labeled_blocks = 0
+            self.free_blocks = self._cache.free_blocks
+        request.num_held_blocks = 0
+
+    def _cached_prefix(self, request: SimRequest) -> list[int]:
+        """Rule 14: the cached blocks a request can start from; the last token is always computed."""
+        cache = self._cache
+        if cache is None:
+            return []
+        hits = []
+        for index in range((request.num_tokens - 1) // self.block_size):
+            block = cache.find(self._keys.key(request, index))
+            if block is None:
+                break
+            hits.append(block)
+        return hits
 
     def _close_life(self, request: SimRequest, computed: int) -> None:
         self.recomputed_tokens += max(0, min(computed, request._high_tokens) - request._life_start)
@@ -203,7 +250,9 @@ class Engine:
                     request = chosen
                 elif control.chooses_next:
                     break  # the policy holds the gate shut; had it failed, the engine would go on alone
-            tokens = request.num_tokens
+            hits = self._cached_prefix(request)
+            cached = len(hits) * size
+            tokens = request.num_tokens - cached
             threshold = config.long_prefill_token_threshold
             if 0 < threshold < tokens and len(running) + len(waiting) > 1:
                 tokens = threshold
@@ -211,26 +260,32 @@ class Engine:
                 if not config.enable_chunked_prefill:  # rule 11
                     break
                 tokens = budget
-            blocks = -(-tokens // size)
-            kept_free = (
-                max(config.watermark_blocks, control.reserve_blocks(self)) if running else 0
-            )  # rule 10
+            blocks = -(-(cached + tokens) // size) - len(hits)
+            kept_free = 0
+            if running:  # rule 10
+                kept_free = max(config.watermark_blocks, control.reserve_blocks(self))
+            if self._cache is not None:
+                kept_free += self._cache.count_free(hits)
             if blocks + kept_free > self.free_blocks:
                 break
             if config.reserve_full_isl:  # rule 9
-                whole = -(-min(request.num_tokens, config.model_len) // size)
+                whole = -(-min(request.num_tokens, config.model_len) // size) - len(hits)
                 if whole + kept_free > self.free_blocks:
                     break
             waiting.remove(request)
-            self.free_blocks -= blocks
-            request.num_held_blocks = blocks
-            request._life_start = 0
+            if self._cache is not None:
+                self._cache.touch(hits)
+                request._blocks = hits
+                request._labeled_blocks = len(hits)
+            request.num_held_blocks = len(hits)
+            request.num_computed_tokens = request._life_start = cached
+            self._allocate(request, blocks, cached + tokens)
             running.append(request)
             self.scheduled.append((request, tokens))
             request._prefilling = True
             self.num_prefilling += 1
             budget -= tokens
-            control.on_admit(request, self)
+            control.on_admit(request, self, cached)
 
     def _run(self) -> float:
         """Let time pass for what was scheduled: positions advance, tokens come out, the finished leave."""
@@ -276,7 +331,6 @@ class Engine:
         gone = set(map(id, self.finished))
         self.running = [request for request in self.running if id(request) not in gone]
         for request in self.finished:
-            self.free_blocks += request.num_held_blocks
-            request.num_held_blocks = 0
+            self._release(request)
             self._close_life(request, request.num_computed_tokens)
             self._control.on_finish(request, self, completed=True)

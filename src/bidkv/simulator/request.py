@@ -9,11 +9,15 @@ class SimRequest:
     """One live request. The names with an underscore are the engine's own; policies must not read them."""
 
     __slots__ = (
+        "_blocks",
+        "_chain",
         "_first_token_s",
         "_high_tokens",
+        "_labeled_blocks",
         "_life_start",
         "_order",
         "_prefilling",
+        "_shared_tokens",
         "_source",
         "_target_tokens",
         "agent_id",
@@ -56,6 +60,11 @@ class SimRequest:
         self._high_tokens = 0
         self._life_start = 0
         self._prefilling = False
+        # With prefix caching only: block ids held, how many have a key, and what of the prompt is shared.
+        self._blocks: list[int] = []
+        self._labeled_blocks = 0
+        self._chain: list[int] = []
+        self._shared_tokens = 0
 
     @property
     def num_output_tokens(self) -> int:

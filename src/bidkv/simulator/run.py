@@ -54,7 +54,8 @@ def simulate(
     started = time.perf_counter()
     # The machine's speed must not change a simulated result, so the time budget is off.
     controller = Controller(policy, time_budget_s=None)
-    replica = Engine(engine, profile, controller)
+    timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
+    replica = Engine(engine, timed, controller)
     run = _Run(replica, iter(requests), progress, timeline_points)
     run.to_end()
     totals = EngineTotals(
