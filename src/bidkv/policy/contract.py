@@ -1,8 +1,9 @@
 """The contract's five strategies as policies: the same choice, made on live requests without copies.
 
 Inside an engine every strategy keeps the engine's own admission except `preempt-evict-sjf`, so that
-victims are compared with victims. `tests/policy` checks each choice against the first action of the strategy's
-own `select_victims`, given the newest request first, as an engine that evicts last in, first out lists them.
+victims are compared with victims. `tests/policy` checks each choice against the first action of the
+strategy's own `select_victims`, given the newest request first, as an engine that evicts last in, first out
+lists them.
 """
 
 from __future__ import annotations
