@@ -13,6 +13,7 @@ from typing import Any
 import altair as alt
 
 _HEIGHT = 250
+_BAR_HEIGHT = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,9 @@ def tax_bars(strategies: Sequence[str]) -> Chart:
     )
     bars = base.mark_bar(height=18).encode(_color(strategies))
     labels = base.mark_text(align="left", dx=5).encode(text=alt.Text("recompute_tax:Q", format=".1%"))
+    height = _BAR_HEIGHT * len(strategies)
     chart = (
-        alt.layer(bars, labels)
-        .add_params(_shown(strategies))
-        .properties(
-            width="container",
-            height={"step": 30},
-            autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
-        )
+        alt.layer(bars, labels).add_params(_shown(strategies)).properties(width="container", height=height)
     )
     return Chart("tax", "Recompute tax", _spec(chart))
 

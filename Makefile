@@ -1,0 +1,57 @@
+# One word a job; `make` lists them. PYTHON chooses the interpreter (3.11 or newer).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo picture lint test test-core test-pages test-simulator test-vllm test-sglang bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "bidkv needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Installed only as far as a target needs: the demo must be ready within minutes on a small machine.
+$(VENV)/.installed-demo: pyproject.toml | $(BIN)/python
+	$(PIP) -e ".[cli,report]"
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+	$(PIP) -e ".[dev]"
+	@touch $@ $(VENV)/.installed-demo
+
+setup: $(VENV)/.installed-dev ## everything for development, in .venv
+
+demo: $(VENV)/.installed-demo ## strategies compared on a real trace: a table, and the page out/demo.html
+	@$(BIN)/bidkv simulate --trace azure-conv --num-gpu-blocks 600 --max-num-seqs 32 \
+	  --strategy preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf --html out/demo.html
+
+picture: setup demo ## docs/demo.png, a screenshot of the demo's page
+	scripts/setup-browser.sh
+	$(BIN)/python scripts/picture.py out/demo.html docs/demo.png
+
+lint: setup ## linter, formatter, type checker, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint test-core test-pages ## everything; fails when a suite was skipped
+
+test-core: setup ## quick: all but engines and browser
+	$(PYTEST) tests --ignore=tests/vllm --ignore=tests/sglang -m "not browser"
+
+test-pages: setup ## the report in a real headless browser
+	scripts/setup-browser.sh
+	$(PYTEST) tests/pages -m browser --no-skips
+
+bench: setup ## speed, measured by pytest-benchmark
+	$(PYTEST) benchmarks --benchmark-only
+
+clean: ## remove what was built (the environments too)
+	rm -rf $(VENV) .venv-vllm .venv-sglang out build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks
