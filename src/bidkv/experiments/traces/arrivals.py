@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import repeat
 from random import Random
 from typing import Literal
 
@@ -13,7 +15,7 @@ def arrival_times_s(rate_rps: float, random: Random, arrivals: Arrivals, cv: flo
     """Yield endless arrival times, in seconds to the microsecond, starting with 0.
 
     Args:
-        rate_rps: mean arrivals a second.
+        rate_rps: mean arrivals a second; infinity lets everybody arrive at 0.
         random: where the gaps come from.
         arrivals: "poisson" (exponential gaps) or "gamma" (a renewal process with Gamma gaps).
         cv: coefficient of variation of the gaps; 1 is Poisson, above 1 bursty, below 1 regular.
@@ -33,11 +35,14 @@ def arrival_times_s(rate_rps: float, random: Random, arrivals: Arrivals, cv: flo
 
 def check_rate(rate_rps: float) -> None:
     """Raise ValueError unless `rate_rps` is a rate requests can arrive at."""
-    if not 1e-6 <= rate_rps <= 1e6:
-        raise ValueError(f"rate_rps must be from 0.000001 to 1000000 requests a second, not {rate_rps!r}")
+    if not (1e-6 <= rate_rps <= 1e6 or rate_rps == math.inf):
+        expected = "from 0.000001 to 1000000 requests a second, or infinity"
+        raise ValueError(f"rate_rps must be {expected}, not {rate_rps!r}")
 
 
 def _times_s(rate_rps: float, random: Random, arrivals: Arrivals, cv: float) -> Iterator[float]:
+    if rate_rps == math.inf:
+        yield from repeat(0.0)
     shape, scale = 1.0 / cv**2, cv**2 / rate_rps
     now_s = 0.0
     while True:

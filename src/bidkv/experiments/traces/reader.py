@@ -41,7 +41,8 @@ def read_trace(
         rate_rps: for a trace with timestamps, time is stretched or squeezed so that the first request
             arrives at 0 s and the n requests read arrive at this mean rate, (n - 1) / (last arrival), their
             bursts kept (the file is read twice, the first time before this returns). For a trace of
-            lengths, the rate of the generated arrivals, which it needs. None leaves timestamps alone.
+            lengths, the rate of the generated arrivals, which it needs. Infinity: all arrive at 0 s. None
+            leaves timestamps alone.
         arrivals: for a trace of lengths, "poisson" or "gamma".
         cv: for "gamma", the coefficient of variation of the gaps.
         limit: read only the first so many requests; what follows is not looked at.

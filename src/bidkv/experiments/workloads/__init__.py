@@ -1,0 +1,16 @@
+"""Synthetic workloads, frozen workloads, and the split of requests no cache can hold."""
+
+from bidkv.experiments.workloads.frozen import Manifest, freeze, load_frozen, manifest_path
+from bidkv.experiments.workloads.generate import available_workloads, generate
+from bidkv.experiments.workloads.unfit import UnfitReport, leave_out_unfit
+
+__all__ = [
+    "Manifest",
+    "UnfitReport",
+    "available_workloads",
+    "freeze",
+    "generate",
+    "leave_out_unfit",
+    "load_frozen",
+    "manifest_path",
+]
