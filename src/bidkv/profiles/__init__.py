@@ -5,7 +5,7 @@ A profile is JSON (packaged in ``data/``, or a file of yours); :func:`load_profi
 """
 
 from bidkv.profiles.errors import ProfileError
-from bidkv.profiles.load import load_profile, profile_names, read_profile
+from bidkv.profiles.load import dump_profile, load_profile, profile_names, read_profile
 from bidkv.profiles.model import CostLine, Regime, StepTimeProfile
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "ProfileError",
     "Regime",
     "StepTimeProfile",
+    "dump_profile",
     "load_profile",
     "profile_names",
     "read_profile",

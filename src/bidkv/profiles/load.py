@@ -1,4 +1,4 @@
-"""Read and check profiles.
+"""Read, check and write profiles.
 
 The schema of a profile file (JSON object; unknown fields are errors)::
 
@@ -110,6 +110,30 @@ def read_profile(content: str, where: str) -> StepTimeProfile:
     )
 
 
+def dump_profile(profile: StepTimeProfile, evidence: Mapping[str, object] | None = None) -> str:
+    """The JSON of `profile`, as :func:`read_profile` takes it; `evidence` says how it was made."""
+    document: dict[str, object] = {
+        "format": FORMAT,
+        "name": profile.name,
+        "kind": profile.kind,
+        "notes": profile.notes,
+        "graph_max_tokens": profile.graph_max_tokens,
+        "prefill_graphs": profile.prefill_graphs,
+        "empty_step_s": profile.empty_step_s,
+        "regimes": {
+            name: {part: _coefficients(getattr(regime, part)) for part in ("host", "gpu")}
+            for name, regime in zip(_REGIMES, (profile.decode, profile.graph, profile.eager), strict=True)
+        },
+    }
+    if evidence is not None:
+        document["evidence"] = evidence
+    return json.dumps(document, indent=2) + "\n"
+
+
+def _coefficients(line: CostLine) -> dict[str, float]:
+    return {name: value for name, value in zip(_COEFFICIENTS, line.as_tuple(), strict=True) if value}
+
+
 def _regime(raw: object, where: str, field: str) -> Regime:
     lines = _mapping(raw, where, field, ("host", "gpu"))
     host, gpu = (_line(lines[part], where, f"{field}.{part}") for part in ("host", "gpu"))
@@ -121,10 +145,7 @@ def _regime(raw: object, where: str, field: str) -> Regime:
 def _line(raw: object, where: str, field: str) -> CostLine:
     values = _mapping(raw, where, field, (), _COEFFICIENTS)
     return CostLine(
-        **{
-            name: _seconds(value, where, f"{field}.{name}", minimum=0.0 if name != "base_s" else -math.inf)
-            for name, value in values.items()
-        }
+        **{name: _seconds(value, where, f"{field}.{name}", minimum=0.0) for name, value in values.items()}
     )
 
 

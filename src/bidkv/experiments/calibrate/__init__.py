@@ -1,0 +1,26 @@
+"""Calibration: fit a step-time profile to an engine's step log, and say how good it is.
+
+Needs the ``sim`` extra. From a shell: ``python -m bidkv.experiments.calibrate --help``.
+"""
+
+from bidkv.experiments.calibrate.errors_by_regime import CandidateError, RegimeError
+from bidkv.experiments.calibrate.fitting import CANDIDATES, CHOSEN, Graphs
+from bidkv.experiments.calibrate.report import Calibration, as_text, calibrate, check, errors_as_text
+from bidkv.experiments.calibrate.step_log import COLUMNS, StepLog, StepLogError, read_step_log
+
+__all__ = [
+    "CANDIDATES",
+    "CHOSEN",
+    "COLUMNS",
+    "Calibration",
+    "CandidateError",
+    "Graphs",
+    "RegimeError",
+    "StepLog",
+    "StepLogError",
+    "as_text",
+    "calibrate",
+    "check",
+    "errors_as_text",
+    "read_step_log",
+]

@@ -1,0 +1,233 @@
+"""Fit step-time profiles: candidate models, and the robust fit of the larger of two cost lines.
+
+A candidate says which coefficients of a :class:`~bidkv.profiles.CostLine` may differ from 0. Its lines are
+fitted by least squares of the relative error under a soft-L1 loss, because a recording holds a few steps that
+took several times as long (first steps, garbage collection). ``max`` makes that problem non-convex, so it is
+approached through p-norms of growing p, from a non-negative linear fit; no coefficient may fall below 0, time
+being a cost.
+
+A robust fit sits near the median, below the mean of right-skewed step times, yet a run's length is the sum of
+its steps. So the lines of a regime are scaled last, by one factor that makes the mean right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares, lsq_linear
+
+from bidkv.experiments.calibrate.step_log import Floats, StepLog
+from bidkv.profiles import CostLine, Regime, StepTimeProfile
+from bidkv.profiles.model import padded_tokens
+
+Names = tuple[str, ...]
+
+ASSUMED_EMPTY_STEP_S = 0.0005  # used when a log holds no step that scheduled nothing
+_LOSS_SCALE = 0.05  # relative error from which on a step counts as an outlier
+_OUTLIER = 3.0  # a step this many times as long as the fit says is left out of the mean
+_NORMS = (4.0, 16.0, 64.0, None)  # None: the maximum itself
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model of step time: the coefficients each cost line may use.
+
+    Attributes:
+        name: what reports call it.
+        decode_host: of the host's line in decode steps; empty when the host never bounds a step.
+        decode_gpu: of the GPU's line in decode steps.
+        eager_host: of the host's line in steps with prefill launched kernel by kernel; when not empty, those
+            in a captured graph have a host line too, a constant.
+        prefill_gpu: of the GPU's line in steps with prefill, in a graph or not: the kernels are the same.
+    """
+
+    name: str
+    decode_host: Names
+    decode_gpu: Names
+    eager_host: Names
+    prefill_gpu: Names
+
+
+_BASE = ("base_s",)
+_DECODE = ("base_s", "per_token_s", "per_context_token_s")
+_PREFILL = ("base_s", "per_token_s", "per_decode_s", "per_context_token_s")
+_UNPADDED = ("base_s", "per_decode_s", "per_context_token_s")
+_ATTENTION = ("per_attention_s",)
+_HISTORY = ("history_s",)
+
+CANDIDATES = (
+    Candidate("sum", (), _UNPADDED, (), _PREFILL),
+    Candidate("max", _BASE, _UNPADDED, _BASE, _PREFILL),
+    Candidate("max, padded", _BASE, _DECODE, _BASE, _PREFILL),
+    Candidate("max, padded, attention", _BASE, _DECODE, _BASE, _PREFILL + _ATTENTION),
+    Candidate("max, padded, history", _BASE, _DECODE, _BASE, _PREFILL + _HISTORY),
+    Candidate("max, padded, attention, history", _BASE, _DECODE, _BASE, _PREFILL + _ATTENTION + _HISTORY),
+    Candidate(
+        "max, padded, attention, history, host per token",
+        _BASE,
+        _DECODE,
+        ("base_s", "per_token_s"),
+        _PREFILL + _ATTENTION + _HISTORY,
+    ),
+    Candidate(
+        "max, padded, attention, history, per prefill",
+        _BASE,
+        _DECODE,
+        _BASE,
+        (*_PREFILL, *_ATTENTION, *_HISTORY, "per_prefill_s"),
+    ),
+)
+CHOSEN = "max, padded, attention, history"
+
+
+def candidate(name: str) -> Candidate:
+    """The candidate called `name`.
+
+    Raises:
+        ValueError: there is none; lists what exists.
+    """
+    for known in CANDIDATES:
+        if known.name == name:
+            return known
+    raise ValueError(f"unknown model {name!r}: expected one of {'; '.join(c.name for c in CANDIDATES)}")
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Which CUDA graphs the recorded engine had captured, see :class:`~bidkv.profiles.StepTimeProfile`."""
+
+    max_tokens: int = 512
+    for_prefill: bool = True
+
+    def launched(self, log: StepLog) -> tuple[Floats, NDArray[np.bool_]]:
+        """Tokens each step is padded to, and whether it ran in a graph."""
+        tokens = log.tokens
+        limit = np.where(log.prefill > 0, self.max_tokens if self.for_prefill else 0, self.max_tokens)
+        in_graph = tokens <= limit
+        padded = np.array([padded_tokens(int(count)) for count in tokens])
+        return np.where(in_graph, np.minimum(padded, self.max_tokens), tokens).astype(np.float64), in_graph
+
+
+def fit(log: StepLog, model: Candidate, name: str, graphs: Graphs, notes: str = "") -> StepTimeProfile:
+    """Fit `model` to the steps of `log`.
+
+    Raises:
+        ValueError: the log has no decode step or no step with prefill.
+    """
+    busy = log.where(log.tokens > 0)
+    decoding, prefilling = busy.where(busy.prefill == 0), busy.where(busy.prefill > 0)
+    for kind, part in (("decode steps", decoding), ("steps with prefill", prefilling)):
+        if not len(part):
+            raise ValueError(f"{log.source}: expected some {kind}, found none: a profile needs both")
+    host, gpu = _fit_lines(decoding, graphs, {True: model.decode_host}, model.decode_gpu)
+    hosts_wanted = {True: model.eager_host[:1], False: model.eager_host}
+    hosts, prefill_gpu = _fit_lines(prefilling, graphs, hosts_wanted, model.prefill_gpu)
+    idle = log.step_s[log.tokens == 0]
+    # A way of launching that the log never shows takes the host line of the other.
+    seen = next(iter(hosts.values()))
+    return StepTimeProfile(
+        name=name,
+        kind="fitted",
+        decode=Regime(host[True], gpu),
+        graph=Regime(hosts.get(True, seen), prefill_gpu),
+        eager=Regime(hosts.get(False, seen), prefill_gpu),
+        empty_step_s=_rounded(float(np.median(idle))) if len(idle) else ASSUMED_EMPTY_STEP_S,
+        graph_max_tokens=graphs.max_tokens,
+        prefill_graphs=graphs.for_prefill,
+        notes=notes,
+    )
+
+
+def predict(profile: StepTimeProfile, log: StepLog) -> Floats:
+    """Seconds that `profile` gives each step of `log`."""
+    columns = (log.prefill, log.attention, log.decode, log.context, log.prefills)
+    return np.array([profile.step_s(*row) for row in zip(*(c.tolist() for c in columns), strict=True)])
+
+
+def _fit_lines(
+    log: StepLog, graphs: Graphs, host_names: dict[bool, Names], gpu_names: Names
+) -> tuple[dict[bool, CostLine], CostLine]:
+    """Host lines by whether the step ran in a graph, and the GPU line."""
+    launched, in_graph = graphs.launched(log)
+    if True in host_names and False not in host_names:
+        in_graph = np.ones(len(log), dtype=bool)
+    features = {
+        "base_s": np.ones(len(log)),
+        "per_token_s": launched,
+        "per_decode_s": log.decode,
+        "per_context_token_s": log.context,
+        "per_attention_s": log.attention,
+        "per_prefill_s": log.prefills,
+        "history_s": log.context > log.tokens,
+    }
+    parts: list[tuple[bool | None, Names]] = [(None, gpu_names)]
+    parts += [(way, names) for way, names in host_names.items() if names and (in_graph == way).any()]
+    width = sum(len(names) for _, names in parts)
+    gpu, host = np.zeros((len(log), width)), np.zeros((len(log), width))
+    start = 0
+    for way, names in parts:
+        for offset, feature in enumerate(names, start):
+            if way is None:
+                gpu[:, offset] = features[feature]
+            else:
+                host[:, offset] = np.where(in_graph == way, features[feature], 0.0)
+        start += len(names)
+    solution = _fit_larger(gpu, host, log.step_s)
+    lines: dict[bool | None, CostLine] = {way: CostLine() for way in host_names}
+    start = 0
+    for way, names in parts:
+        values = solution[start : start + len(names)]
+        lines[way] = CostLine(**{n: _rounded(float(v)) for n, v in zip(names, values, strict=True)})
+        start += len(names)
+    seen = {way: lines[way] for way in host_names if (in_graph == way).any()}
+    return seen, lines[None]
+
+
+def _fit_larger(gpu: Floats, host: Floats, step_s: Floats) -> Floats:
+    """Non-negative x so that max(gpu @ x, host @ x) is near `step_s`, right in the mean."""
+    both = np.abs(gpu) + np.abs(host)
+    scale = np.maximum(both.mean(axis=0), 1e-300) / step_s.mean()
+    gpu, host = gpu / scale, host / scale
+    on_gpu = gpu.any(axis=0)
+    start = np.where(on_gpu, lsq_linear(gpu / step_s[:, None], np.ones(len(step_s)), (0.0, np.inf)).x, 0.0)
+    for column in np.flatnonzero(~on_gpu):
+        rows = host[:, column] > 0
+        start[column] = np.quantile(step_s[rows] / host[rows, column], 0.1)
+    for norm in _NORMS:
+        start = least_squares(
+            lambda x, norm=norm: _larger(gpu @ x, host @ x, norm)[0] / step_s - 1.0,
+            np.maximum(start, 1e-9),
+            jac=lambda x, norm=norm: _slope(gpu, host, x, norm) / step_s[:, None],
+            bounds=(0.0, np.inf),
+            loss="soft_l1",
+            f_scale=_LOSS_SCALE,
+            ftol=1e-14,
+            xtol=1e-14,
+            gtol=1e-14,
+            max_nfev=400,
+        ).x
+    fitted = _larger(gpu @ start, host @ start, None)[0]
+    usual = step_s < _OUTLIER * fitted
+    level = step_s[usual].sum() / fitted[usual].sum()
+    return np.asarray(start * level / scale)
+
+
+def _larger(gpu_s: Floats, host_s: Floats, norm: float | None) -> tuple[Floats, Floats, Floats]:
+    """The larger of two (its p-norm when `norm` is given), and its derivatives by both."""
+    top = np.maximum(np.maximum(gpu_s, host_s), 1e-300)
+    if norm is None:
+        return top, (gpu_s >= host_s).astype(np.float64), (gpu_s < host_s).astype(np.float64)
+    value = top * ((gpu_s / top) ** norm + (host_s / top) ** norm) ** (1.0 / norm)
+    return value, (gpu_s / value) ** (norm - 1.0), (host_s / value) ** (norm - 1.0)
+
+
+def _slope(gpu: Floats, host: Floats, x: Floats, norm: float | None) -> Floats:
+    _, by_gpu, by_host = _larger(gpu @ x, host @ x, norm)
+    return np.asarray(by_gpu[:, None] * gpu + by_host[:, None] * host)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")

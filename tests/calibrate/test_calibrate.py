@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from bidkv.experiments.calibrate import Graphs, calibrate, check, read_step_log
+from bidkv.experiments.calibrate.__main__ import main
+from bidkv.experiments.calibrate.fitting import CANDIDATES, CHOSEN, candidate, fit
+from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile, read_profile
+
+RECORDED = Path(__file__).parent.parent / "data" / "h100"
+SHIPPED = [
+    ("h100-llama3.1-8b", "steps_compiled.csv", True),
+    ("h100-llama3.1-8b-nocompile", "steps_nocompile.csv", False),
+]
+
+
+@pytest.mark.parametrize(("name", "file", "prefill_graphs"), SHIPPED)
+def test_the_packaged_profiles_are_fits_of_the_recorded_steps(
+    name: str, file: str, prefill_graphs: bool
+) -> None:
+    shipped = load_profile(name)
+    refitted = fit(read_step_log(RECORDED / file), candidate(CHOSEN), name, Graphs(512, prefill_graphs))
+    assert refitted.coefficients() == pytest.approx(shipped.coefficients(), rel=1e-5)
+    assert refitted.prefill_graphs == shipped.prefill_graphs == prefill_graphs
+
+
+def test_the_chosen_model_wins_the_cross_validation_or_is_simpler_than_the_winner() -> None:
+    log = read_step_log(RECORDED / "steps_compiled.csv")
+    errors = calibrate(log, "x").candidates
+    assert [error.model for error in errors] == [model.name for model in CANDIDATES]
+    chosen = next(error for error in errors if error.model == CHOSEN)
+    # A model with more coefficients must win by more than noise, here a tenth of a percent, to be worth them.
+    assert chosen.prefill <= min(error.prefill for error in errors) + 0.001
+    assert chosen.decode <= min(error.decode for error in errors) + 0.001
+    assert chosen.cell_total <= min(error.cell_total for error in errors) + 0.001
+
+
+def test_a_run_that_was_not_fitted_takes_as_long_as_predicted() -> None:
+    held_out = read_step_log(RECORDED / "run_compiled.steps.csv")
+    profile = load_profile("h100-llama3.1-8b").for_engine(max_num_seqs=32, max_num_batched_tokens=2048)
+    errors = {error.regime: error for error in check(profile, held_out)}
+    assert abs(errors["all steps"].total) < 0.01
+    assert abs(errors["pure decode"].total) < 0.02
+    assert abs(errors["mixed"].total) < 0.06
+    # The graphs of an engine with 256 sequences would make the small prefill steps far too fast.
+    unaware = {error.regime: error for error in check(load_profile("h100-llama3.1-8b"), held_out)}
+    assert unaware["with prefill, 65-256 tokens"].total < -0.3
+
+
+TRUTH = StepTimeProfile(
+    name="truth",
+    kind="fitted",
+    decode=Regime(CostLine(base_s=0.008), CostLine(base_s=0.006, per_token_s=3e-5, per_context_token_s=5e-8)),
+    graph=Regime(CostLine(base_s=0.010), gpu := CostLine(0.003, 2e-5, 2e-5, 5e-8, 8e-10, history_s=0.003)),
+    eager=Regime(CostLine(base_s=0.025), gpu),
+    empty_step_s=0.0007,
+)
+
+
+def _recording(path: Path, outliers: int) -> Path:
+    """Steps that take exactly what TRUTH says, but for some that take several times as long."""
+    rng = Random(7)
+    rows = []
+    for cell in range(40):
+        for step in range(40):
+            prefill = rng.choice([0, 40, 200, 500, 900, 1500, 2000]) if step % 4 == 0 else 0
+            decode = rng.randint(0 if prefill else 1, 256)
+            context = prefill + decode + rng.randint(0, 60_000) * (decode > 0)
+            attention = prefill * (rng.randint(0, 4000) + prefill / 2)
+            step_s = TRUTH.step_s(prefill, attention, decode, context, 1)
+            rows.append(
+                [cell, step_s, prefill + decode, prefill, decode, context, attention, int(prefill > 0)]
+            )
+    for row in rng.sample(rows, outliers):
+        row[1] *= 6.0
+    rows.append([0, 0.0007, 0, 0, 0, 0, 0, 0])
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ["conc", "step_s", "tokens", "prefill", "decode", "context", "prefill_attention", "num_prefills"]
+        )
+        writer.writerows(rows)
+    return path
+
+
+def test_known_coefficients_are_found_again(tmp_path: Path) -> None:
+    log = read_step_log(_recording(tmp_path / "steps.csv", outliers=0))
+    found = fit(log, candidate(CHOSEN), "found", Graphs())
+    assert found.coefficients() == pytest.approx(TRUTH.coefficients(), rel=1e-4)
+    assert found.empty_step_s == 0.0007
+
+
+def test_a_few_slow_steps_hardly_move_the_fit(tmp_path: Path) -> None:
+    log = read_step_log(_recording(tmp_path / "steps.csv", outliers=30))
+    found = fit(log, candidate(CHOSEN), "found", Graphs())
+    for batch in [(0, 0.0, 8, 5000, 0), (0, 0.0, 200, 60_000, 0), (2000, 4e6, 20, 30_000, 1)]:
+        assert found.step_s(*batch) == pytest.approx(TRUTH.step_s(*batch), rel=0.02)
+
+
+def test_a_log_without_prefill_cannot_be_fitted(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text("step_s,tokens,prefill,decode,context\n0.008,4,0,4,100\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="expected some steps with prefill, found none"):
+        fit(read_step_log(path), candidate(CHOSEN), "x", Graphs())
+    with pytest.raises(ValueError, match="unknown model 'cubic': expected one of sum; max;"):
+        candidate("cubic")
+
+
+def test_the_command_writes_a_profile_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps, out, report = (
+        _recording(tmp_path / "steps.csv", 0),
+        tmp_path / "mine.json",
+        tmp_path / "report.json",
+    )
+    arguments = ["--steps", str(steps), "--name", "mine", "--out", str(out), "--no-compare"]
+    assert main([*arguments, "--check", str(steps), "--json", str(report)]) == 0
+    assert "Not covered by these steps:" in capsys.readouterr().out
+    assert read_profile(out.read_text(), "mine.json").name == "mine"
+    document = json.loads(report.read_text())
+    assert {error["regime"] for error in document["check"]} >= {"all steps", "pure decode", "mixed"}
+    assert all(abs(error["total"]) < 1e-3 for error in document["check"])
+
+
+def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--steps", str(tmp_path / "none.csv"), "--name", "x"]) == 2
+    assert "none.csv" in capsys.readouterr().err
