@@ -1,0 +1,140 @@
+"""The package's face: every public name, from the package and from its room, with nothing but Python."""
+
+import doctest
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bidkv
+
+SRC = Path(bidkv.__file__).parents[1]
+CONTRACT = {
+    "__version__",
+    "FEATURE_GATE_ID",
+    "BidAcceptance",
+    "BidCapacityError",
+    "BidExecutionError",
+    "BidExpiredError",
+    "BidKVConfig",
+    "BidPool",
+    "CompressionBid",
+    "CompressionBidError",
+    "CompressionBidProvider",
+    "compute_utility",
+    "make_bid_id",
+    "BidPoolManager",
+    "GreedyBidSolver",
+    "PressureConfig",
+    "PressureDetector",
+    "SolverConfig",
+    "PositionalScoring",
+    "ScoringStrategy",
+    "build_bids",
+    "BaselineContext",
+    "BaselineRegistry",
+    "BaselineStrategy",
+    "BidKVStrategy",
+    "CompressionAction",
+    "LargestFirstStrategy",
+    "PreemptEvictStrategy",
+    "PreemptEvictSJFStrategy",
+    "RequestState",
+    "StaticRandomStrategy",
+    "BaseAdapterMetrics",
+    "FrameworkAdapter",
+    "ExperimentMetrics",
+    "QueueingController",
+    "QueueingConfig",
+    "StabilityState",
+}
+ROOMS = {
+    "bidkv.config": ["BidKVConfig"],
+    "bidkv.protocol": [
+        *("FEATURE_GATE_ID", "BidAcceptance", "BidCapacityError", "BidExecutionError", "BidExpiredError"),
+        *("BidPool", "CompressionBid", "CompressionBidError", "CompressionBidProvider", "compute_utility"),
+        *("make_bid_id", "Policy", "EngineView", "RequestView", "WorkloadRequest"),
+    ],
+    "bidkv.scoring": ["PositionalScoring", "ScoringStrategy", "build_bids"],
+    "bidkv.pool": ["BidPoolManager"],
+    "bidkv.pressure": ["PressureConfig", "PressureDetector"],
+    "bidkv.solver": ["GreedyBidSolver", "SolverConfig"],
+    "bidkv.baselines": [
+        *("BaselineContext", "BaselineRegistry", "BaselineStrategy", "BidKVStrategy", "CompressionAction"),
+        *("LargestFirstStrategy", "PreemptEvictStrategy", "PreemptEvictSJFStrategy", "RequestState"),
+        "StaticRandomStrategy",
+    ],
+    "bidkv.adapters": ["BaseAdapterMetrics", "FrameworkAdapter"],
+    "bidkv.experiments": ["ExperimentMetrics"],
+    "bidkv.stability": ["QueueingController", "QueueingConfig", "StabilityState"],
+}
+ISOLATED = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+before = set(sys.modules)
+{body}
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+
+def modules_loaded_by(body: str) -> list[str]:
+    """Run `body` in a Python without site packages and return the modules it loaded."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-I", "-c", ISOLATED.format(body=body), str(SRC)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    loaded: list[str] = json.loads(done.stdout)
+    return loaded
+
+
+def test_the_package_exports_exactly_the_contract() -> None:
+    assert set(bidkv.__all__) == CONTRACT
+    assert len(bidkv.__all__) == len(CONTRACT)
+    assert set(dir(bidkv)) >= CONTRACT
+
+
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room in ROOMS for name in ROOMS[room]])
+def test_rooms_export_their_names(room: str, name: str) -> None:
+    module = importlib.import_module(room)
+    value = getattr(module, name)
+    assert name in getattr(module, "__all__", vars(module))
+    if name in CONTRACT:
+        assert getattr(bidkv, name) is value
+
+
+def test_star_import() -> None:
+    names: dict[str, object] = {}
+    exec("from bidkv import *", names)
+    assert set(names) >= CONTRACT
+
+
+def test_unknown_names_are_attribute_errors() -> None:
+    with pytest.raises(AttributeError, match="module 'bidkv' has no attribute 'nonsense'"):
+        _ = bidkv.nonsense
+    with pytest.raises(ImportError):
+        exec("from bidkv import nonsense")
+
+
+def test_every_public_name_needs_the_standard_library_alone() -> None:
+    loaded = modules_loaded_by("from bidkv import *")
+    outside = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names) - {"bidkv"}
+    assert outside == set()
+    heavy = {"asyncio", "multiprocessing", "concurrent", "http", "urllib", "socket", "subprocess", "logging"}
+    assert {name.partition(".")[0] for name in loaded} & heavy == set()
+
+
+def test_importing_the_package_alone_loads_no_room() -> None:
+    loaded = modules_loaded_by("import bidkv")
+    assert [name for name in loaded if name.startswith("bidkv")] == ["bidkv", "bidkv._version"]
+
+
+@pytest.mark.parametrize("module", ["protocol.bids", "scoring.positional", "baselines.bidkv"])
+def test_examples_in_docstrings(module: str) -> None:
+    results = doctest.testmod(importlib.import_module(f"bidkv.{module}"))
+    assert results.attempted > 0
+    assert results.failed == 0
