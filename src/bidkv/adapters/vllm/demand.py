@@ -1,0 +1,101 @@
+"""How many KV blocks the running list takes in the coming step, counted as vLLM's schedule() will.
+
+Asked only when memory is short, but then for every victim: one walk, and after it one subtraction a victim.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class BlockDemand:
+    """Counts a scheduler's demand for blocks; see docs of step 2 in the adapter's notes.
+
+    Rounded up where the engine's own answer is not known before it schedules (encoder budgets, data-parallel
+    prefill balancing): too many victims named does no harm, since the engine evicts only what it must.
+    """
+
+    __slots__ = ("_budget_is_ample", "_managers", "_scheduler", "_sizes", "_total")
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+        managers = scheduler.kv_cache_manager.coordinator.single_type_managers
+        self._managers = [manager.req_to_blocks for manager in managers]
+        self._sizes = [manager.block_size for manager in managers]
+        self._total: int | None = None
+        self._budget_is_ample = False
+
+    def begin_step(self) -> None:
+        """Forget the last step's count."""
+        self._total = None
+
+    @property
+    def num_multi_token(self) -> int:
+        """Running requests that may take more than one block: prefills, or everybody while speculating."""
+        scheduler = self._scheduler
+        if scheduler.num_spec_tokens:
+            return len(scheduler.running)
+        return len(scheduler._inflight_prefills)
+
+    def blocks(self, excluded: frozenset[str]) -> int:
+        """Blocks the running list takes without the requests `excluded`; O(running) once a step."""
+        if not excluded:
+            self._total = self._walk(excluded)
+            return self._total
+        if self._total is None or not self._budget_is_ample:
+            # Short of token budget, who is gone leaves his tokens to others: count anew.
+            return self._walk(excluded)
+        requests = self._scheduler.requests
+        return self._total - sum([self._need(requests[request_id])[1] for request_id in excluded])
+
+    def _walk(self, excluded: frozenset[str]) -> int:
+        scheduler = self._scheduler
+        prefills = scheduler._inflight_prefills
+        budget = scheduler.max_num_scheduled_tokens
+        size = self._sizes[0]
+        # A decoding request takes one token, so a block when its computed positions fill those it holds.
+        plain = len(self._sizes) == 1 and not scheduler.num_spec_tokens and not scheduler.num_lookahead_tokens
+        demand = 0
+        for request in scheduler.running:
+            if excluded and request.request_id in excluded:
+                continue
+            if plain and request not in prefills:
+                budget -= 1
+                if request.num_computed_tokens % size == 0:
+                    tokens, blocks = self._need(request)
+                    demand += blocks
+                    budget += 1 - tokens
+            else:
+                tokens, blocks = self._need(request, budget)
+                demand += blocks
+                budget -= tokens
+            if budget <= 0:
+                break
+        self._budget_is_ample = budget > 0
+        return demand
+
+    def _need(self, request: Any, budget: int | None = None) -> tuple[int, int]:
+        """Tokens and blocks one running request takes with at most `budget` tokens."""
+        scheduler = self._scheduler
+        computed = request.num_computed_tokens
+        in_flight = request.num_output_placeholders
+        if in_flight > 0 and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens:
+            return 0, 0  # its last token is on its way: the engine skips it
+        tokens = request.num_tokens_with_spec + in_flight - computed
+        threshold = scheduler.scheduler_config.long_prefill_token_threshold
+        if 0 < threshold < tokens:
+            tokens = threshold
+        if budget is not None and tokens > budget:
+            tokens = budget
+        room = scheduler.max_model_len - computed - scheduler.num_sampled_tokens_per_step
+        if tokens > room:
+            tokens = room
+        if tokens <= 0:
+            return 0, 0
+        end = min(computed + tokens + scheduler.num_lookahead_tokens, scheduler.max_model_len)
+        blocks = 0
+        for held, size in zip(self._managers, self._sizes, strict=True):
+            missing = -(-end // size) - len(held.get(request.request_id, ()))
+            if missing > 0:
+                blocks += missing
+        return tokens, blocks

@@ -1,0 +1,119 @@
+"""What surrounds the glue in a real server: environment, control file, metrics, decision log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bidkv.adapters.environment import Environment, read_environment
+from bidkv.adapters.vllm.mixin import Glue
+from bidkv.adapters.vllm.views import VllmRequest
+from bidkv.control import Controller
+from bidkv.control_file import INTERVAL_S, ControlFile, obey
+from bidkv.policy import resolve
+from bidkv.policy.classes import WithinClasses
+from bidkv.protocol.policy import Policy
+from bidkv.stability import QueueingConfig, QueueingController
+
+logger = logging.getLogger("bidkv")
+
+
+class Service:
+    """One scheduler's controller with everything an operator can reach of it.
+
+    Attributes:
+        controller: asks the policy.
+        glue: carries questions and answers.
+        metrics: the exporter, or None.
+    """
+
+    def __init__(self, scheduler: Any, environment: Environment, clock: Callable[[], float]) -> None:
+        self._by_priority = scheduler.policy.value == "priority"
+        policy = self.resolve(environment.strategy or "preempt-evict")
+        stability = None
+        if environment.metrics_port is not None:
+            stability = QueueingController(_queueing_config(scheduler), clock=clock)
+        self.controller = Controller(policy, stability=stability)
+        self.glue = Glue(scheduler, self.controller, clock)
+        self.metrics = None
+        self._clock = clock
+        self._next_poll_s = clock()
+        self._control_file = None
+        if environment.control_file is not None:
+            self._control_file = ControlFile(environment.control_file, clock=clock)
+        if environment.metrics_port is not None:
+            self.metrics = self._export(scheduler, environment.metrics_port)
+        if environment.decision_log is not None:
+            self._log_decisions(environment)
+        logger.info("bidkv: policy %r schedules this engine (%s)", policy.name, type(scheduler).__name__)
+
+    @classmethod
+    def from_environment(cls, scheduler: Any, clock: Callable[[], float]) -> Service:
+        """Build it from the four environment variables.
+
+        Raises:
+            PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
+            ValueError: a variable's value makes no sense.
+        """
+        return cls(scheduler, read_environment(), clock)
+
+    def resolve(self, spec: str) -> Policy:
+        """A policy for this engine: inside user priority classes where the engine schedules by priority."""
+        policy = resolve(spec)
+        return WithinClasses(policy) if self._by_priority else policy
+
+    def poll(self) -> None:
+        """Called every step; a few times a second it reads the control file and the queueing state."""
+        now = self._clock()
+        if now < self._next_poll_s:
+            return
+        self._next_poll_s = now + INTERVAL_S
+        if self._control_file is not None:
+            command = self._control_file.poll()
+            if command is not None:
+                obey(command, self.controller, self.resolve)
+        stability = self.controller.stability
+        if stability is not None:
+            engine = self.glue.engine
+            stability.compute_stability_state(engine.free_blocks, engine.num_blocks)
+
+    def _export(self, scheduler: Any, port: int) -> Any:
+        from bidkv.observability.metrics import Gauge, MetricsExporter
+
+        engine = self.glue.engine
+        gauges = {
+            "free_blocks": Gauge("KV blocks nobody holds.", lambda: engine.free_blocks),
+            "total_blocks": Gauge("KV blocks that requests can hold.", lambda: engine.num_blocks),
+            "running_requests": Gauge("Requests that run.", lambda: len(scheduler.running)),
+            "waiting_requests": Gauge("Requests that wait.", lambda: engine.num_waiting),
+            "floor_blocks": Gauge(
+                "Blocks the last admission had to leave free.", lambda: self.glue.floor_blocks
+            ),
+            "gate_shut": Gauge("1 while the policy admits nobody.", lambda: self.glue.gate_shut),
+        }
+        return MetricsExporter(self.controller, port, gauges)
+
+    def _log_decisions(self, environment: Environment) -> None:
+        from bidkv.observability.decision_log import DecisionLog
+
+        assert environment.decision_log is not None
+        log = DecisionLog(environment.decision_log)
+        engine = self.glue.engine
+
+        def write(victims: Sequence[VllmRequest]) -> None:
+            log.victims(self.controller.policy.name, victims, engine)
+
+        self.glue.on_victims = write
+
+
+def _queueing_config(scheduler: Any) -> QueueingConfig:
+    model = scheduler.vllm_config.model_config
+    parallel = scheduler.vllm_config.parallel_config
+    return QueueingConfig(
+        block_size=scheduler.block_size,
+        head_dim=model.get_head_size(),
+        num_kv_heads=model.get_num_kv_heads(parallel),
+        num_layers=model.get_num_layers(parallel),
+        concurrency=scheduler.max_num_running_reqs,
+    )
