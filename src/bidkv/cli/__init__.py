@@ -14,6 +14,8 @@ _EXTRA = frozenset({"typer", "rich"})
 def main() -> None:
     """Run the command line; without the `[cli]` extra say what is missing and exit 2."""
     try:
+        import rich  # noqa: F401  the commands need it; typer alone would start
+
         from bidkv.cli.app import app
     except ModuleNotFoundError as error:
         if error.name not in _EXTRA:

@@ -30,10 +30,8 @@ def hand_out(
         else:
             Path(json_file).write_text(text, encoding="utf-8")
     if json_file != "-":
-        _print_table(
-            summaries,
-            f"{config['trace']}: {config['requests']:,} requests, {config['num_gpu_blocks']:,} blocks",
-        )
+        title = f"{config['trace']}: {config['requests']:,} requests, {config['num_gpu_blocks']:,} KV blocks"
+        _print_table(summaries, title, config["arrival_rate_rps"])
     if html_file is not None:
         from bidkv.experiments.report.page import write_report
 
@@ -41,7 +39,7 @@ def hand_out(
         typer.echo(f"report: {html_file}", err=json_file == "-")
 
 
-def _print_table(summaries: Sequence[dict[str, Any]], title: str) -> None:
+def _print_table(summaries: Sequence[dict[str, Any]], title: str, arrival_rps: float | None) -> None:
     from rich.console import Console
 
     from bidkv.experiments.report import judge
@@ -51,7 +49,7 @@ def _print_table(summaries: Sequence[dict[str, Any]], title: str) -> None:
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
     console.print(summary_table(summaries, title))
-    console.print(f"\n{judge(summaries)}", markup=False)
+    console.print(f"\n{judge(summaries, arrival_rps)}", markup=False)
 
 
 def require_report_extra() -> None:

@@ -126,6 +126,7 @@ def command(
         "enable_prefix_caching": enable_prefix_caching,
         "watermark": watermark,
         "requests": len(requests),
+        "arrival_rate_rps": _arrival_rate_rps(requests),
         "left_out": left_out,
     }
     hand_out(results, config, json_file, html_file)
@@ -155,20 +156,28 @@ def _workload(
     engine: EngineConfig,
 ) -> tuple[list[WorkloadRequest], int]:
     """Read the trace once, so that every strategy gets the identical requests; count those left out."""
-    from bidkv.experiments.traces import leave_out_unfit, read_trace
+    from bidkv.experiments.traces import read_trace
 
     with bad_input("--trace"):
         source = read_trace(trace, trace_format=trace_format.value, rate_rps=rate, limit=limit, seed=seed)
-        requests, unfit = leave_out_unfit(source, engine.usable_blocks, engine.block_size)
-    if unfit:
+        everything = list(source)
+    requests = [r for r in everything if r.prompt_tokens + r.output_tokens <= engine.model_len]
+    left_out = len(everything) - len(requests)
+    if left_out:
         typer.echo(
-            f"bidkv: left out {len(unfit):,} of {len(requests) + len(unfit):,} requests: longer than the "
+            f"bidkv: left out {left_out:,} of {len(everything):,} requests: longer than the "
             f"{engine.model_len:,} tokens that {engine.usable_blocks:,} usable KV blocks hold",
             err=True,
         )
     if not requests:
         fail("--num-gpu-blocks: no request of the trace fits into the KV cache")
-    return requests, len(unfit)
+    return requests, left_out
+
+
+def _arrival_rate_rps(requests: Sequence[WorkloadRequest]) -> float | None:
+    """Mean arrival rate; None where there is none to speak of (one request, or all at one instant)."""
+    span_s = requests[-1].arrival_s - requests[0].arrival_s
+    return (len(requests) - 1) / span_s if span_s > 0.0 else None
 
 
 def _run_all(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Summary = Mapping[str, Any]
 """What :meth:`bidkv.results.RunResult.summary` returns."""
@@ -47,6 +47,15 @@ def rate(value: float) -> str:
     return f"{value:,.2f}"
 
 
+def alike(a: float, b: float) -> bool:
+    """Whether two values differ by less than a thousandth: no reader could act on less.
+
+    >>> alike(5.000, 5.004), alike(5.00, 5.01)
+    (True, False)
+    """
+    return abs(a - b) <= 1e-3 * max(abs(a), abs(b))
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One column of a table.
@@ -79,6 +88,13 @@ class Figure:
             return None
         return min(values) if self.better == "lower" else max(values)
 
+    def leaders(self, summaries: Sequence[Summary]) -> list[Summary]:
+        """Return the runs whose value is the best or as good as it (:func:`alike`)."""
+        best = self.best(summaries)
+        if best is None:
+            return []
+        return [s for s in summaries if (value := self.of(s)) is not None and alike(value, best)]
+
 
 THROUGHPUT = Figure("throughput_rps", "throughput in requests per second", "req/s", "higher", rate)
 TTFT_MEAN = Figure("ttft_s.mean", "mean time to first token", "TTFT mean", "lower", seconds)
@@ -97,3 +113,30 @@ TABLE = (THROUGHPUT, TTFT_MEAN, TTFT_P99, E2E_MEAN, E2E_P50, E2E_P99, PREEMPTION
 def baseline_of(summaries: Sequence[Summary]) -> Summary:
     """Return the run the others are compared with: the engine's own order when it ran, else the first."""
     return next((s for s in summaries if s["strategy"] == "preempt-evict"), summaries[0])
+
+
+class Cell(NamedTuple):
+    """A value as a table prints it, and whether to mark it as the best of its column."""
+
+    text: str
+    best: bool
+
+
+class Row(NamedTuple):
+    """One strategy's line of a table, in the order of :data:`TABLE`."""
+
+    strategy: str
+    cells: list[Cell]
+
+
+def table_rows(summaries: Sequence[Summary]) -> list[Row]:
+    """Lay runs of the same workload side by side; a column in which all are alike marks nobody."""
+    marked = [leaders if len(leaders := f.leaders(summaries)) < len(summaries) else [] for f in TABLE]
+    rows = []
+    for summary in summaries:
+        cells = [
+            Cell("-" if (value := figure.of(summary)) is None else figure.show(value), summary in leaders)
+            for figure, leaders in zip(TABLE, marked, strict=True)
+        ]
+        rows.append(Row(summary["strategy"], cells))
+    return rows

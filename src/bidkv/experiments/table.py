@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from bidkv.experiments.figures import TABLE, Figure, Summary
+from bidkv.experiments.figures import TABLE, Summary, table_rows
 
 
 def summary_table(summaries: Sequence[Summary], title: str | None = None) -> Table:
@@ -21,15 +21,7 @@ def summary_table(summaries: Sequence[Summary], title: str | None = None) -> Tab
     table.add_column("strategy", no_wrap=True)
     for figure in TABLE:
         table.add_column(figure.heading, justify="right")
-    for summary in summaries:
-        cells = [_cell(figure, summary, summaries) for figure in TABLE]
-        table.add_row(Text(summary["strategy"]), *cells)
+    for row in table_rows(summaries):
+        cells = [Text(cell.text, style="bold green" if cell.best else "") for cell in row.cells]
+        table.add_row(Text(row.strategy), *cells)
     return table
-
-
-def _cell(figure: Figure, summary: Summary, summaries: Sequence[Summary]) -> Text:
-    value = figure.of(summary)
-    if value is None:
-        return Text("-")
-    best = len(summaries) > 1 and value == figure.best(summaries)
-    return Text(figure.show(value), style="bold green" if best else "")

@@ -79,11 +79,14 @@ def tax_bars(strategies: Sequence[str]) -> Chart:
     )
     bars = base.mark_bar(height=18).encode(_color(strategies))
     labels = base.mark_text(align="left", dx=5).encode(text=alt.Text("recompute_tax:Q", format=".1%"))
+    # The label of the longest bar stands to the right of it.
     height = _BAR_HEIGHT * len(strategies)
     chart = (
-        alt.layer(bars, labels).add_params(_shown(strategies)).properties(width="container", height=height)
+        alt.layer(bars, labels)
+        .add_params(_shown(strategies))
+        .properties(width="container", height=height, padding={"left": 5, "top": 5, "right": 40, "bottom": 5})
     )
-    return Chart("tax", "Recompute tax", _spec(chart))
+    return Chart("tax", "Tokens computed again, as a share of all computed", _spec(chart))
 
 
 def _base(dataset: str) -> alt.Chart:

@@ -17,7 +17,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bidkv._version import __version__
-from bidkv.experiments.figures import TABLE, Summary, baseline_of
+from bidkv.experiments.figures import TABLE, Summary, baseline_of, table_rows
 from bidkv.experiments.report import charts, series
 from bidkv.experiments.report.verdict import judge
 from bidkv.results import RunResult
@@ -52,7 +52,7 @@ def write_report(path: Path, results: Sequence[RunResult], config: Mapping[str, 
 def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> str:
     """Return the page of :func:`write_report` as text; the same input gives the same page."""
     summaries = [result.summary() for result in results]
-    verdict = judge(summaries)
+    verdict = judge(summaries, config.get("arrival_rate_rps"))
     strategies = [result.strategy for result in results]
     datasets = {
         "latency": series.latency_rows(results),
@@ -75,7 +75,7 @@ def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> st
         strategies=strategies,
         baseline=baseline_of(summaries)["strategy"],
         headings=[figure.heading for figure in TABLE],
-        rows=_table(summaries),
+        rows=table_rows(summaries),
         sections=sections,
         config=config,
         page_data=_for_script({"data": datasets, "specs": specs, "chartData": chart_data}),
@@ -108,19 +108,6 @@ def _sections(results: Sequence[RunResult], strategies: Sequence[str], baseline:
             [charts.tax_bars(strategies)],
         ),
     ]
-
-
-def _table(summaries: Sequence[Summary]) -> list[dict[str, Any]]:
-    """Return the table's rows: the strategy, and a text and a mark for each figure."""
-    rows = []
-    for summary in summaries:
-        cells = []
-        for figure in TABLE:
-            value = figure.of(summary)
-            best = len(summaries) > 1 and value is not None and value == figure.best(summaries)
-            cells.append({"text": "-" if value is None else figure.show(value), "best": best})
-        rows.append({"strategy": summary["strategy"], "cells": cells})
-    return rows
 
 
 def _flat(summary: Summary) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from bidkv.experiments.figures import (
     TTFT_P99,
     Figure,
     Summary,
+    alike,
     baseline_of,
 )
 
 _HEADLINE = (E2E_MEAN, E2E_P99, TAX)
 _JUDGED = (E2E_MEAN, E2E_P99, TTFT_MEAN, TTFT_P99, THROUGHPUT, TAX)
-_SAME = 1e-3
-"""Values that differ by less than this part are called equal: no reader could act on less."""
+_KEEPING_UP = 0.95
+"""Part of the arrivals that must be served in the end; some lag is the last requests' own latency."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +42,19 @@ class Verdict:
         return " ".join(part for part in (self.headline, self.losses, self.caution) if part)
 
 
-def judge(summaries: Sequence[Summary]) -> Verdict:
+def judge(summaries: Sequence[Summary], arrival_rps: float | None = None) -> Verdict:
     """Compare runs of one workload.
 
     Args:
         summaries: one :meth:`~bidkv.results.RunResult.summary` a strategy, at least one.
+        arrival_rps: mean arrival rate of the workload, to tell an overloaded engine; None when unknown.
 
     Raises:
         ValueError: there is no run to judge.
     """
     if not summaries:
         raise ValueError("a verdict needs at least one run")
-    return Verdict(_headline(summaries), _losses(summaries), _caution(summaries))
+    return Verdict(_headline(summaries), _losses(summaries), _caution(summaries, arrival_rps))
 
 
 def _headline(summaries: Sequence[Summary]) -> str:
@@ -62,25 +64,25 @@ def _headline(summaries: Sequence[Summary]) -> str:
         return f"{baseline['strategy']} ran alone: {_listed(figures)}."
     if all(_same(f, s, baseline) for f in _JUDGED for s in summaries):
         return f"All {len(summaries)} strategies give the same figures here."
-    parts = [
-        f"{_names(figure, summaries)} {_have(figure, summaries)} the best {figure.label} "
-        f"({_against(figure, summaries)})"
-        for figure in _HEADLINE
-        if figure.best(summaries) is not None
-    ]
-    return f"Of {len(summaries)} strategies on the same workload, {_listed(parts)}."
+    won: dict[str, list[str]] = {}
+    for figure in _HEADLINE:
+        if leaders := figure.leaders(summaries):
+            who = _listed([s["strategy"] for s in leaders]) + (" has" if len(leaders) == 1 else " share")
+            won.setdefault(who, []).append(f"{figure.label} ({_against(figure, summaries)})")
+    parts = [f"{who} the best {_listed(figures)}" for who, figures in won.items()]
+    return f"Of {len(summaries)} strategies on the same workload, {'; '.join(parts)}."
 
 
 def _losses(summaries: Sequence[Summary]) -> str:
-    if len(summaries) == 1 or not (leaders := _leaders(E2E_MEAN, summaries)):
+    if len(summaries) == 1 or not (leaders := E2E_MEAN.leaders(summaries)):
         return ""
     leader = leaders[0]
     baseline = baseline_of(summaries)
     lost = []
     for figure in _JUDGED:
-        if any(s is leader for s in _leaders(figure, summaries)):
+        if leader in figure.leaders(summaries):
             continue
-        rival = _leaders(figure, summaries)[0]
+        rival = figure.leaders(summaries)[0]
         text = f"{figure.label} ({_shown(figure, leader)}; {rival['strategy']} has {_shown(figure, rival)}"
         if leader is not baseline and rival is not baseline and _worse(figure, leader, baseline):
             text += f", {baseline['strategy']} {_shown(figure, baseline)}"
@@ -90,11 +92,17 @@ def _losses(summaries: Sequence[Summary]) -> str:
     return f"{leader['strategy']} does not lead on {_listed(lost)}."
 
 
-def _caution(summaries: Sequence[Summary]) -> str:
+def _caution(summaries: Sequence[Summary], arrival_rps: float | None) -> str:
     parts = []
     if unfinished := [s for s in summaries if s["completed"] < s["requests"]]:
         who = _listed([f"{s['strategy']} {s['completed']:,} of {s['requests']:,}" for s in unfinished])
         parts.append(f"Not every request completed ({who}); latencies are of the completed ones.")
+    served_rps = THROUGHPUT.best(summaries)
+    if arrival_rps is not None and served_rps is not None and served_rps < _KEEPING_UP * arrival_rps:
+        parts.append(
+            f"The engine is overloaded: {arrival_rps:.2f} requests a second arrive, at most {served_rps:.2f} "
+            "leave; latencies are mostly waiting and grow with the length of the trace."
+        )
     if not any(s["preemptions"] for s in summaries):
         parts.append("Nothing was preempted: memory was never short, so no choice of victim mattered.")
     parts.append(
@@ -103,37 +111,17 @@ def _caution(summaries: Sequence[Summary]) -> str:
     return " ".join(parts)
 
 
-def _leaders(figure: Figure, summaries: Sequence[Summary]) -> list[Summary]:
-    best = figure.best(summaries)
-    if best is None:
-        return []
-    return [s for s in summaries if (v := figure.of(s)) is not None and _close(v, best)]
-
-
-def _names(figure: Figure, summaries: Sequence[Summary]) -> str:
-    return _listed([s["strategy"] for s in _leaders(figure, summaries)])
-
-
-def _have(figure: Figure, summaries: Sequence[Summary]) -> str:
-    return "has" if len(_leaders(figure, summaries)) == 1 else "share"
-
-
 def _against(figure: Figure, summaries: Sequence[Summary]) -> str:
     """Print the best value and its distance to the baseline, or to the runner-up where the baseline leads."""
-    leader = _leaders(figure, summaries)[0]
+    leader = figure.leaders(summaries)[0]
     baseline = baseline_of(summaries)
     shown = _shown(figure, leader)
-    if not any(s is baseline for s in _leaders(figure, summaries)):
+    if baseline not in figure.leaders(summaries):
         return f"{shown}, {_distance(figure, leader, baseline)} {baseline['strategy']}"
-    others = [s for s in summaries if not any(s is led for led in _leaders(figure, summaries))]
-    if not others:
+    runner_up = figure.leaders([s for s in summaries if s not in figure.leaders(summaries)])
+    if not runner_up:
         return shown
-    runner_up = _leaders(figure, others)
-    return (
-        f"{shown}, {_distance(figure, leader, runner_up[0])} {runner_up[0]['strategy']}"
-        if runner_up
-        else shown
-    )
+    return f"{shown}, {_distance(figure, leader, runner_up[0])} {runner_up[0]['strategy']}"
 
 
 def _distance(figure: Figure, ours: Summary, theirs: Summary) -> str:
@@ -148,18 +136,14 @@ def _distance(figure: Figure, ours: Summary, theirs: Summary) -> str:
 
 def _worse(figure: Figure, ours: Summary, theirs: Summary) -> bool:
     mine, other = figure.of(ours), figure.of(theirs)
-    if mine is None or other is None or _close(mine, other):
+    if mine is None or other is None or alike(mine, other):
         return False
     return mine > other if figure.better == "lower" else mine < other
 
 
 def _same(figure: Figure, ours: Summary, theirs: Summary) -> bool:
     mine, other = figure.of(ours), figure.of(theirs)
-    return mine is other is None or (mine is not None and other is not None and _close(mine, other))
-
-
-def _close(a: float, b: float) -> bool:
-    return abs(a - b) <= _SAME * max(abs(a), abs(b))
+    return mine is other is None or (mine is not None and other is not None and alike(mine, other))
 
 
 def _shown(figure: Figure, summary: Summary) -> str:

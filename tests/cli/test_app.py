@@ -1,0 +1,71 @@
+"""The top of the command line: version, help, and what it says without its extra."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+typer_testing = pytest.importorskip("typer.testing", reason="needs the [cli] extra")
+
+from bidkv import __version__  # noqa: E402
+from bidkv.cli.app import COMMANDS, app  # noqa: E402
+
+RUNNER = typer_testing.CliRunner()
+
+
+def test_version() -> None:
+    result = RUNNER.invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"bidkv {__version__}\n")
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_explains_itself(name: str) -> None:
+    listed = RUNNER.invoke(app, ["--help"])
+    own = RUNNER.invoke(app, [name, "--help"])
+    assert listed.exit_code == own.exit_code == 0
+    assert f"  {name} " in listed.stdout
+    assert f"Usage: bidkv {name}" in own.stdout.replace("root", "bidkv")
+
+
+def test_an_unknown_command_is_an_error() -> None:
+    result = RUNNER.invoke(app, ["simulat"])
+    assert result.exit_code == 2
+    assert "simulat" in result.stderr
+
+
+def test_help_imports_nothing_heavy() -> None:
+    probe = (
+        "import sys; from bidkv.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'scipy', 'altair', 'vl_convert', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe, "--help"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich"])
+def test_without_the_extra_one_line_says_what_to_install(missing: str, tmp_path: Path) -> None:
+    # A module of that name that fails as an absent one does, found before the real one.
+    (tmp_path / f"{missing}.py").write_text(
+        f"raise ModuleNotFoundError('absent', name={missing!r})\n", encoding="utf-8"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "bidkv.cli", "simulate", "--limit", "5"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert missing in line
+    assert "[cli]" in line

@@ -1,0 +1,203 @@
+"""`bidkv simulate`: its interface, its figures, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+typer_testing = pytest.importorskip("typer.testing", reason="needs the [cli] extra")
+
+from bidkv.cli.app import app  # noqa: E402
+
+RUNNER = typer_testing.CliRunner()
+RUN_KEYS = {
+    "strategy",
+    "requests",
+    "completed",
+    "throughput_rps",
+    "output_tokens_per_s",
+    "ttft_s",
+    "e2e_s",
+    "tpot_s",
+    "preemptions",
+    "preempted_requests",
+    "max_preemptions_of_one_request",
+    "scheduled_tokens",
+    "recomputed_tokens",
+    "recompute_tax",
+    "kv_utilization_mean",
+    "steps",
+    "simulated_s",
+    "wall_s",
+}
+SMALL = ["simulate", "--limit", "150", "--num-gpu-blocks", "500", "--strategy", "preempt-evict,lcf"]
+
+
+def run(*arguments: str) -> Any:
+    return RUNNER.invoke(app, list(arguments))
+
+
+def simulated(*arguments: str) -> dict[str, Any]:
+    result = run(*arguments, "--json", "-")
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+@pytest.fixture
+def mooncake(tmp_path: Path) -> Path:
+    """Three requests, the second longer than 20 blocks of 16 tokens hold."""
+    rows = [(0, 40, 5), (100, 400, 5), (200, 50, 6)]
+    file = tmp_path / "trace.jsonl"
+    file.write_text(
+        "".join(
+            json.dumps({"timestamp": t, "input_length": p, "output_length": o}) + "\n" for t, p, o in rows
+        ),
+        encoding="utf-8",
+    )
+    return file
+
+
+def test_json_has_the_promised_names_and_consistent_figures() -> None:
+    document = simulated(*SMALL)
+    assert set(document) == {"config", "runs"}
+    assert [r["strategy"] for r in document["runs"]] == ["preempt-evict", "lcf"]
+    for one in document["runs"]:
+        assert set(one) == RUN_KEYS
+        assert one["requests"] == one["completed"] == document["config"]["requests"]
+        for latency in ("ttft_s", "e2e_s", "tpot_s"):
+            assert set(one[latency]) == {"mean", "p50", "p90", "p99"}
+            assert 0 < one[latency]["p50"] <= one[latency]["p90"] <= one[latency]["p99"]
+        assert one["recompute_tax"] == pytest.approx(one["recomputed_tokens"] / one["scheduled_tokens"])
+        assert 0 < one["kv_utilization_mean"] <= 1
+
+
+def test_every_strategy_gets_the_identical_workload() -> None:
+    runs = simulated(*SMALL, "--strategy", "preempt-evict,preempt-evict-sjf,lcf")["runs"]
+    assert len({one["scheduled_tokens"] - one["recomputed_tokens"] for one in runs}) == 1
+
+
+def test_the_same_command_gives_the_same_figures() -> None:
+    first, second = simulated(*SMALL), simulated(*SMALL)
+    for document in (first, second):
+        for one in document["runs"]:
+            del one["wall_s"]
+    assert first == second
+
+
+def test_the_seed_reaches_a_strategy_that_draws_at_random() -> None:
+    command = ["simulate", "--limit", "300", "--num-gpu-blocks", "450", "--strategy", "static-random"]
+    taxes = {
+        seed: simulated(*command, "--seed", seed)["runs"][0]["recomputed_tokens"] for seed in ("0", "1", "2")
+    }
+    assert len(set(taxes.values())) > 1
+    stated = simulated(*command[:-1], "static-random:seed=2", "--seed", "0")["runs"][0]
+    assert stated["recomputed_tokens"] == taxes["2"]
+    assert stated["strategy"] == "static-random:seed=2"
+
+
+def test_requests_that_can_never_fit_are_reported_and_left_out(mooncake: Path) -> None:
+    result = run("simulate", "--trace", str(mooncake), "--num-gpu-blocks", "21", "--json", "-")
+    config = json.loads(result.stdout)["config"]
+    assert (config["requests"], config["left_out"]) == (2, 1)
+    assert "left out 1 of 3 requests" in result.stderr
+    assert "320 tokens" in result.stderr
+
+
+def test_a_request_that_fills_the_cache_exactly_is_kept(mooncake: Path) -> None:
+    # 405 tokens need 26 blocks; one more is the engine's null block.
+    assert (
+        simulated("simulate", "--trace", str(mooncake), "--num-gpu-blocks", "27")["config"]["left_out"] == 0
+    )
+
+
+def test_figures_of_three_requests_that_never_meet(tmp_path: Path) -> None:
+    file = tmp_path / "apart.jsonl"
+    file.write_text(
+        "".join(f'{{"timestamp":{t},"input_length":64,"output_length":10}}\n' for t in (0, 60_000, 120_000)),
+        encoding="utf-8",
+    )
+    one = simulated("simulate", "--trace", str(file), "--strategy", "preempt-evict")["runs"][0]
+    assert one["steps"] == 30
+    assert one["scheduled_tokens"] == 3 * (64 + 9)
+    assert one["preemptions"] == one["recomputed_tokens"] == 0
+    assert one["e2e_s"]["p50"] == pytest.approx(one["e2e_s"]["p99"])
+    assert one["throughput_rps"] == pytest.approx(3 / (120 + one["e2e_s"]["mean"]))
+
+
+def test_the_table_names_every_strategy_and_the_verdict_follows() -> None:
+    result = run(*SMALL)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert any(line.startswith("preempt-evict ") for line in lines)
+    assert any(line.startswith("lcf ") for line in lines)
+    assert "One run a strategy" in " ".join(lines)
+
+
+def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("vl_convert", reason="needs the [report] extra")
+    figures, page = tmp_path / "new" / "figures.json", tmp_path / "other" / "page.html"
+    result = run(*SMALL, "--json", str(figures), "--html", str(page))
+    assert result.exit_code == 0, result.output
+    assert len(json.loads(figures.read_text(encoding="utf-8"))["runs"]) == 2
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert str(page) in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--strategy", "no-such"], ["--strategy", "no-such", "Available:", "lcf"]),
+        (["--strategy", "lcf:nope=1"], ["--strategy", "nope=1"]),
+        (["--strategy", " , "], ["--strategy", "at least one"]),
+        (["--strategy", "lcf,lcf"], ["--strategy", "twice"]),
+        (["--profile", "no-such"], ["--profile", "no-such", "h100-llama3.1-8b"]),
+        (["--trace", "no-such.csv"], ["--trace", "no-such.csv"]),
+        (["--num-gpu-blocks", "1"], ["num_gpu_blocks", ">= 2"]),
+        (["--watermark", "1.5"], ["watermark", "[0.0, 1.0)"]),
+        (["--limit", "0"], ["limit", "at least 1"]),
+        (["--num-gpu-blocks", "2"], ["--num-gpu-blocks", "no request"]),
+        (["--rate", "fast"], ["--rate", "number"]),
+        (["--html", "."], ["--html"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_clear_line_and_exit_code_2(arguments: list[str], expected: list[str]) -> None:
+    result = run("simulate", *arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    complaint = result.stderr.splitlines()[-1]
+    for part in expected:
+        assert part in complaint
+
+
+def test_a_broken_row_is_named_by_file_line_field_and_expectation(tmp_path: Path) -> None:
+    file = tmp_path / "broken.jsonl"
+    file.write_text(
+        '{"timestamp":0,"input_length":5,"output_length":5}\n{"timestamp":1,"input_length":-3,"output_length":5}\n',
+        encoding="utf-8",
+    )
+    result = run("simulate", "--trace", str(file))
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    for part in (str(file), "line 2", "'input_length'", "expected a whole number", "-3"):
+        assert part in line
+
+
+def test_piped_json_is_all_that_stands_on_stdout() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bidkv.cli", *SMALL, "--json", "-"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "60"},
+    )
+    assert len(json.loads(done.stdout)["runs"]) == 2
+    assert done.stderr == ""
