@@ -238,6 +238,10 @@ class StepTimeProfile:
             for value in line.as_tuple()
         )
 
+    def decode_lines(self, max_requests: int) -> tuple[tuple[float, float, float, float], ...]:
+        """For 0 to `max_requests` decoding requests: host seconds and slope per context token, GPU likewise."""
+        return tuple(self._lines(requests) for requests in range(max_requests + 1))
+
     @property
     def padded(self) -> tuple[int, ...]:
         """Padded size by batch size, for 0 to `graph_max_tokens` tokens."""

@@ -1,8 +1,9 @@
 """A simulator that schedules exactly as the real engine does, in time given by a step-time profile."""
 
+from bidkv.simulator.arrivals import SimulationError
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.engine import Engine
 from bidkv.simulator.request import SimRequest
-from bidkv.simulator.run import SimulationError, simulate
+from bidkv.simulator.run import simulate
 
 __all__ = ["Engine", "EngineConfig", "SimRequest", "SimulationError", "simulate"]

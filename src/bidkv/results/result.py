@@ -1,0 +1,93 @@
+"""One result type for the simulator and for real engines, and the figures derived from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bidkv.results.percentiles import nearest_rank
+from bidkv.results.records import EngineTotals, Outcome, RequestRecord, TimelinePoint
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Mean and nearest-rank percentiles of one latency, in seconds; None when nothing was measured."""
+
+    mean: float | None
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> Latency:
+        """Summarise the values that exist."""
+        ordered = sorted(v for v in values if v is not None)
+        if not ordered:
+            return cls(None, None, None, None)
+        mean = sum(ordered) / len(ordered)
+        return cls(mean, nearest_rank(ordered, 50), nearest_rank(ordered, 90), nearest_rank(ordered, 99))
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return the four figures under their public names."""
+        return {"mean": self.mean, "p50": self.p50, "p90": self.p90, "p99": self.p99}
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """One run of one strategy over one workload, on any engine.
+
+    `wall_s` is the time the run took to compute or to drive; `simulated_s` the time that passed on the
+    engine's own clock (equal to `wall_s` on a real engine).
+    """
+
+    strategy: str
+    records: Sequence[RequestRecord]
+    totals: EngineTotals
+    simulated_s: float
+    wall_s: float
+    timeline: Sequence[TimelinePoint] = ()
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def completed(self) -> list[RequestRecord]:
+        """The records of completed requests."""
+        return [r for r in self.records if r.outcome is Outcome.COMPLETED]
+
+    @property
+    def span_s(self) -> float:
+        """Last finish minus first arrival of what completed; 0 when nothing did."""
+        done = self.completed
+        if not done:
+            return 0.0
+        return max(r.finish_s or 0.0 for r in done) - min(r.arrival_s for r in self.records)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures of the run under the public JSON names of `bidkv simulate`."""
+        done = self.completed
+        span = self.span_s
+        totals = self.totals
+        return {
+            "strategy": self.strategy,
+            "requests": len(self.records),
+            "completed": len(done),
+            "throughput_rps": len(done) / span if span > 0 else 0.0,
+            "output_tokens_per_s": sum(r.output_tokens for r in done) / span if span > 0 else 0.0,
+            "ttft_s": Latency.of(r.ttft_s for r in done).as_dict(),
+            "e2e_s": Latency.of(r.e2e_s for r in done).as_dict(),
+            "tpot_s": Latency.of(r.tpot_s for r in done).as_dict(),
+            "preemptions": totals.preemptions,
+            "preempted_requests": sum(1 for r in self.records if r.preemptions),
+            "max_preemptions_of_one_request": max((r.preemptions for r in self.records), default=0),
+            "scheduled_tokens": totals.scheduled_tokens,
+            "recomputed_tokens": totals.recomputed_tokens,
+            "recompute_tax": totals.recomputed_tokens / totals.scheduled_tokens if totals.scheduled_tokens else 0.0,
+            "kv_utilization_mean": (
+                totals.used_block_seconds / (totals.usable_blocks * totals.busy_s)
+                if totals.usable_blocks and totals.busy_s > 0
+                else 0.0
+            ),
+            "steps": totals.steps,
+            "simulated_s": self.simulated_s,
+            "wall_s": self.wall_s,
+        }

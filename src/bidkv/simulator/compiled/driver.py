@@ -1,0 +1,279 @@
+"""Drives the compiled kernel: feeds arrivals, answers its questions with the policy, collects results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from bidkv.control import Controller
+from bidkv.profiles import StepTimeProfile
+from bidkv.protocol.policy import Policy
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
+from bidkv.simulator.arrivals import in_order, rejection
+from bidkv.simulator.compiled import layout as at
+from bidkv.simulator.compiled.kernel import advance
+from bidkv.simulator.compiled.views import KernelRequest, KernelView
+from bidkv.simulator.config import EngineConfig
+from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback
+
+_CHUNK = 4096
+_FIRST_SLOTS = 256
+
+_LISTENERS = {
+    at.HEARS_ARRIVAL: "on_arrival",
+    at.HEARS_ADMIT: "on_admit",
+    at.HEARS_PREEMPT: "on_preempt",
+    at.HEARS_FINISH: "on_finish",
+}
+
+
+class CompiledRun:
+    """One workload through one compiled replica; `to_end` runs it, the attributes hold what came out.
+
+    Args:
+        leap: take uneventful decode steps in a tight loop; False steps one by one (for comparison).
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        profile: StepTimeProfile,
+        controller: Controller,
+        requests: Iterator[WorkloadRequest],
+        progress: ProgressCallback | None,
+        timeline_points: int,
+        *,
+        leap: bool = True,
+    ) -> None:
+        self.records: list[RequestRecord] = []
+        self._config = config
+        self._control = controller
+        self._source = in_order(requests)
+        self._progress = progress
+        self._live: dict[int, WorkloadRequest] = {}
+        self._uid = 0
+        self._first_arrival_s = 0.0
+        self._ints = np.zeros((at.INT_ROWS, _FIRST_SLOTS), np.int64)
+        self._floats = np.zeros((at.FLOAT_ROWS, _FIRST_SLOTS))
+        self._free_slots = np.arange(_FIRST_SLOTS, dtype=np.int64)
+        self._running = np.zeros(config.max_num_seqs, np.int64)
+        self._scheduled = np.zeros((2, config.max_num_seqs + 1), np.int64)
+        self._state = _initial_state(config, profile, leap)
+        self._clock = np.zeros(at.FLOAT_SCALARS)
+        self._clock[at.EMPTY_STEP_S] = profile.empty_step_s
+        self._in_s = np.zeros(_CHUNK)
+        self._in = np.zeros((3, _CHUNK), np.int64)
+        self._out = np.zeros((3, _CHUNK), np.int64)
+        self._out_s = np.zeros((2, _CHUNK))
+        self._timeline = np.zeros((4, timeline_points), np.int64)
+        self._timeline_s = np.zeros(timeline_points)
+        self._coefficients = np.array(profile.coefficients()).reshape(3, 2, -1)
+        self._padded = np.array(profile.padded, np.int64)
+        self._decode_lines = np.array(profile.decode_lines(config.max_num_seqs))
+        self._crossing = np.zeros(config.block_size, np.int64)
+        self._view = KernelView(config, self._ints, self._running, self._state, self._clock, self._live)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Tell the kernel what the policy wants to be asked and told; it leaves Python alone otherwise."""
+        state, control = self._state, self._control
+        self._heard = control.active
+        state[at.CHOOSES_VICTIMS] = control.chooses_victims
+        state[at.CHOOSES_NEXT] = control.chooses_next
+        state[at.KEEPS_RESERVE] = control.keeps_reserve
+        for flag, method in _LISTENERS.items():
+            overridden = getattr(type(control.policy), method) is not getattr(Policy, method)
+            state[flag] = control.active and overridden
+
+    def to_end(self) -> None:
+        """Run the whole workload."""
+        handlers = {
+            at.NEED_INPUT: self._feed,
+            at.NEED_SLOTS: self._grow,
+            at.OUTPUT_FULL: self._drain,
+            at.ASK_VICTIMS: self._choose_victims,
+            at.ASK_NEXT: self._choose_next,
+            at.ASK_RESERVE: self._ask_reserve,
+            at.TELL_ARRIVAL: self._tell_arrival,
+            at.TELL_ADMIT: self._tell_admit,
+            at.TELL_PREEMPT: self._tell_preempt,
+            at.TELL_FINISH: self._tell_finish,
+        }
+        while True:
+            reason = advance(
+                self._ints,
+                self._floats,
+                self._running,
+                self._scheduled,
+                self._free_slots,
+                self._state,
+                self._clock,
+                self._in_s,
+                self._in,
+                self._out,
+                self._out_s,
+                self._timeline,
+                self._timeline_s,
+                self._coefficients,
+                self._padded,
+                self._decode_lines,
+                self._crossing,
+            )
+            if reason == at.DONE:
+                break
+            handlers[reason]()
+        self._drain()
+
+    # --- input and output ------------------------------------------------------------------------
+    def _feed(self) -> None:
+        self._drain()
+        count = 0
+        model_len = self._config.model_len
+        last = True
+        for request in islice(self._source, _CHUNK):
+            last = False
+            if self._uid == 0:
+                self._first_arrival_s = request.arrival_s
+                self._clock[at.NOW_S] = request.arrival_s
+            uid = self._uid
+            self._uid += 1
+            if request.prompt_tokens >= model_len:
+                self.records.append(rejection(request, model_len))
+                continue
+            output = request.output_tokens
+            if request.max_tokens is not None:
+                output = min(output, request.max_tokens)
+            self._live[uid] = request
+            self._in_s[count] = request.arrival_s
+            self._in[:, count] = (uid, request.prompt_tokens, min(request.prompt_tokens + output, model_len))
+            count += 1
+        self._state[at.INPUT_POSITION] = 0
+        self._state[at.INPUT_LENGTH] = count
+        self._state[at.INPUT_LAST] = last
+
+    def _grow(self) -> None:
+        """Double the tables; every slot of the old ones is in use."""
+        slots = self._ints.shape[1]
+        self._ints = np.concatenate((self._ints, np.zeros_like(self._ints)), axis=1)
+        self._floats = np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1)
+        self._free_slots = np.concatenate((np.arange(slots, 2 * slots), np.zeros(slots, np.int64)))
+        self._state[at.FREE_SLOTS] = slots
+        self._view.rebind(self._ints)
+
+    def _drain(self) -> None:
+        count = int(self._state[at.OUTPUT_LENGTH])
+        self._state[at.OUTPUT_LENGTH] = 0
+        columns = (*self._out[:, :count].tolist(), *self._out_s[:, :count].tolist())
+        for uid, tokens, preemptions, first_s, finish_s in zip(*columns, strict=True):
+            request = self._live.pop(uid)
+            self._view.views.pop(uid, None)
+            self.records.append(
+                RequestRecord(
+                    request.request_id,
+                    request.arrival_s,
+                    request.prompt_tokens,
+                    tokens,
+                    first_s,
+                    finish_s,
+                    preemptions,
+                )
+            )
+            if self._progress is not None and len(self.records) % PROGRESS_EVERY == 0:
+                self._progress(len(self.records), finish_s)
+
+    # --- the policy's answers --------------------------------------------------------------------
+    def _choose_victims(self) -> None:
+        victims: Any = self._control.before_step(self._view)
+        if victims:
+            chosen = {victim._slot for victim in victims}
+            count = int(self._state[at.RUNNING_COUNT])
+            order = [slot for slot in self._running[:count].tolist() if slot not in chosen]
+            order.extend(victim._slot for victim in reversed(victims))
+            self._running[:count] = order
+        self._check()
+
+    def _choose_next(self) -> None:
+        chosen: Any = self._control.select_next(self._view)
+        if chosen is not None:
+            self._state[at.NEXT_SLOT] = chosen._slot
+        elif self._control.chooses_next:
+            self._state[at.GATE_SHUT] = 1
+        self._check()
+
+    def _ask_reserve(self) -> None:
+        self._state[at.RESERVE] = self._control.reserve_blocks(self._view)
+        self._check()
+
+    def _event_request(self) -> KernelRequest:
+        return self._view.request(int(self._state[at.EVENT_SLOT]))
+
+    def _tell_arrival(self) -> None:
+        self._control.on_arrival(self._event_request(), self._view)
+        self._check()
+
+    def _tell_admit(self) -> None:
+        self._control.on_admit(self._event_request(), self._view)
+        self._check()
+
+    def _tell_preempt(self) -> None:
+        self._control.on_preempt(self._event_request(), int(self._state[at.EVENT_LOST]), self._view)
+        self._check()
+
+    def _tell_finish(self) -> None:
+        self._control.on_finish(self._event_request(), self._view, completed=True)
+        self._check()
+
+    def _check(self) -> None:
+        """A policy that failed is asked and told nothing more."""
+        if not self._control.active and self._heard:
+            self._listen()
+
+    # --- what came out ---------------------------------------------------------------------------
+    @property
+    def totals(self) -> EngineTotals:
+        """The counters of the run."""
+        state = self._state
+        return EngineTotals(
+            steps=int(state[at.STEPS]),
+            scheduled_tokens=int(state[at.SCHEDULED_TOKENS]),
+            recomputed_tokens=int(state[at.RECOMPUTED]),
+            preemptions=int(state[at.PREEMPTION_TOTAL]),
+            used_block_seconds=float(self._clock[at.USED_BLOCK_SECONDS]),
+            usable_blocks=self._config.usable_blocks,
+            busy_s=max(0.0, float(self._clock[at.LAST_FINISH_S]) - self._first_arrival_s),
+        )
+
+    @property
+    def simulated_s(self) -> float:
+        """The simulated clock."""
+        return float(self._clock[at.NOW_S])
+
+    @property
+    def timeline(self) -> list[TimelinePoint]:
+        """The engine's state over time."""
+        count = int(self._state[at.TIMELINE_LENGTH])
+        rows = zip(self._timeline_s[:count].tolist(), *self._timeline[:, :count].tolist(), strict=True)
+        return [TimelinePoint(*row) for row in rows]
+
+
+def _initial_state(config: EngineConfig, profile: StepTimeProfile, leap: bool) -> Any:
+    state = np.zeros(at.INT_SCALARS, np.int64)
+    state[at.BLOCK_SIZE] = config.block_size
+    state[at.NUM_BLOCKS] = state[at.FREE] = config.usable_blocks
+    state[at.MAX_SEQS] = config.max_num_seqs
+    state[at.BUDGET_MAX] = config.max_num_batched_tokens
+    state[at.THRESHOLD] = config.long_prefill_token_threshold
+    state[at.MODEL_LEN] = config.model_len
+    state[at.WATERMARK] = config.watermark_blocks
+    state[at.CHUNKED] = config.enable_chunked_prefill
+    state[at.FULL_ISL] = config.reserve_full_isl
+    state[[at.HEAD, at.TAIL, at.NEXT_SLOT, at.RESERVE, at.RECYCLE]] = -1
+    state[at.FREE_SLOTS] = _FIRST_SLOTS
+    state[at.TIMELINE_STRIDE] = 1
+    state[at.GRAPH_LIMIT] = profile.prefill_graph_max_tokens
+    state[at.LEAP] = leap
+    return state

@@ -1,0 +1,186 @@
+"""What a policy sees of the compiled engine: the same views as everywhere, reading the kernel's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.simulator.compiled import layout as at
+from bidkv.simulator.compiled.kernel import block_demand
+from bidkv.simulator.config import EngineConfig
+
+
+class KernelRequest:
+    """A live request in a slot of the kernel's tables."""
+
+    __slots__ = ("_ints", "_slot", "_source")
+
+    def __init__(self, ints: Any, slot: int, source: WorkloadRequest) -> None:
+        self._ints = ints
+        self._slot = slot
+        self._source = source
+
+    @property
+    def request_id(self) -> str:
+        """Unique among live requests."""
+        return self._source.request_id
+
+    @property
+    def arrival_s(self) -> float:
+        """When it arrived."""
+        return self._source.arrival_s
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return self._source.prompt_tokens
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return int(self._ints[at.TOKENS, self._slot]) - self._source.prompt_tokens
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Positions computed and held."""
+        return int(self._ints[at.COMPUTED, self._slot])
+
+    @property
+    def num_held_blocks(self) -> int:
+        """KV blocks it holds."""
+        return int(self._ints[at.HELD, self._slot])
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often it was preempted."""
+        return int(self._ints[at.PREEMPTIONS, self._slot])
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The sender's cap on generated tokens."""
+        return self._source.max_tokens
+
+    @property
+    def priority(self) -> int:
+        """Lower is more important."""
+        return self._source.priority
+
+    @property
+    def deadline_s(self) -> float | None:
+        """Absolute deadline."""
+        deadline = self._source.deadline_ms
+        return None if deadline is None else self._source.arrival_s + deadline / 1e3
+
+    @property
+    def weight(self) -> float:
+        """Relative worth."""
+        return self._source.weight
+
+    @property
+    def agent_id(self) -> str:
+        """Who sent it."""
+        return self._source.agent_id
+
+
+class KernelView:
+    """The compiled engine as its policy sees it."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        ints: Any,
+        running: Any,
+        state: Any,
+        clock: Any,
+        live: dict[int, WorkloadRequest],
+    ) -> None:
+        self.block_size = config.block_size
+        self.num_blocks = config.usable_blocks
+        self.max_num_seqs = config.max_num_seqs
+        self.max_num_batched_tokens = config.max_num_batched_tokens
+        self.prefix_caching = False
+        self.views: dict[int, KernelRequest] = {}
+        self._live = live
+        self._ints = ints
+        self._running = running
+        self._state = state
+        self._clock = clock
+
+    def rebind(self, ints: Any) -> None:
+        """The tables grew: read the new ones."""
+        self._ints = ints
+        for request in self.views.values():
+            request._ints = ints
+
+    def request(self, slot: int) -> KernelRequest:
+        """The request in a slot; the same object as long as it lives."""
+        uid = int(self._ints[at.UID, slot])
+        view = self.views.get(uid)
+        if view is None:
+            view = self.views[uid] = KernelRequest(self._ints, slot, self._live[uid])
+        return view
+
+    @property
+    def now_s(self) -> float:
+        """Seconds on the simulated clock."""
+        return float(self._clock[at.NOW_S])
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks nobody holds."""
+        return int(self._state[at.FREE])
+
+    @property
+    def running(self) -> Sequence[KernelRequest]:
+        """The running requests in order."""
+        slots = self._running[: self._state[at.RUNNING_COUNT]]
+        views = self.views
+        uids = self._ints[at.UID, slots].tolist()
+        return [views.get(uid) or self.request(slot) for uid, slot in zip(uids, slots.tolist(), strict=True)]
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait."""
+        return int(self._state[at.WAITING_COUNT])
+
+    @property
+    def num_prefilling(self) -> int:
+        """Running requests with more than one token to compute."""
+        return int(self._state[at.PREFILLING_COUNT])
+
+    @property
+    def num_steps(self) -> int:
+        """Steps run so far."""
+        return int(self._state[at.STEPS])
+
+    def waiting(self) -> Sequence[KernelRequest]:
+        """The waiting requests in the engine's order."""
+        found = []
+        slot = int(self._state[at.HEAD])
+        while slot >= 0:
+            found.append(self.request(slot))
+            slot = int(self._ints[at.NEXT, slot])
+        return found
+
+    def is_waiting(self, request: RequestView) -> bool:
+        """Whether `request` waits."""
+        return (
+            isinstance(request, KernelRequest)
+            and self.views.get(int(self._ints[at.UID, request._slot])) is request
+            and bool(self._ints[at.PLACE, request._slot] == at.WAITING)
+        )
+
+    def freed_blocks(self, request: RequestView) -> int:
+        """Blocks that preempting `request` frees."""
+        return request.num_held_blocks
+
+    def block_demand(self, excluded: frozenset[str]) -> int:
+        """Blocks the running list takes in the coming step without `excluded`."""
+        if not excluded:
+            return int(block_demand(self._ints, self._running, self._state))
+        marked = [request._slot for request in self.running if request.request_id in excluded]
+        self._ints[at.EXCLUDED, marked] = 1
+        demand = int(block_demand(self._ints, self._running, self._state))
+        self._ints[at.EXCLUDED, marked] = 0
+        return demand

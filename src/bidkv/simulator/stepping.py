@@ -1,0 +1,117 @@
+"""Drives the reference engine step by step: feeds arrivals, records what finishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from bidkv.control import Controller
+from bidkv.profiles import StepTimeProfile
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
+from bidkv.simulator.arrivals import in_order, rejection
+from bidkv.simulator.config import EngineConfig
+from bidkv.simulator.engine import Engine
+from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback
+from bidkv.simulator.request import SimRequest
+from bidkv.simulator.timeline import TimelineRecorder
+
+
+class SteppingRun:
+    """One workload through one replica; `to_end` runs it, the attributes hold what came out."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        profile: StepTimeProfile,
+        controller: Controller,
+        requests: Iterator[WorkloadRequest],
+        progress: ProgressCallback | None,
+        timeline_points: int,
+    ) -> None:
+        self.replica = Engine(config, profile, controller)
+        self.records: list[RequestRecord] = []
+        self._timeline = TimelineRecorder(timeline_points)
+        self._source = in_order(requests)
+        self._progress = progress
+        self._used_block_seconds = 0.0
+        self._last_finish_s = 0.0
+        self._count = 0
+        self._next = next(self._source, None)
+        self._first_arrival_s = 0.0
+        if self._next is not None:
+            self._first_arrival_s = self.replica.now_s = self._next.arrival_s
+
+    def to_end(self) -> None:
+        """Run the whole workload."""
+        replica = self.replica
+        while True:
+            if replica.idle:
+                if self._next is None:
+                    return
+                replica.now_s = max(replica.now_s, self._next.arrival_s)
+            self._take_arrivals()
+            if replica.idle:  # everything that arrived was rejected
+                continue
+            duration = replica.step()
+            # Blocks of requests that finish in a step are in use until its end.
+            used = replica.used_blocks_in_step
+            self._used_block_seconds += used * duration
+            self._timeline.offer(
+                replica.num_steps,
+                (replica.now_s, used, len(replica.running), replica.num_waiting, replica.num_preemptions),
+            )
+            for request in replica.finished:
+                self._record(request)
+
+    def _take_arrivals(self) -> None:
+        replica = self.replica
+        model_len = replica.config.model_len
+        while self._next is not None and self._next.arrival_s <= replica.now_s:
+            source = self._next
+            self._count += 1
+            if source.prompt_tokens >= model_len:
+                self.records.append(rejection(source, model_len))
+            else:
+                replica.submit(SimRequest(source, self._count, model_len))
+            self._next = next(self._source, None)
+
+    def _record(self, request: SimRequest) -> None:
+        now = self._last_finish_s = self.replica.now_s
+        self.records.append(
+            RequestRecord(
+                request.request_id,
+                request.arrival_s,
+                request.num_prompt_tokens,
+                request.num_output_tokens,
+                request._first_token_s,
+                now,
+                request.num_preemptions,
+            )
+        )
+        if self._progress is not None and len(self.records) % PROGRESS_EVERY == 0:
+            self._progress(len(self.records), now)
+
+    # --- what came out ---------------------------------------------------------------------------
+    @property
+    def totals(self) -> EngineTotals:
+        """The counters of the run."""
+        replica = self.replica
+        return EngineTotals(
+            steps=replica.num_steps,
+            scheduled_tokens=replica.scheduled_tokens,
+            recomputed_tokens=replica.recomputed_tokens,
+            preemptions=replica.num_preemptions,
+            used_block_seconds=self._used_block_seconds,
+            usable_blocks=replica.num_blocks,
+            busy_s=max(0.0, self._last_finish_s - self._first_arrival_s),
+        )
+
+    @property
+    def simulated_s(self) -> float:
+        """The simulated clock."""
+        return self.replica.now_s
+
+    @property
+    def timeline(self) -> list[TimelinePoint]:
+        """The engine's state over time."""
+        return self._timeline.points
