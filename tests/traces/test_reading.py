@@ -1,6 +1,7 @@
 """What a well-formed trace gives."""
 
 import itertools
+import tracemalloc
 
 import pytest
 
@@ -130,3 +131,20 @@ def test_names_given_in_the_file_are_kept_and_mix_with_others(write):
     row = b'{"timestamp": 0, "input_length": 1, "output_length": 1%s}\n'
     path = write(row % b"" + row % b', "request_id": "x"' + row % b"")
     assert [r.request_id for r in read_trace(path)] == ["r0", "x", "r2"]
+
+
+@pytest.mark.parametrize("kind", ["mooncake", "azure", "lengths"])
+def test_memory_does_not_grow_with_the_file(write, kind):
+    header, row = {
+        "mooncake": (b"", b'{"timestamp": 5, "input_length": 1, "output_length": 1}\n'),
+        "azure": (AZURE.splitlines()[0] + b"\n", b"2023-11-16 18:15:46.6805900,374,44\n"),
+        "lengths": (b"prompt_tokens,output_tokens\n", b"5,2\n"),
+    }[kind]
+    path = write(header + row * 20_000)
+    tracemalloc.start()
+    try:
+        rate_rps = 1.0 if kind == "lengths" else None
+        assert sum(1 for _ in read_trace(path, rate_rps=rate_rps)) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()

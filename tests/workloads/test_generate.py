@@ -105,7 +105,7 @@ def test_conversations_have_the_stated_turns_when_there_is_room():
 @pytest.mark.parametrize(
     ("name", "arguments", "part"),
     [
-        ("mix", {}, "there are: bursty, long_context"),
+        ("mix", {}, "there are: bursty, code_completion"),
         ("mixed", {"shape": 1.0}, "has no parameter 'shape'; it has: cv, chat_share"),
         ("mixed", {"chat_share": 1.5}, "chat_share must be from 0 to 1"),
         ("mixed", {"chat_share": math.nan}, "chat_share must be from 0 to 1"),

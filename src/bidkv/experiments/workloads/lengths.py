@@ -76,6 +76,45 @@ def long_context(
         yield pair.draw(random, max_total_tokens)
 
 
+def code_completion(
+    random: Random,
+    *,
+    prompt_median: float = 1500.0,
+    prompt_sigma: float = 0.9,
+    output_median: float = 13.0,
+    output_sigma: float = 1.0,
+    max_total_tokens: int = 8192,
+) -> Lengths:
+    """Much context, a few tokens of answer: memory is held briefly, so victims hardly matter.
+
+    The medians are those Splitwise (Patel et al., ISCA 2024) reports of a coding service; the spread is
+    assumed.
+    """
+    pair = _Pair(prompt_median, prompt_sigma, output_median, output_sigma)
+    check_total(max_total_tokens)
+    while True:
+        yield pair.draw(random, max_total_tokens)
+
+
+def reasoning(
+    random: Random,
+    *,
+    prompt_median: float = 250.0,
+    prompt_sigma: float = 0.8,
+    output_median: float = 1500.0,
+    output_sigma: float = 0.7,
+    max_total_tokens: int = 8192,
+) -> Lengths:
+    """Short questions, long trains of thought: memory is taken while running, not at admission.
+
+    Assumed, not fitted: the case in which admitting by prompt length alone is most wrong.
+    """
+    pair = _Pair(prompt_median, prompt_sigma, output_median, output_sigma)
+    check_total(max_total_tokens)
+    while True:
+        yield pair.draw(random, max_total_tokens)
+
+
 def sharegpt_like(random: Random, *, max_total_tokens: int = 8192) -> Lengths:
     """Conversations of people with a chat model, by the quantiles of ShareGPT lengths.
 

@@ -1,0 +1,18 @@
+"""Print families.json: the seeds of tournaments, and a fingerprint of what every family makes of them.
+
+Usage: python scripts/pin_families.py > families.json, then move it to src/bidkv/experiments/ (the program
+reads the present file for the seeds). Only a deliberate change of a workload may change a fingerprint.
+"""
+
+import json
+
+from bidkv.experiments.families import FAMILIES, fingerprint, pinned
+
+if __name__ == "__main__":
+    content = dict(pinned())
+    seeds = [seed for split in content["seeds"].values() for seed in split]
+    content["fingerprints"] = {
+        name: fingerprint([r for seed in seeds for r in family(100, 1.0, seed)])
+        for name, family in FAMILIES.items()
+    }
+    print(json.dumps(content, indent=2))
