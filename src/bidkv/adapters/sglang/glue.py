@@ -1,0 +1,232 @@
+"""Between SGLang's scheduler and the controller: what happened, who goes, who enters.
+
+Nothing here decides. Every answer of the controller is turned into something SGLang does by its own code:
+an order for its retraction loop, a position in its queue, a refusal it would give itself. Parallel tensors
+are never touched: `running_batch.reqs` keeps its order, and only the queue, a plain list, is rearranged
+for the length of one scheduling pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from bidkv.adapters.sglang.views import SglangEngine, SglangRequest
+from bidkv.control import Controller
+
+_RECONCILE_EVERY = 256
+"""Scheduling passes between two searches for requests that left without any hook seeing it."""
+
+
+class SchedulerGlue:
+    """Carries events to a controller and its answers back; one per scheduler process.
+
+    Args:
+        scheduler: SGLang's `Scheduler`, fully made.
+        engine: its view.
+        controller: who decides.
+    """
+
+    def __init__(self, scheduler: Any, engine: SglangEngine, controller: Controller) -> None:
+        self.scheduler = scheduler
+        self.engine = engine
+        self.controller = controller
+        self.rejected_orders = 0
+        self._lost: dict[str, int] = {}
+        self._passes = 0
+        self._queue_before: list[Any] | None = None
+        self._events = 0
+        self._answered_at = -1
+        self._next: SglangRequest | None = None
+
+    # --- events ----------------------------------------------------------------------------------
+    def queued(self, req: Any) -> None:
+        """`req` was put into the queue: it arrived, or it was preempted just now."""
+        queue = self.scheduler.waiting_queue
+        if not queue or queue[-1] is not req:
+            return  # refused or parked elsewhere
+        lost = self._lost.pop(req.rid, None)
+        known = self.engine.knows(req)
+        view = self.engine.view(req)
+        view.waiting = True
+        self._events += 1
+        if lost is not None:
+            self.controller.on_preempt(view, lost, self.engine)
+        elif not known:
+            self.controller.on_arrival(view, self.engine)
+
+    def admitted(self, req: Any) -> None:
+        """`req` was taken into the coming prefill batch."""
+        view = self.engine.view(req)
+        self.engine.admitted(view)
+        self._events += 1
+        self.controller.on_admit(view, self.engine, cached_tokens=int(req.prefix_len))
+
+    def computed_tokens(self, reqs: Sequence[Any]) -> dict[str, int]:
+        """Computed tokens of those that may be preempted now; they are gone afterwards."""
+        return {req.rid: self.engine.view(req).num_computed_tokens for req in reqs}
+
+    def preempted(self, reqs: Sequence[Any], computed: dict[str, int]) -> None:
+        """`reqs` were preempted and will be queued in a moment."""
+        for req in reqs:
+            self._lost[req.rid] = computed[req.rid]
+
+    def left(self, req: Any, *, completed: bool) -> None:
+        """`req` left the engine."""
+        if not self.engine.knows(req):
+            return
+        view = self.engine.view(req)
+        view.waiting = False
+        self._lost.pop(req.rid, None)
+        self._events += 1
+        self.controller.on_finish(view, self.engine, completed=completed)
+        self.engine.forget(view)
+
+    def processed(self, batch: Any) -> None:
+        """The results of `batch` are in: some of it may have finished."""
+        for req in batch.reqs:
+            if req.finished():
+                self.left(req, completed=not _aborted(req))
+
+    def scheduled(self, batch: Any) -> None:
+        """A pass ended with `batch` to run, or with None."""
+        self.engine.pass_ended()
+        self.restore_queue()
+        self._passes += 1
+        if batch is not None:
+            self.engine.num_steps += 1
+            decoding = batch.forward_mode.is_decode()
+            self.controller.after_step(
+                self.engine, len(batch.reqs) if decoding else int(batch.extend_num_tokens)
+            )
+        if self._passes % _RECONCILE_EVERY == 0:
+            self._reconcile(batch)
+
+    def _reconcile(self, batch: Any) -> None:
+        scheduler = self.scheduler
+        alive = {id(req) for req in scheduler.waiting_queue}
+        alive.update(id(req) for req in (() if batch is None else batch.reqs))
+        alive.update(id(req) for req in scheduler.collect_inflight_reqs())
+        alive.update(id(req) for req in scheduler.grammar_manager.grammar_queue)
+        alive.add(id(scheduler.chunked_req))
+        for view in self.engine.known():
+            if id(view.req) not in alive:
+                self.left(view.req, completed=view.req.finished() and not _aborted(view.req))
+
+    # --- who goes --------------------------------------------------------------------------------
+    def retraction_order(self, reqs: Sequence[Any], upstream: Sequence[int]) -> list[int]:
+        """Return indices of `reqs`, who stays longest first, as SGLang's retraction loop wants them.
+
+        The policy's victims come last, its first choice very last; all others keep SGLang's own order.
+        Beam groups are never offered: SGLang cannot retract them, only abort them.
+        """
+        engine = self.engine
+        candidates = engine.in_order_of_admission(req for req in reqs if req.beam_group is None)
+        if not self.controller.chooses_victims or len(candidates) < 2:
+            return list(upstream)
+        need = max(1, engine.block_demand(frozenset()) - engine.free_blocks)
+        victims = self.controller.rank_victims(engine, candidates, need)
+        index = {req.rid: i for i, req in enumerate(reqs)}
+        last = [index[victim.request_id] for victim in reversed(victims)]
+        chosen = set(last)
+        return [i for i in upstream if i not in chosen] + last
+
+    def preemption_times(self, adder: Any, req: Any) -> list[tuple[Any, float]]:
+        """Return (request, queue-entry time) pairs that make SGLang preempt the policy's choice for `req`.
+
+        SGLang preempts the lowest priority first and, among equals, who entered the queue last; it counts by
+        its own rule how many go. Priorities are the operator's word and stay. The entry time decides among
+        equals, so it carries the choice; SGLang reads it for nothing else in between.
+        """
+        engine = self.engine
+        candidates = engine.in_order_of_admission(
+            other for other in adder.running_batch.reqs if _preemptible(adder, other, req, engine)
+        )
+        if not self.controller.chooses_victims or len(candidates) < 2:
+            return []
+        # As many as it wants: all of them are ranked.
+        victims = self.controller.rank_victims(engine, candidates, engine.num_blocks)
+        latest = max(view.req.time_stats.wait_queue_entry_time for view in candidates)
+        first = latest + len(victims)
+        return [(cast(SglangRequest, victim).req, first - rank) for rank, victim in enumerate(victims)]
+
+    # --- who enters ------------------------------------------------------------------------------
+    def arrange_queue(self, queue: list[Any]) -> None:
+        """Put the policy's choice at the head of SGLang's freshly sorted queue."""
+        self._queue_before = None
+        choice = self._choice()
+        if choice is not None and queue and queue[0] is not choice.req:
+            self._move(queue, choice.req, 0)
+
+    def may_enter(self, adder: Any, req: Any) -> bool:
+        """Whether SGLang may try to admit `req` now."""
+        if self._nothing_runs(adder):
+            return True  # a gate that stays shut over an idle engine would shut it for ever
+        choice = self._choice()
+        return not self.controller.chooses_next or (choice is not None and choice.req is req)
+
+    def keeps_reserve(self, adder: Any, req: Any) -> bool:
+        """Whether admitting `req` leaves the policy's reserve free."""
+        if not self.controller.keeps_reserve or self._nothing_runs(adder):
+            return True
+        reserve = self.controller.reserve_blocks(self.engine)
+        if reserve == 0:
+            return True
+        tree = adder.tree_cache
+        # The prefix it shares counts as evictable until it is locked.
+        lock = tree.lock(req.last_node)
+        try:
+            free = int(adder.cur_rem_tokens)
+        finally:
+            tree.unlock(lock)
+        extend = len(req.full_untruncated_fill_ids) - req.prefix_len
+        return bool(free - adder.ceil_paged_tokens(extend) >= reserve * self.engine.block_size)
+
+    def arrange_after(self, req: Any) -> None:
+        """After `req` entered, put the next choice right behind it in the queue SGLang is walking through."""
+        choice = self._choice()
+        queue = self.scheduler.waiting_queue
+        if choice is None or choice.req is req:
+            return
+        position = queue.index(req) + 1
+        # A choice SGLang has passed over in this walk cannot come again; the gate then ends the pass.
+        if queue.index(choice.req) > position:
+            self._move(queue, choice.req, position)
+
+    def _choice(self) -> SglangRequest | None:
+        """The policy's next request; asked once after every event."""
+        if not self.controller.chooses_next or self.engine.num_waiting == 0:
+            return None
+        if self._answered_at != self._events:
+            self._next = cast("SglangRequest | None", self.controller.select_next(self.engine))
+            self._answered_at = self._events
+        return self._next
+
+    def _move(self, queue: list[Any], req: Any, position: int) -> None:
+        if self._queue_before is None:
+            self._queue_before = list(queue)
+        queue.remove(req)
+        queue.insert(position, req)
+
+    def restore_queue(self) -> None:
+        """Give the queue its own order back; who joined meanwhile stays behind."""
+        before = self._queue_before
+        if before is None:
+            return
+        self._queue_before = None
+        rank = {id(req): i for i, req in enumerate(before)}
+        self.scheduler.waiting_queue.sort(key=lambda req: rank.get(id(req), len(rank)))
+
+    def _nothing_runs(self, adder: Any) -> bool:
+        return not adder.can_run_list and not adder.running_batch.reqs and self.scheduler.chunked_req is None
+
+
+def _aborted(req: Any) -> bool:
+    return bool(req.finished_reason.to_json().get("type") == "abort")
+
+
+def _preemptible(adder: Any, running: Any, req: Any, engine: SglangEngine) -> bool:
+    if running.finished() or running in adder.preempt_list:
+        return False
+    less_important = engine.view(running).priority - engine.view(req).priority
+    return bool(less_important > adder.priority_scheduling_preemption_threshold)

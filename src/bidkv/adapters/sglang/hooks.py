@@ -1,0 +1,221 @@
+"""The places in SGLang where this project attaches, and the check that it really did.
+
+Every hook is registered with SGLang's own `HookRegistry`. None of them lets an exception of ours into the
+scheduler: at the first one the glue is dropped, loudly, and SGLang goes on by its own rules.
+"""
+
+from __future__ import annotations
+
+import logging
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bidkv.adapters.sglang.glue import SchedulerGlue
+
+logger = logging.getLogger("bidkv")
+
+_MANAGERS = "sglang.srt.managers"
+_SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
+_BATCH = f"{_MANAGERS}.schedule_batch.ScheduleBatch"
+_ADDER = f"{_MANAGERS}.schedule_policy.PrefillAdder"
+RETRACTION_ORDER = f"{_BATCH}._get_decode_retraction_order"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One attribute of SGLang and the function put around it; `kind` names a `HookType`."""
+
+    path: str
+    kind: str
+    function: Callable[..., Any]
+
+
+class Hooks:
+    """All hooks of one process.
+
+    Args:
+        attach: makes the glue for a scheduler that has just been made, or returns None to stay out.
+        on_give_up: called once when an error of this adapter made it drop out.
+    """
+
+    def __init__(
+        self,
+        attach: Callable[[Any], SchedulerGlue | None],
+        on_give_up: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.glue: SchedulerGlue | None = None
+        self._attach = attach
+        self._on_give_up = on_give_up
+        self.targets = (
+            Target(f"{_SCHEDULER}.__init__", "AFTER", self.scheduler_made),
+            Target(f"{_SCHEDULER}._add_request_to_queue", "AFTER", self.request_queued),
+            Target(f"{_SCHEDULER}._release_aborted_request", "AFTER", self.request_aborted),
+            Target(f"{_SCHEDULER}.process_batch_result", "AFTER", self.result_processed),
+            Target(f"{_SCHEDULER}.get_next_batch_to_run", "AFTER", self.pass_ended),
+            Target(RETRACTION_ORDER, "AROUND", self.retraction_order),
+            Target(f"{_BATCH}.retract_decode", "AROUND", self.retract_decode),
+            Target(f"{_ADDER}.preempt_to_schedule", "AROUND", self.preempt_to_schedule),
+            Target(f"{_ADDER}.add_one_req", "AROUND", self.add_one_req),
+            Target(f"{_MANAGERS}.schedule_policy.SchedulePolicy.calc_priority", "AFTER", self.queue_sorted),
+        )
+
+    def register(self) -> None:
+        """Hand all hooks to SGLang, which applies them when its plugins are loaded."""
+        from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+
+        for target in self.targets:
+            HookRegistry.register(target.path, target.function, HookType[target.kind])
+
+    def missing(self) -> list[str]:
+        """Return the targets that do not lead through our function."""
+        return [target.path for target in self.targets if not _leads_through(target)]
+
+    def give_up(self) -> None:
+        """Drop the glue because of an error of ours; call from an `except` block."""
+        logger.exception("bidkv: error in the SGLang adapter; SGLang goes on by its own rules")
+        glue, self.glue = self.glue, None
+        if glue is not None:
+            glue.restore_queue()
+        self._on_give_up()
+
+    # --- AFTER hooks: (result, self, ...) -> None keeps the result --------------------------------
+    def scheduler_made(self, result: None, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+        """A scheduler is complete: attach to it."""
+        try:
+            self.glue = self._attach(scheduler)
+        except Exception:
+            self.give_up()
+
+    def request_queued(self, result: None, scheduler: Any, req: Any, is_retracted: bool = False) -> None:
+        """A request was queued: a new one, or one that was preempted."""
+        self._tell(lambda glue: glue.queued(req))
+
+    def request_aborted(self, result: None, scheduler: Any, req: Any) -> None:
+        """A request that was not running was aborted."""
+        self._tell(lambda glue: glue.left(req, completed=False))
+
+    def result_processed(self, result: None, scheduler: Any, batch: Any, batch_result: Any) -> None:
+        """A batch's tokens were taken in."""
+        self._tell(lambda glue: glue.processed(batch))
+
+    def pass_ended(self, plan: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+        """The next batch is decided."""
+        self._tell(lambda glue: glue.scheduled(plan.batch_to_run))
+
+    def queue_sorted(
+        self, result: None, policy: Any, waiting_queue: list[Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """SGLang has sorted its queue and will admit from its head."""
+        self._tell(lambda glue: glue.arrange_queue(waiting_queue))
+
+    def _tell(self, event: Callable[[SchedulerGlue], None]) -> None:
+        if self.glue is not None:
+            try:
+                event(self.glue)
+            except Exception:
+                self.give_up()
+
+    # --- AROUND hooks: (original, ...) -----------------------------------------------------------
+    def retraction_order(self, original: Callable[..., list[int]], reqs: list[Any]) -> list[int]:
+        """Who is retracted: SGLang takes indices from the end of the list."""
+        upstream = original(reqs)
+        glue = self.glue
+        if glue is None:
+            return upstream
+        try:
+            order = glue.retraction_order(reqs, upstream)
+        except Exception:
+            self.give_up()
+            return upstream
+        if sorted(order) != list(range(len(reqs))):
+            glue.rejected_orders += 1
+            logger.error("bidkv: retraction order %s of %d requests is no permutation", order, len(reqs))
+            return upstream
+        return order
+
+    def retract_decode(self, original: Callable[..., Any], batch: Any) -> Any:
+        """Tells the glue which batch is short of memory, and who went."""
+        glue = self.glue
+        if glue is None:
+            return original(batch)
+        computed = glue.computed_tokens(batch.reqs)
+        with glue.engine.decoding(batch):
+            retracted, ratio, aborted = original(batch)
+        self._tell(lambda glue: glue.preempted(retracted, computed))
+        for req in aborted:
+            self._tell(lambda glue, req=req: glue.left(req, completed=False))  # type: ignore[misc]
+        return retracted, ratio, aborted
+
+    def preempt_to_schedule(self, original: Callable[..., bool], adder: Any, req: Any) -> bool:
+        """The second way to lose one's place: a more important request wants in."""
+        glue = self.glue
+        if glue is None:
+            return original(adder, req)
+        reqs = adder.running_batch.reqs
+        computed = glue.computed_tokens(reqs)
+        already = len(adder.preempt_list)
+        with glue.engine.decoding(adder.running_batch):
+            try:
+                chosen = glue.preemption_times(adder, req)
+            except Exception:
+                self.give_up()
+                chosen = []
+        before = [(other, other.time_stats.wait_queue_entry_time) for other, _ in chosen]
+        for other, entry_time in chosen:
+            other.time_stats.wait_queue_entry_time = entry_time
+        try:
+            preempted = original(adder, req)
+        finally:
+            for other, entry_time in before:
+                other.time_stats.wait_queue_entry_time = entry_time
+        self._tell(lambda glue: glue.preempted(adder.preempt_list[already:], computed))
+        return preempted
+
+    def add_one_req(
+        self, original: Callable[..., Any], adder: Any, req: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Who enters: only the policy's choice, and only above its reserve."""
+        from sglang.srt.managers.schedule_policy import AddReqResult
+
+        glue = self.glue
+        if glue is not None:
+            try:
+                if not glue.may_enter(adder, req):
+                    return AddReqResult.OTHER  # asked again in the next pass
+                if not glue.keeps_reserve(adder, req):
+                    return AddReqResult.NO_TOKEN  # asked again when something has left
+            except Exception:
+                self.give_up()
+        result = original(adder, req, *args, **kwargs)
+        if adder.can_run_list and adder.can_run_list[-1] is req:
+            self._tell(lambda glue: glue.admitted(req))
+            self._tell(lambda glue: glue.arrange_after(req))
+        return result
+
+
+def unresolved(targets: tuple[Target, ...]) -> list[str]:
+    """Return the targets that this version of SGLang does not have."""
+    missing = []
+    for target in targets:
+        owner, _, name = target.path.rpartition(".")
+        try:
+            getattr(pkgutil.resolve_name(owner), name)
+        except (ImportError, AttributeError):
+            missing.append(target.path)
+    return missing
+
+
+def _leads_through(target: Target) -> bool:
+    owner, _, name = target.path.rpartition(".")
+    try:
+        function = getattr(pkgutil.resolve_name(owner), name)
+    except (ImportError, AttributeError):
+        return False
+    while function is not None:
+        cells = getattr(function, "__closure__", None) or ()
+        if any(cell.cell_contents == target.function for cell in cells):
+            return True
+        function = getattr(function, "__wrapped__", None)
+    return False

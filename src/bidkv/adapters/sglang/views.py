@@ -1,0 +1,228 @@
+"""SGLang's requests and scheduler as a policy sees them: the protocol's views over the live objects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
+from bidkv.protocol.requests import RequestView
+
+_CUSTOM_PREFIX = "bidkv_"
+
+
+class SglangRequest:
+    """A live `Req`.
+
+    Deadline, weight and agent come from the request's sampling parameters, from `custom_params`:
+    `bidkv_deadline_ms`, `bidkv_weight`, `bidkv_agent_id`. A value that makes no sense is ignored: a client
+    must not be able to fail a request, or others', with it.
+
+    Attributes:
+        req: SGLang's request.
+        waiting: whether it is in the queue (an admitted request stays in SGLang's list until the pass ends).
+        admission: number of its last admission; orders running requests as they entered.
+    """
+
+    __slots__ = (
+        "_engine",
+        "admission",
+        "agent_id",
+        "arrival_s",
+        "deadline_s",
+        "priority",
+        "req",
+        "request_id",
+        "waiting",
+        "weight",
+    )
+
+    def __init__(self, req: Any, engine: SglangEngine) -> None:
+        self.req = req
+        self.request_id: str = req.rid
+        self.arrival_s = arrival_s = engine.now_s
+        self.waiting = True
+        self.admission = 0
+        self._engine = engine
+        # SGLang's sign is the server's choice; here a lower number is always more important.
+        value = 0 if req.priority is None else int(req.priority)
+        self.priority = value if engine.low_values_first else -value
+        custom = req.sampling_params.custom_params
+        custom = custom if isinstance(custom, dict) else {}
+        deadline_ms = _positive(custom.get(_CUSTOM_PREFIX + "deadline_ms"))
+        self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
+        self.weight = _positive(custom.get(_CUSTOM_PREFIX + "weight")) or 1.0
+        self.agent_id = str(custom.get(_CUSTOM_PREFIX + "agent_id", ""))
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.req.origin_input_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far; under overlap scheduling the one in flight is not counted."""
+        return len(self.req.output_ids)
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Positions whose KV is held now; of a finished request, those it had when it finished."""
+        kv = self.req.kv
+        if kv.holds_kv:
+            return int(kv.kv_committed_len)
+        if self.req.finished():
+            return max(0, len(self.req.origin_input_ids) + len(self.req.output_ids) - 1)
+        return 0
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The cap on generated tokens; None when it is no more than what the context leaves."""
+        cap = int(self.req.sampling_params.max_new_tokens)
+        return None if cap >= self._engine.max_request_tokens - self.num_prompt_tokens - 1 else cap
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often it was retracted."""
+        return int(self.req.retraction_count)
+
+    @property
+    def num_held_blocks(self) -> int:
+        """Pages it holds, shared ones included."""
+        return -(-int(self.req.kv.kv_allocated_len) // self._engine.block_size)
+
+
+def _positive(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+        return None
+    return float(value)
+
+
+class SglangEngine:
+    """The scheduler's state; one object for its whole life.
+
+    Args:
+        scheduler: SGLang's `Scheduler`.
+        clock: seconds, monotonic, the same on every rank.
+
+    Attributes:
+        low_values_first: whether SGLang takes a lower priority value for the more important one.
+        max_request_tokens: prompt and output tokens that one request may have.
+    """
+
+    def __init__(self, scheduler: Any, clock: Callable[[], float]) -> None:
+        self._scheduler = scheduler
+        self._clock = clock
+        self._views: dict[str, SglangRequest] = {}
+        self._admissions = 0
+        self._entered = 0
+        self._batch: Any = None
+        self.low_values_first = bool(scheduler.schedule_low_priority_values_first)
+        self.max_request_tokens = int(scheduler.max_req_len)
+        self.block_size = int(scheduler.page_size)
+        self.num_blocks = int(scheduler.max_total_num_tokens) // self.block_size
+        self.max_num_seqs = int(scheduler.max_running_requests)
+        self.max_num_batched_tokens = int(scheduler.chunked_prefill_size or scheduler.max_prefill_tokens)
+        self.prefix_caching = bool(scheduler.tree_cache.supports_prefix_sharing())
+        self.num_steps = 0
+
+    # --- the requests ----------------------------------------------------------------------------
+    def view(self, req: Any) -> SglangRequest:
+        """Return the view of `req`, made at its first mention."""
+        view = self._views.get(req.rid)
+        if view is None or view.req is not req:
+            view = SglangRequest(req, self)
+            self._views[req.rid] = view
+        return view
+
+    def knows(self, req: Any) -> bool:
+        """Whether `req` was seen before."""
+        view = self._views.get(req.rid)
+        return view is not None and view.req is req
+
+    def known(self) -> Sequence[SglangRequest]:
+        """Every live request, in order of arrival."""
+        return list(self._views.values())
+
+    def admitted(self, view: SglangRequest) -> None:
+        """Note that `view` left the queue."""
+        self._admissions += 1
+        self._entered += 1
+        view.admission = self._admissions
+        view.waiting = False
+
+    def pass_ended(self) -> None:
+        """Note that SGLang took those admitted in this pass off its queue."""
+        self._entered = 0
+
+    def forget(self, view: SglangRequest) -> None:
+        """Note that `view` left the engine."""
+        self._views.pop(view.request_id, None)
+
+    @contextmanager
+    def decoding(self, batch: Any) -> Iterator[None]:
+        """While inside, `batch` is what runs: SGLang's own attribute lags behind within a pass."""
+        self._batch = batch
+        try:
+            yield
+        finally:
+            self._batch = None
+
+    @property
+    def batch(self) -> Any:
+        """The batch that runs."""
+        return self._scheduler.running_batch if self._batch is None else self._batch
+
+    def in_order_of_admission(self, reqs: Iterable[Any]) -> list[SglangRequest]:
+        """Views of `reqs`, first admitted first; SGLang permutes its own list when it retracts."""
+        views = [self.view(req) for req in reqs]
+        views.sort(key=lambda view: view.admission)
+        return views
+
+    # --- EngineView ------------------------------------------------------------------------------
+    @property
+    def now_s(self) -> float:
+        """Seconds on the adapter's clock."""
+        return self._clock()
+
+    @property
+    def free_blocks(self) -> int:
+        """Pages the next allocation can get."""
+        scheduler = self._scheduler
+        return available_tokens(scheduler.token_to_kv_pool_allocator, scheduler.tree_cache) // self.block_size
+
+    @property
+    def running(self) -> Sequence[SglangRequest]:
+        """The decoding requests, first admitted first; O(running)."""
+        return self.in_order_of_admission(req for req in self.batch.reqs if not req.finished())
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests in the queue; those admitted in the current pass are still in SGLang's list."""
+        return len(self._scheduler.waiting_queue) - self._entered
+
+    @property
+    def num_prefilling(self) -> int:
+        """1 while a prompt is prefilled in chunks, else 0."""
+        return 0 if self._scheduler.chunked_req is None else 1
+
+    def waiting(self) -> Sequence[SglangRequest]:
+        """The queue in SGLang's own order; O(waiting)."""
+        views = (self.view(req) for req in self._scheduler.waiting_queue)
+        return [view for view in views if view.waiting]
+
+    def is_waiting(self, request: RequestView) -> bool:
+        """Whether `request` is in the queue."""
+        view = self._views.get(request.request_id)
+        return view is request and view.waiting
+
+    def freed_blocks(self, request: RequestView) -> int:
+        """Pages that retracting `request` would make available; O(depth of its prefix in the tree)."""
+        req = self._views[request.request_id].req
+        return freed_tokens(req, self._scheduler.tree_cache, self.block_size) // self.block_size
+
+    def block_demand(self, excluded: frozenset[str]) -> int:
+        """Pages the next decode step takes without the requests `excluded`; O(running)."""
+        batch = self.batch
+        indices = [i for i, req in enumerate(batch.reqs) if req.rid not in excluded]
+        return int(batch.new_tokens_required_next_decode(indices)) // self.block_size
