@@ -107,7 +107,7 @@ def test_requests_that_can_never_fit_are_reported_and_left_out(mooncake: Path) -
     config = json.loads(result.stdout)["config"]
     assert (config["requests"], config["left_out"]) == (2, 1)
     assert "left out 1 of 3 requests" in result.stderr
-    assert "320 tokens" in result.stderr
+    assert "needs 26 blocks of 16 tokens, and there are 20" in result.stderr
 
 
 def test_a_request_that_fills_the_cache_exactly_is_kept(mooncake: Path) -> None:
@@ -115,6 +115,15 @@ def test_a_request_that_fills_the_cache_exactly_is_kept(mooncake: Path) -> None:
     assert (
         simulated("simulate", "--trace", str(mooncake), "--num-gpu-blocks", "27")["config"]["left_out"] == 0
     )
+
+
+def test_synthetic_workloads_and_traces_of_lengths_take_their_arrivals_from_the_rate() -> None:
+    for trace in ("mixed", "long_context", "sharegpt-lengths"):
+        config = simulated(
+            "simulate", "--trace", trace, "--rate", "3", "--limit", "40", "--num-gpu-blocks", "2000"
+        )["config"]
+        assert config["requests"] == 40
+        assert config["arrival_rate_rps"] == pytest.approx(3, rel=0.5)
 
 
 def test_figures_of_three_requests_that_never_meet(tmp_path: Path) -> None:
@@ -163,6 +172,8 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         (["--watermark", "1.5"], ["watermark", "[0.0, 1.0)"]),
         (["--limit", "0"], ["limit", "at least 1"]),
         (["--num-gpu-blocks", "2"], ["--num-gpu-blocks", "no request"]),
+        (["--trace", "mixed"], ["--trace", "--rate"]),
+        (["--trace", "sharegpt-lengths"], ["--trace", "rate"]),
         (["--rate", "fast"], ["--rate", "number"]),
         (["--html", "."], ["--html"]),
     ],

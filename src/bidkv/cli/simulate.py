@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bidkv.simulator import EngineConfig
 
 DEFAULT_STRATEGIES = "preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf"
+_SYNTHETIC_REQUESTS = 1000
+"""Requests of a synthetic workload where no `--limit` says how many."""
 
 
 class TraceFormat(StrEnum):
@@ -34,7 +36,12 @@ class TraceFormat(StrEnum):
 
 def command(
     trace: Annotated[
-        str, typer.Option(metavar="FILE|azure-conv", help="A trace file, or the name of a trace that ships.")
+        str,
+        typer.Option(
+            metavar="FILE|azure-conv",
+            help="A trace file, a trace that ships (azure-conv, mooncake-conv, arxiv-lengths, "
+            "sharegpt-lengths), or a synthetic workload (mixed, long_context, ...), which needs a --rate.",
+        ),
     ] = "azure-conv",
     trace_format: Annotated[
         TraceFormat, typer.Option(help="How to read the trace; auto looks at its first line.")
@@ -45,7 +52,7 @@ def command(
             metavar="RPS", help="Mean arrival rate; a trace of lengths needs one, others are stretched to it."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Read only the first N requests.")] = None,
+    limit: Annotated[int | None, typer.Option(metavar="N", help="Take only the first N requests.")] = None,
     seed: Annotated[
         int, typer.Option(metavar="S", help="Seed of generated arrivals and of random strategies.")
     ] = 0,
@@ -156,22 +163,30 @@ def _workload(
     engine: EngineConfig,
 ) -> tuple[list[WorkloadRequest], int]:
     """Read the trace once, so that every strategy gets the identical requests; count those left out."""
-    from bidkv.experiments.traces import read_trace
+    from bidkv.experiments.workloads import leave_out_unfit
 
     with bad_input("--trace"):
-        source = read_trace(trace, trace_format=trace_format.value, rate_rps=rate, limit=limit, seed=seed)
-        everything = list(source)
-    requests = [r for r in everything if r.prompt_tokens + r.output_tokens <= engine.model_len]
-    left_out = len(everything) - len(requests)
-    if left_out:
-        typer.echo(
-            f"bidkv: left out {left_out:,} of {len(everything):,} requests: longer than the "
-            f"{engine.model_len:,} tokens that {engine.usable_blocks:,} usable KV blocks hold",
-            err=True,
-        )
+        source = _source(trace, trace_format, rate, limit, seed)
+        fitting, report = leave_out_unfit(source, engine.usable_blocks, engine.block_size)
+        requests = list(fitting)
+    if report.left_out:
+        typer.echo(f"bidkv: {report}", err=True)
     if not requests:
         fail("--num-gpu-blocks: no request of the trace fits into the KV cache")
-    return requests, left_out
+    return requests, report.left_out
+
+
+def _source(
+    trace: str, trace_format: TraceFormat, rate: float | None, limit: int | None, seed: int
+) -> Iterator[WorkloadRequest]:
+    from bidkv.experiments.traces import read_trace
+    from bidkv.experiments.workloads import available_workloads, generate
+
+    if trace not in available_workloads():
+        return read_trace(trace, trace_format=trace_format.value, rate_rps=rate, limit=limit, seed=seed)
+    if rate is None:
+        raise ValueError(f"the synthetic workload {trace!r} has no arrivals of its own: state a --rate")
+    return generate(trace, n=_SYNTHETIC_REQUESTS if limit is None else limit, rate_rps=rate, seed=seed)
 
 
 def _arrival_rate_rps(requests: Sequence[WorkloadRequest]) -> float | None:
