@@ -62,6 +62,7 @@ def test_shipped_traces_come_back_equal(tmp_path, name):
         (WorkloadRequest("r0", 0.0, 1, 1, weight=math.inf), "Infinity"),
         (WorkloadRequest("", 0.0, 1, 1), "request_id"),
         (WorkloadRequest("r0", 0.0, 1, 1, hash_ids=(1, 2)), "hash_ids"),
+        (WorkloadRequest("r0", 0.0, 10**8, 1, hash_ids=(2**62,) * 60_000), "at most 1,048,576 bytes"),
     ],
 )
 def test_what_no_reader_would_take_is_refused_and_the_old_file_stays(tmp_path, request_, part):

@@ -8,8 +8,8 @@ MAX_TOKENS = 100_000_000
 MAX_TIME_MS = 10_000_000_000_000
 """Latest timestamp and longest deadline in milliseconds (the year 2286 when counted from 1970)."""
 
-MAX_LINE_BYTES = 4 * 1024 * 1024
-"""Longest line; one request of MAX_TOKENS tokens with its chunk hashes fits."""
+MAX_LINE_BYTES = 1024 * 1024
+"""Longest line; the chunk hashes of a prompt of tens of millions of tokens fit."""
 
 MAX_TEXT_CHARS = 256
 """Longest request or agent name."""

@@ -19,7 +19,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     end of the file only.
 
     Raises:
-        TraceError: the file cannot be read, a line is over 4 MiB, or an empty line has data after it.
+        TraceError: the file cannot be read, a line is over 1 MiB, or an empty line has data after it.
     """
     blank = 0
     try:

@@ -11,6 +11,8 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, Any
 
+from bidkv.experiments.traces.errors import fail
+from bidkv.experiments.traces.limits import MAX_LINE_BYTES
 from bidkv.experiments.traces.mooncake import RowParser
 from bidkv.protocol.requests import WorkloadRequest
 
@@ -35,6 +37,8 @@ def write_mooncake(requests: Iterable[WorkloadRequest], path: str | Path) -> int
     with atomic_file(Path(path)) as file:
         for count, request in enumerate(requests, 1):
             line = _row(count - 1, request).encode("ascii")
+            if len(line) >= MAX_LINE_BYTES:
+                fail(str(path), count, "", f"a request of at most {MAX_LINE_BYTES:,} bytes", line)
             if parse(count, line) != request:
                 raise ValueError(
                     f"{path}, line {count}: this request would read differently: {request!r:.200}"
