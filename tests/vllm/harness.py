@@ -34,6 +34,15 @@ from bidkv.protocol.requests import WorkloadRequest
 MAX_STEPS = 200_000
 
 
+class SecondClock:
+    """A clock that shows the second of the step at hand; `run_case` sets it."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 @functools.cache
 def _model_config(max_model_len: int) -> ModelConfig:
     directory = write_config(Path(tempfile.mkdtemp(prefix="bidkv-model-")), max_model_len=max_model_len)
@@ -129,6 +138,7 @@ def run_case(
     prepare: Callable[[Any], None] | None = None,
     before_step: Callable[[Any, int], None] | None = None,
     scheduler: Any = None,
+    clock: SecondClock | None = None,
 ) -> list[Step]:
     """Serve a case to its end and return what every step did.
 
@@ -138,6 +148,7 @@ def run_case(
         prepare: called once with the new scheduler.
         before_step: called with the scheduler and the step's number before each step is scheduled.
         scheduler: a scheduler to use instead of a new one (it must be idle).
+        clock: set to the second of each step.
 
     Raises:
         RuntimeError: when the case does not end, or blocks are lost at its end.
@@ -164,6 +175,8 @@ def run_case(
                 raise RuntimeError(f"case {case.seed} did not end after {MAX_STEPS} steps")
             if not scheduler.has_unfinished_requests():
                 second = max(second, math.ceil(arrivals[0][1].arrival_s))
+            if clock is not None:
+                clock.now_s = float(second)
             while arrivals and arrivals[0][1].arrival_s <= second:
                 index, request = arrivals.popleft()
                 scheduler.add_request(make_request(request, index, case))

@@ -40,10 +40,11 @@ class Engine:
         self.finished: list[SimRequest] = []
         self.num_preemptions = 0
         self.used_blocks_in_step = 0
-        self.scheduled_tokens = 0
+        self.num_scheduled_tokens = 0
         self.recomputed_tokens = 0
         self.scheduled: list[tuple[SimRequest, int]] = []
         self.preempted: list[SimRequest] = []
+        self._named: list[SimRequest] = []
         self._by_priority = config.scheduling_policy == "priority"
         self._waiting: FCFSQueue | PriorityQueue = PriorityQueue() if self._by_priority else FCFSQueue()
         self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
@@ -120,6 +121,7 @@ class Engine:
 
     def _rearrange(self, victims: Sequence[Any]) -> None:
         """Move victims to the tail, first choice last, so that the engine's own rule evicts exactly them."""
+        self._named = list(victims)
         if not victims:
             return
         chosen = {victim.request_id for victim in victims}
@@ -166,6 +168,8 @@ class Engine:
 
     def _pop_engine_victim(self) -> SimRequest:
         if self._by_priority:
+            if self._named:  # an adapter raises their priority numbers for the step
+                return self._named.pop(0)
             return max(self.running, key=lambda r: (r.priority, r.arrival_s))
         return self.running[-1]
 
@@ -304,7 +308,7 @@ class Engine:
                 prefills += 1
                 prefill_tokens += tokens
                 attention += tokens * (computed + tokens * 0.5)
-        self.scheduled_tokens += prefill_tokens + decodes
+        self.num_scheduled_tokens += prefill_tokens + decodes
         if self.scheduled:
             duration = self._profile.step_s(prefill_tokens, attention, decodes, context, prefills)
         else:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from bidkv.control import Controller
+from bidkv.policy.classes import WithinClasses
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
@@ -54,7 +55,9 @@ def simulate(
     """
     started = time.perf_counter()
     # The machine's speed must not change a simulated result, so the time budget is off.
-    controller = Controller(policy, time_budget_s=None)
+    controller = Controller(
+        WithinClasses(policy) if engine.scheduling_policy == "priority" else policy, time_budget_s=None
+    )
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
     arguments = (engine, timed, controller, iter(requests), progress, timeline_points)
     run: SteppingRun | CompiledRun

@@ -1,0 +1,61 @@
+"""The same cases through the simulator's step engine, recorded in the same form."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from bidkv.control import Controller
+from bidkv.protocol.policy import Policy
+from bidkv.simulator.config import EngineConfig
+from bidkv.simulator.engine import Engine
+from bidkv.simulator.request import SimRequest
+from tests.vllm.cases import Case, Step
+
+
+class OneSecondSteps:
+    """The profile of an engine whose every step takes a second."""
+
+    empty_step_s = 1.0
+
+    def step_s(self, *_counts: float) -> float:
+        return 1.0
+
+
+def simulate_case(case: Case, policy: Policy) -> tuple[list[Step], Controller]:
+    """Serve a case to its end in the simulator; return its steps and the controller that was in charge."""
+    shape = case.shape
+    config = EngineConfig(
+        num_gpu_blocks=shape.num_blocks,
+        block_size=shape.block_size,
+        max_num_seqs=shape.max_num_seqs,
+        max_num_batched_tokens=shape.max_num_batched_tokens,
+        max_model_len=shape.max_model_len,
+        enable_prefix_caching=shape.prefix_caching,
+        prefix_chunk_tokens=case.prefix_chunk_tokens,
+        enable_chunked_prefill=shape.chunked_prefill,
+        watermark=shape.watermark,
+        scheduling_policy=shape.scheduling_policy,
+        long_prefill_token_threshold=shape.long_prefill_token_threshold,
+    )
+    controller = Controller(policy, time_budget_s=None)
+    engine = Engine(config, OneSecondSteps(), controller)
+    arrivals = deque(enumerate(case.requests))
+    steps: list[Step] = []
+    second = 0
+    while arrivals or not engine.idle:
+        if engine.idle:
+            second = max(second, math.ceil(arrivals[0][1].arrival_s))
+        engine.now_s = float(second)
+        while arrivals and arrivals[0][1].arrival_s <= second:
+            index, request = arrivals.popleft()
+            engine.submit(SimRequest(request, index, config.model_len))
+        engine.step()
+        second += 1
+        steps.append(
+            Step(
+                tuple((request.request_id, tokens) for request, tokens in engine.scheduled),
+                tuple(request.request_id for request in engine.preempted),
+            )
+        )
+    return steps, controller
