@@ -5,8 +5,11 @@ from bidkv.stability.config import QueueingConfig
 from bidkv.stability.controller import QueueingController
 from bidkv.stability.estimators import ArrivalRate, Estimate, ForgettingMoments
 from bidkv.stability.lengths import EmpiricalLaw, LengthLaw, UniformLaw, memory_demand
+from bidkv.stability.occupancy import ReplicaShape
 from bidkv.stability.quantization import QuantizationAdvisor, blocks_at_bits
+from bidkv.stability.service_rate import Limit, ServiceRate, rate_at_bits, service_rate
 from bidkv.stability.state import AdmissionDecision, DecisionReason, StabilityState
+from bidkv.stability.step_mix import StepTime
 
 __all__ = [
     "AdmissionDecision",
@@ -17,11 +20,17 @@ __all__ = [
     "Estimate",
     "ForgettingMoments",
     "LengthLaw",
+    "Limit",
     "QuantizationAdvisor",
     "QueueingConfig",
     "QueueingController",
+    "ReplicaShape",
+    "ServiceRate",
     "StabilityState",
+    "StepTime",
     "UniformLaw",
     "blocks_at_bits",
     "memory_demand",
+    "rate_at_bits",
+    "service_rate",
 ]

@@ -33,6 +33,10 @@ class LengthLaw(Protocol):
     """A joint law of prompt and output length."""
 
     @property
+    def is_sample(self) -> bool:
+        """Whether the law is itself an estimate, from as many draws as it has points."""
+
+    @property
     def largest_tokens(self) -> int:
         """Largest possible s + o."""
 
@@ -60,6 +64,11 @@ class UniformLaw:
         for name, (low, high) in (("prompt", self.prompt), ("output", self.output)):
             if not 1 <= low <= high:
                 raise ValueError(f"{name} must be (low, high) with 1 <= low <= high")
+
+    @property
+    def is_sample(self) -> bool:
+        """False: the law is given."""
+        return False
 
     @property
     def largest_tokens(self) -> int:
@@ -114,6 +123,11 @@ class EmpiricalLaw:
     def of(cls, pairs: Iterable[tuple[int, int]]) -> EmpiricalLaw:
         """Build a law from any iterable of (prompt, output)."""
         return cls(tuple(pairs))
+
+    @property
+    def is_sample(self) -> bool:
+        """True: the pairs are draws."""
+        return True
 
     @property
     def largest_tokens(self) -> int:
