@@ -1,6 +1,6 @@
 """Cut the slices that ship with the package out of the full public traces (NOTICE names their sources).
 
-Usage: python scripts/cut_traces.py FOLDER, which holds the four files as their projects publish them.
+Usage: python scripts/cut_traces.py FOLDER, which holds the four originals under the names below.
 Every slice is either the head of its trace, so that arrivals and prefixes stay whole, or every tenth row.
 """
 
