@@ -11,12 +11,23 @@ from bidkv.protocol.requests import RequestView
 logger = logging.getLogger("bidkv")
 
 
+FRUITLESS_PREEMPTIONS = 32
+"""How many preemptions more than its output explains a request without a cap can suffer from a policy."""
+
+TOKENS_PER_PREEMPTION = 16
+"""Generated tokens that make up for one preemption."""
+
+
 @dataclass(frozen=True, slots=True)
 class PreemptionCap:
-    """Lets a request become a policy's victim at most `limit` times; None is unbounded.
+    """Lets a request become a policy's victim while it was preempted fewer than `limit` times.
 
-    When every candidate is capped nobody is left and the engine's own rule decides, so the cap bounds what
-    a policy does to one request, not what the engine does.
+    None is bounded by progress alone: 32 preemptions, and one more for every 16 tokens generated. A rule
+    without that bound can preempt a few requests in turn for ever, so that not one token comes out
+    (largest-first does, see docs/simulator.md); runs that make progress never come near it.
+
+    Candidates beyond the bound are left to the engine's own rule, so it bounds what a policy does to one
+    request, not what the engine does.
     """
 
     limit: int | None
@@ -26,11 +37,17 @@ class PreemptionCap:
             raise ValueError(f"preemption cap must be >= 1 or None, got {self.limit}")
 
     def eligible(self, candidates: Sequence[RequestView]) -> list[RequestView]:
-        """Return the candidates preempted fewer than `limit` times, order kept."""
+        """Return the candidates within the bound, order kept."""
         limit = self.limit
-        if limit is None:
-            return list(candidates)
-        return [request for request in candidates if request.num_preemptions < limit]
+        if limit is not None:
+            return [request for request in candidates if request.num_preemptions < limit]
+        return [
+            request
+            for request in candidates
+            if request.num_preemptions < FRUITLESS_PREEMPTIONS  # nearly always: one look is enough
+            or request.num_preemptions
+            < FRUITLESS_PREEMPTIONS + request.num_output_tokens // TOKENS_PER_PREEMPTION
+        ]
 
 
 class CircuitBreaker:

@@ -67,6 +67,10 @@ class EngineView(Protocol):
     def num_steps(self) -> int:
         """Steps run since the engine started; with :attr:`now_s` it gives a mean step time."""
 
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens computed since the engine started, recomputed ones included."""
+
     def waiting(self) -> Sequence[RequestView]:
         """The waiting requests in the engine's own order; O(waiting)."""
 
@@ -93,8 +97,8 @@ class Policy:
 
     Attributes:
         name: what reports and metrics call it.
-        preemption_cap: how often one request may become this policy's victim; None is unbounded
-            (the contract's strategies and published rules run as published).
+        preemption_cap: how often one request may become this policy's victim; None is bounded only by
+            progress (the contract's strategies and published rules run as published).
         clairvoyant: whether it reads true output lengths (possible in the simulator only).
     """
 
