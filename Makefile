@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture lint test test-core test-pages test-simulator test-vllm test-sglang bench clean
+.PHONY: help setup demo picture lint test test-core test-pages test-vllm test-sglang bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -31,7 +31,7 @@ demo: $(VENV)/.installed-demo ## strategies compared on a real trace: a table, a
 	@$(BIN)/bidkv simulate --trace azure-conv --rate 2.4 --num-gpu-blocks 600 --max-num-seqs 32 \
 	  --strategy preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf --html out/demo.html
 
-picture: setup demo ## docs/demo.png, a screenshot of the demo's page
+picture: setup demo ## docs/demo.png, the demo's page as a picture
 	scripts/setup-browser.sh
 	$(BIN)/python scripts/picture.py out/demo.html docs/demo.png
 
@@ -41,14 +41,22 @@ lint: setup ## linter, formatter, type checker, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint test-core test-pages ## everything; fails when a suite was skipped
+test: lint test-core test-pages ## everything; a skipped suite is a failure
 
 test-core: setup ## quick: all but engines and browser
-	$(PYTEST) tests --ignore=tests/vllm --ignore=tests/sglang -m "not browser"
+	$(PYTEST) tests --ignore=tests/vllm --ignore=tests/sglang -m "not browser" --no-skips
 
 test-pages: setup ## the report in a real headless browser
 	scripts/setup-browser.sh
 	$(PYTEST) tests/pages -m browser --no-skips
+
+test-vllm: ## policies inside a real vLLM, in .venv-vllm
+	PYTHON=$(PYTHON) scripts/setup-vllm.sh
+	.venv-vllm/bin/python -m pytest tests/vllm --no-skips
+
+test-sglang: ## policies inside a real SGLang, in .venv-sglang
+	PYTHON=$(PYTHON) scripts/setup-sglang.sh
+	.venv-sglang/bin/python -m pytest tests/sglang --no-skips
 
 bench: setup ## speed, measured by pytest-benchmark
 	$(PYTEST) benchmarks --benchmark-only

@@ -8,7 +8,10 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-WIDTH, HEIGHT = 1100, 1180
+WIDTH, HEIGHT = 1100, 800
+LAST = "#plots section >> nth=0"
+"""The picture ends below this part of the page."""
+
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -21,7 +24,10 @@ def main(page_file: Path, picture: Path) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(page_file.resolve().as_uri())
         page.wait_for_selector("html[data-drawn]")
-        page.screenshot(path=picture)
+        box = page.locator(LAST).bounding_box()
+        assert box is not None
+        height = box["y"] + box["height"] + 20
+        page.screenshot(path=picture, full_page=True, clip={"x": 0, "y": 0, "width": WIDTH, "height": height})
         browser.close()
 
 
