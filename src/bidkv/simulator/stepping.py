@@ -98,7 +98,7 @@ class SteppingRun:
         replica = self.replica
         return EngineTotals(
             steps=replica.num_steps,
-            scheduled_tokens=replica.scheduled_tokens,
+            scheduled_tokens=replica.num_scheduled_tokens,
             recomputed_tokens=replica.recomputed_tokens,
             preemptions=replica.num_preemptions,
             used_block_seconds=self._used_block_seconds,

@@ -8,11 +8,12 @@ for the length of one scheduling pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from bidkv.adapters.sglang.views import SglangEngine, SglangRequest
 from bidkv.control import Controller
+from bidkv.protocol.requests import RequestView
 
 _RECONCILE_EVERY = 256
 """Scheduling passes between two searches for requests that left without any hook seeing it."""
@@ -25,19 +26,30 @@ class SchedulerGlue:
         scheduler: SGLang's `Scheduler`, fully made.
         engine: its view.
         controller: who decides.
+        on_arrival: called when a request has arrived, before anybody hears of it, or None.
+
+    Attributes:
+        on_victims: told of every order's victims, first choice first, or None.
+        on_pass: told at the end of every scheduling pass, whether a batch came of it, or None.
     """
 
-    def __init__(self, scheduler: Any, engine: SglangEngine, controller: Controller) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        engine: SglangEngine,
+        controller: Controller,
+        *,
+        on_arrival: Callable[[], None] | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.engine = engine
         self.controller = controller
-        self.rejected_orders = 0
+        self.on_victims: Callable[[Sequence[RequestView]], None] | None = None
+        self.on_pass: Callable[[bool], None] | None = None
+        self._on_arrival = on_arrival
         self._lost: dict[str, int] = {}
         self._passes = 0
         self._queue_before: list[Any] | None = None
-        self._events = 0
-        self._answered_at = -1
-        self._next: SglangRequest | None = None
 
     # --- events ----------------------------------------------------------------------------------
     def queued(self, req: Any) -> None:
@@ -47,9 +59,10 @@ class SchedulerGlue:
             return  # refused or parked elsewhere
         lost = self._lost.pop(req.rid, None)
         known = self.engine.knows(req)
+        if not known and self._on_arrival is not None:
+            self._on_arrival()
         view = self.engine.view(req)
         view.waiting = True
-        self._events += 1
         if lost is not None:
             self.controller.on_preempt(view, lost, self.engine)
         elif not known:
@@ -59,7 +72,6 @@ class SchedulerGlue:
         """`req` was taken into the coming prefill batch."""
         view = self.engine.view(req)
         self.engine.admitted(view)
-        self._events += 1
         self.controller.on_admit(view, self.engine, cached_tokens=int(req.prefix_len))
 
     def computed_tokens(self, reqs: Sequence[Any]) -> dict[str, int]:
@@ -78,7 +90,6 @@ class SchedulerGlue:
         view = self.engine.view(req)
         view.waiting = False
         self._lost.pop(req.rid, None)
-        self._events += 1
         self.controller.on_finish(view, self.engine, completed=completed)
         self.engine.forget(view)
 
@@ -96,11 +107,13 @@ class SchedulerGlue:
         if batch is not None:
             self.engine.num_steps += 1
             decoding = batch.forward_mode.is_decode()
-            self.controller.after_step(
-                self.engine, len(batch.reqs) if decoding else int(batch.extend_num_tokens)
-            )
+            tokens = len(batch.reqs) if decoding else int(batch.extend_num_tokens)
+            self.engine.num_scheduled_tokens += tokens
+            self.controller.after_step(self.engine, tokens)
         if self._passes % _RECONCILE_EVERY == 0:
             self._reconcile(batch)
+        if self.on_pass is not None:
+            self.on_pass(batch is not None)
 
     def _reconcile(self, batch: Any) -> None:
         scheduler = self.scheduler
@@ -126,6 +139,8 @@ class SchedulerGlue:
             return list(upstream)
         need = max(1, engine.block_demand(frozenset()) - engine.free_blocks)
         victims = self.controller.rank_victims(engine, candidates, need)
+        if victims and self.on_victims is not None:
+            self.on_victims(victims)
         index = {req.rid: i for i, req in enumerate(reqs)}
         last = [index[victim.request_id] for victim in reversed(victims)]
         chosen = set(last)
@@ -158,16 +173,14 @@ class SchedulerGlue:
         if choice is not None and queue and queue[0] is not choice.req:
             self._move(queue, choice.req, 0)
 
-    def may_enter(self, adder: Any, req: Any) -> bool:
+    def may_enter(self, req: Any) -> bool:
         """Whether SGLang may try to admit `req` now."""
-        if self._nothing_runs(adder):
-            return True  # a gate that stays shut over an idle engine would shut it for ever
         choice = self._choice()
         return not self.controller.chooses_next or (choice is not None and choice.req is req)
 
     def keeps_reserve(self, adder: Any, req: Any) -> bool:
         """Whether admitting `req` leaves the policy's reserve free."""
-        if not self.controller.keeps_reserve or self._nothing_runs(adder):
+        if not self.controller.keeps_reserve or not self.engine.running:
             return True
         reserve = self.controller.reserve_blocks(self.engine)
         if reserve == 0:
@@ -194,13 +207,10 @@ class SchedulerGlue:
             self._move(queue, choice.req, position)
 
     def _choice(self) -> SglangRequest | None:
-        """The policy's next request; asked once after every event."""
+        """The policy's next request; the controller asks it once after every event."""
         if not self.controller.chooses_next or self.engine.num_waiting == 0:
             return None
-        if self._answered_at != self._events:
-            self._next = cast("SglangRequest | None", self.controller.select_next(self.engine))
-            self._answered_at = self._events
-        return self._next
+        return cast("SglangRequest | None", self.controller.select_next(self.engine))
 
     def _move(self, queue: list[Any], req: Any, position: int) -> None:
         if self._queue_before is None:
@@ -216,9 +226,6 @@ class SchedulerGlue:
         self._queue_before = None
         rank = {id(req): i for i, req in enumerate(before)}
         self.scheduler.waiting_queue.sort(key=lambda req: rank.get(id(req), len(rank)))
-
-    def _nothing_runs(self, adder: Any) -> bool:
-        return not adder.can_run_list and not adder.running_batch.reqs and self.scheduler.chunked_req is None
 
 
 def _aborted(req: Any) -> bool:

@@ -130,7 +130,6 @@ class Hooks:
             self.give_up()
             return upstream
         if sorted(order) != list(range(len(reqs))):
-            glue.rejected_orders += 1
             logger.error("bidkv: retraction order %s of %d requests is no permutation", order, len(reqs))
             return upstream
         return order
@@ -182,7 +181,7 @@ class Hooks:
         glue = self.glue
         if glue is not None:
             try:
-                if not glue.may_enter(adder, req):
+                if not glue.may_enter(req):
                     return AddReqResult.OTHER  # asked again in the next pass
                 if not glue.keeps_reserve(adder, req):
                     return AddReqResult.NO_TOKEN  # asked again when something has left

@@ -115,7 +115,7 @@ class SglangEngine:
         self._clock = clock
         self._views: dict[str, SglangRequest] = {}
         self._admissions = 0
-        self._entered = 0
+        self._entered: list[SglangRequest] = []
         self._batch: Any = None
         self.low_values_first = bool(scheduler.schedule_low_priority_values_first)
         self.max_request_tokens = int(scheduler.max_req_len)
@@ -125,6 +125,7 @@ class SglangEngine:
         self.max_num_batched_tokens = int(scheduler.chunked_prefill_size or scheduler.max_prefill_tokens)
         self.prefix_caching = bool(scheduler.tree_cache.supports_prefix_sharing())
         self.num_steps = 0
+        self.num_scheduled_tokens = 0
 
     # --- the requests ----------------------------------------------------------------------------
     def view(self, req: Any) -> SglangRequest:
@@ -147,13 +148,13 @@ class SglangEngine:
     def admitted(self, view: SglangRequest) -> None:
         """Note that `view` left the queue."""
         self._admissions += 1
-        self._entered += 1
+        self._entered.append(view)
         view.admission = self._admissions
         view.waiting = False
 
     def pass_ended(self) -> None:
         """Note that SGLang took those admitted in this pass off its queue."""
-        self._entered = 0
+        self._entered.clear()
 
     def forget(self, view: SglangRequest) -> None:
         """Note that `view` left the engine."""
@@ -193,13 +194,18 @@ class SglangEngine:
 
     @property
     def running(self) -> Sequence[SglangRequest]:
-        """The decoding requests, first admitted first; O(running)."""
-        return self.in_order_of_admission(req for req in self.batch.reqs if not req.finished())
+        """Who runs, first admitted first, those admitted in the current pass included; O(running)."""
+        running = {req.rid: req for req in self.batch.reqs if not req.finished()}
+        running.update((view.request_id, view.req) for view in self._entered)
+        chunked = self._scheduler.chunked_req
+        if chunked is not None:
+            running[chunked.rid] = chunked
+        return self.in_order_of_admission(running.values())
 
     @property
     def num_waiting(self) -> int:
         """Requests in the queue; those admitted in the current pass are still in SGLang's list."""
-        return len(self._scheduler.waiting_queue) - self._entered
+        return len(self._scheduler.waiting_queue) - len(self._entered)
 
     @property
     def num_prefilling(self) -> int:

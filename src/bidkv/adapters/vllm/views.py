@@ -121,6 +121,7 @@ class VllmEngine:
         self.max_num_seqs: int = scheduler.max_num_running_reqs
         self.max_num_batched_tokens: int = scheduler.max_num_scheduled_tokens
         self.prefix_caching: bool = manager.enable_caching
+        self.num_scheduled_tokens = 0
 
     def view_of(self, request: Any) -> VllmRequest:
         """The view of a live request, made when first asked for."""

@@ -159,6 +159,11 @@ class KernelView:
         """Steps run so far."""
         return int(self._state[at.STEPS])
 
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens computed so far."""
+        return int(self._state[at.SCHEDULED_TOKENS])
+
     def waiting(self) -> Sequence[KernelRequest]:
         """The waiting requests in the engine's order."""
         found = []
