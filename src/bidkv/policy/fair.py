@@ -1,0 +1,72 @@
+"""`fair`: the recommended default. Arrivals are never reordered; memory is reserved only while that pays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bidkv.policy.ordering import least
+from bidkv.policy.prices import MachinePrices
+from bidkv.policy.reserve import SelfTuningReserve
+from bidkv.protocol.policy import EngineView, Policy
+from bidkv.protocol.requests import RequestView
+
+DEFAULT_PREEMPTION_CAP = 8
+
+
+class Fair(Policy):
+    """Preempts whom it costs the machine least to compute again, and keeps a self-tuning reserve.
+
+    Arrival order is the engine's own. A request is chosen at most `cap` times; beyond that the engine's own
+    rule decides, so the policy adds at most `cap` preemptions to what the engine would do to one request.
+
+    Args:
+        cap: preemptions after which a request is no longer chosen, at least 1.
+        gain: speed of the reserve, per second.
+        unit: sensitivity of the reserve, in footprints of one request.
+        overhead_s: seconds a preemption costs beside its recomputed tokens.
+    """
+
+    name = "fair"
+
+    def __init__(
+        self,
+        *,
+        cap: int = DEFAULT_PREEMPTION_CAP,
+        gain: float = 7.0,
+        unit: float = 0.6,
+        overhead_s: float = 1.4e-3,
+    ) -> None:
+        for option, value in (("gain", gain), ("unit", unit)):
+            if not value > 0:
+                raise ValueError(f"{option} must be > 0, got {value}")
+        if not overhead_s >= 0:
+            raise ValueError(f"overhead_s must be >= 0, got {overhead_s}")
+        self.preemption_cap = cap
+        self.prices = MachinePrices()
+        self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
+
+    def select_victim(
+        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
+    ) -> RequestView | None:
+        """Return the candidate with the fewest computed tokens: the cheapest to compute again."""
+        return least(candidates, lambda request: request.num_computed_tokens)
+
+    def reserve_blocks(self, engine: EngineView) -> int:
+        """Return the reserve."""
+        return self.reserve.blocks(engine)
+
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        """Look at the clock."""
+        self.prices.observe(engine)
+
+    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
+        """Raise the reserve by what it cost."""
+        self.prices.observe(engine)
+        self.reserve.on_preempt(lost_tokens, engine)
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        """Look at the clock and the memory in use."""
+        self.prices.observe(engine)
+
+
+OWN_POLICIES: tuple[type[Policy], ...] = (Fair,)

@@ -1,0 +1,56 @@
+"""How much memory stays free when somebody enters: a price control, not a forecast.
+
+An empty block costs the machine idle memory; a preemption costs it recompute. Both are seconds of machine
+time, so the reserve is raised by what each preemption cost and lowered by what keeping memory idle costs:
+in balance the share of time lost to recompute equals the price of the memory held back. Where memory holds
+a few long requests that price is high and next to nothing is kept; where it holds hundreds, preemptions
+are cheap to avoid and the reserve finds the level that does so. No lengths are predicted.
+"""
+
+from __future__ import annotations
+
+from bidkv.policy.prices import MachinePrices
+from bidkv.protocol.policy import EngineView
+
+MOST_SHARE = 0.15
+"""The live gate never keeps more of the blocks than this (docs/architecture.md)."""
+
+
+class SelfTuningReserve:
+    """The share of all blocks an admission must leave free; changes at events only, O(1) each.
+
+    With R the share, f the footprint (share of memory one running request holds), u = `unit` * f, c the
+    recompute seconds of a preemption and k the `gain` per second: each second lowers R by
+    k * u^2 * (fixed step time / recent step time), each preemption raises it by k * u * c.
+
+    Args:
+        prices: what the machine's time costs; shared with the policy that uses this reserve.
+        gain: k, per second, above 0.
+        unit: in units of one request's footprint, above 0.
+        overhead_s: seconds a preemption costs beside its recomputed tokens.
+    """
+
+    __slots__ = ("_gain", "_overhead_s", "_prices", "_seen_s", "_unit", "share")
+
+    def __init__(self, prices: MachinePrices, *, gain: float, unit: float, overhead_s: float) -> None:
+        self.share = 0.0
+        self._prices = prices
+        self._gain = gain
+        self._unit = unit
+        self._overhead_s = overhead_s
+        self._seen_s: float | None = None
+
+    def on_preempt(self, lost_tokens: int, engine: EngineView) -> None:
+        """A preemption threw `lost_tokens` computed positions away."""
+        cost_s = self._prices.token_s * lost_tokens + self._overhead_s
+        raised = self.share + self._gain * self._unit * self._prices.footprint * cost_s
+        self.share = min(raised, MOST_SHARE)
+
+    def blocks(self, engine: EngineView) -> int:
+        """Return the reserve now, in whole blocks."""
+        elapsed_s = 0.0 if self._seen_s is None else engine.now_s - self._seen_s
+        self._seen_s = engine.now_s
+        unit = self._unit * self._prices.footprint
+        idle_price = min(1.0, self._prices.step_s / self._prices.recent_step_s)
+        self.share = max(0.0, self.share - self._gain * unit * unit * idle_price * elapsed_s)
+        return int(self.share * engine.num_blocks)
