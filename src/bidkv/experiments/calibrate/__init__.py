@@ -6,12 +6,11 @@ Needs the ``sim`` extra. From a shell: ``python -m bidkv.experiments.calibrate -
 from bidkv.experiments.calibrate.errors_by_regime import CandidateError, RegimeError
 from bidkv.experiments.calibrate.fitting import CANDIDATES, CHOSEN, Graphs
 from bidkv.experiments.calibrate.report import Calibration, as_text, calibrate, check, errors_as_text
-from bidkv.experiments.calibrate.step_log import COLUMNS, StepLog, StepLogError, read_step_log
+from bidkv.experiments.calibrate.step_log import StepLog, StepLogError, read_step_log
 
 __all__ = [
     "CANDIDATES",
     "CHOSEN",
-    "COLUMNS",
     "Calibration",
     "CandidateError",
     "Graphs",

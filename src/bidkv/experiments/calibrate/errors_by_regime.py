@@ -130,7 +130,7 @@ def uncovered(log: StepLog, graphs: Graphs) -> list[str]:
     low = 0
     for high in _TOKEN_EDGES:
         count = int((prefilling & (tokens > low) & (tokens <= high)).sum())
-        if count < _FEW_STEPS:
+        if count < _FEW_STEPS and low < tokens.max():
             found.append(f"steps with prefill of {low + 1} to {high} tokens: {count} recorded")
         low = high
     if not (prefilling & graphs.launched(log)[1]).any():

@@ -1,17 +1,8 @@
 """Step logs: one CSV row an engine step, what a calibration reads.
 
-Columns (any order; others are ignored):
-
-* required: ``step_s`` (seconds), ``tokens`` scheduled, of which ``prefill`` tokens and ``decode`` requests,
-  and ``context``, the tokens resident of the scheduled requests, this step's included;
-* ``prefill_attention``: sum over prefill chunks of ``chunk * (tokens computed before + chunk / 2)``;
-* ``num_prefills``: requests that prefill in the step;
-* ``running``, ``preempted``, ``lost``: requests running after scheduling, requests preempted and the computed
-  tokens they lost;
-* ``conc``, ``plen``, ``chunk``: the grid cell of a row: concurrency, prompt length, token budget of a step.
-
-Without ``prefill_attention`` the chunks are not known. They are then rebuilt: in a grid cell as equal prompts
-that enter in order, elsewhere as equal fresh prompts, one a prefilling request.
+The columns are those of :mod:`bidkv.experiments.step_columns`, in any order; others are ignored. Without
+``prefill_attention`` the chunks are not known. They are then rebuilt: in a grid cell as equal prompts that
+enter in order, elsewhere as equal fresh prompts, one a prefilling request.
 """
 
 from __future__ import annotations
@@ -25,17 +16,11 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from bidkv.experiments.step_columns import CELL_COLUMNS, COLUMNS, REQUIRED_COLUMNS
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-REQUIRED = ("step_s", "tokens", "prefill", "decode", "context")
-COLUMNS = (
-    *("conc", "plen", "chunk", "step_s", "tokens", "prefill", "decode", "context", "prefill_attention"),
-    *("num_prefills", "running", "waiting", "free_blocks", "preempted", "lost"),
-)
-"""Every column, in the order a recorder writes them."""
-
-_CELL = ("conc", "plen", "chunk")
 _BLOCK_ROWS = 100  # a log without cells is cut into blocks this long, because neighboring steps are alike
 
 
@@ -104,7 +89,7 @@ def read_step_log(path: str | Path) -> StepLog:
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         header = reader.fieldnames or []
-        missing = [column for column in REQUIRED if column not in header]
+        missing = [column for column in REQUIRED_COLUMNS if column not in header]
         if missing:
             raise StepLogError(f"{name}, line 1: expected the columns {', '.join(missing)} too")
         known = [column for column in COLUMNS if column in header]
@@ -152,7 +137,7 @@ def _numbers(name: str, line: int, row: dict[str, str], known: list[str]) -> lis
 
 
 def _cells(columns: dict[str, Floats]) -> Floats:
-    names = [column for column in _CELL if column in columns]
+    names = [column for column in CELL_COLUMNS if column in columns]
     if not names:
         return np.floor(np.arange(len(columns["step_s"])) / _BLOCK_ROWS)
     keys = np.stack([columns[column] for column in names], axis=1)
