@@ -8,8 +8,12 @@ request ends, back by one token for each running request and step. Three consequ
 * The edge spends equal time at every position, so the free memory behind it is the mean residual of the
   request it stands in: E[w^2] / (2 E[w]), w being the tokens that request needs to enter.
 * Net it moves E[s] forward a request and E[o] back, so each request's place is crossed backwards
-  E[o] / E[s] times: that is the mean number of preemptions (steps in which a request also ends hide a
-  share 1 - exp(-x) of them, x being the requests that end in a step).
+  E[o] / E[s] times: that is the mean number of preemptions. Steps in which a request also ends hide a
+  share 1 - exp(-x) of them, x being the requests that end in a step; prompts still being computed leave
+  reserved memory unused that others may grow into, which hides a share rho, the load of prefill on the
+  token budget C.
+* That backlog of prompts is the queue M/G/1 (Pollaczek-Khinchine) beyond the prompt in service:
+  rho / (1 - rho) * x * E[A^2] / (2 C) tokens, A being the tokens that enter when a request ends.
 * A preempted request comes back with what it generated meanwhile; its k tokens follow from the size of
   such an excursion, E[o] tokens shared by N running requests.
 """
@@ -22,8 +26,9 @@ from dataclasses import dataclass
 
 from bidkv.stability.lengths import LengthLaw
 
-_MOST_ROUNDS = 200
-_CLOSE_ENOUGH = 1e-7
+_HALVINGS = 40
+# Prefill that takes the whole token budget would have an endless backlog.
+_FULL_LOAD = 0.999
 # Mean tokens generated before a preemption, in units of E[o] / N.
 _EXCURSION = 1.25
 
@@ -109,8 +114,9 @@ def admissible(law: LengthLaw, longest_tokens: int) -> tuple[list[tuple[float, f
     return [(s, o, w / total) for s, o, w in kept], 1.0 - total
 
 
-def saturated(points: Points, shape: ReplicaShape) -> Occupancy:
-    """Solve the steady state for a law's points by fixed-point iteration on the running requests."""
+def saturated(points: Points, shape: ReplicaShape, cached_prompt_share: float = 0.0) -> Occupancy:
+    """Solve the steady state for a law's points: the number of running requests that reproduces itself."""
+    fresh = 1.0 - cached_prompt_share
     memory = shape.memory_tokens
     rounding = (shape.block_size - 1) / 2.0
     mean_s = math.fsum(w * s for s, _, w in points)
@@ -118,8 +124,11 @@ def saturated(points: Points, shape: ReplicaShape) -> Occupancy:
     square_s = math.fsum(w * s * s for s, _, w in points)
     decode = math.fsum(w * ((o - 1.0) * (s + rounding) + o * (o - 1.0) / 2.0) for s, o, w in points)
     square = math.fsum(w * _sum_of_squares(s, o) for s, o, w in points)
-    running = min(8.0, float(shape.max_num_seqs))
-    for _ in range(_MOST_ROUNDS):
+    leaving_square = math.fsum(w * (s + o) ** 2 for s, o, w in points)
+    seats = float(shape.max_num_seqs)
+
+    def at(running: float) -> tuple[float, Occupancy]:
+        """Return the running requests that memory and seats would allow, were `running` of them there now."""
         chunk = max(shape.max_num_batched_tokens - running, 1.0)
         chunks = chunk_s = 0.0
         for s, _, w in points:
@@ -129,33 +138,45 @@ def saturated(points: Points, shape: ReplicaShape) -> Occupancy:
         steps = mean_o - 1.0 + chunks
         demand = decode + chunk_s
         ended = running / steps
-        crossed = math.exp(-ended) * mean_o / (mean_s + rounding)
         generated = min(_EXCURSION * mean_o / max(running, 1.0), mean_o / 2.0)
+        hidden = math.exp(-ended)
+        # Recompute loads the prefill that hides preemptions: one more round settles it well enough.
+        load, crossed = min(ended * fresh * mean_s / chunk, _FULL_LOAD), 0.0
+        for _ in range(2):
+            crossed = hidden * (1.0 - load) * mean_o / (mean_s + rounding)
+            computed = fresh * mean_s + crossed * (mean_s + generated)
+            load = min(ended * computed / chunk, _FULL_LOAD)
         again = crossed / (1.0 + crossed)
         head = mean_s + again * generated
         head_square = square_s + again * (2.0 * mean_s * generated + generated * generated)
         gap = min(head_square / (2.0 * head), memory / 2.0)
+        entering_square = leaving_square * (computed / (mean_s + mean_o)) ** 2
+        backlog = load / (1.0 - load) * ended * entering_square / (2.0 * chunk)
         # A preempted request prefills again: mostly one step that holds its memory and yields one token.
-        lost = crossed * (mean_s + generated)
-        per_memory = steps * (memory - gap) / (demand + lost)
+        per_memory = steps * max(memory - gap - backlog, 0.0) / (demand + crossed * (mean_s + generated))
         size = demand / steps
         spread = math.sqrt(max(square / steps - size * size, 0.0) * max(per_memory, 1.0)) / size
-        bounded, share = _mean_of_smaller(per_memory, spread, float(shape.max_num_seqs))
-        if abs(bounded - running) <= _CLOSE_ENOUGH * running:
-            break
-        running += 0.5 * (bounded - running)
-    ended = running / steps
-    crossed *= share
-    used = ended * (demand + crossed * (mean_s + generated))
-    return Occupancy(
-        requests_per_step=ended,
-        running=running,
-        resident_tokens=max(used - rounding * running, 1.0),
-        memory_fill=min(used / memory, 1.0),
-        preemptions_per_request=crossed,
-        recomputed_tokens=crossed * (mean_s + generated),
-        memory_bound=share,
-    )
+        bounded, share = _mean_of_smaller(per_memory, spread, seats)
+        crossed *= share
+        used = ended * (demand + crossed * (mean_s + generated))
+        return bounded, Occupancy(
+            requests_per_step=ended,
+            running=running,
+            resident_tokens=max(used - rounding * running, 1.0),
+            memory_fill=min(used / memory, 1.0),
+            preemptions_per_request=crossed,
+            recomputed_tokens=crossed * (mean_s + generated),
+            memory_bound=share,
+        )
+
+    low, high = 0.0, seats
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        if at(middle)[0] >= middle:
+            low = middle
+        else:
+            high = middle
+    return at(high)[1]
 
 
 def _sum_of_squares(prompt: float, output: float) -> float:

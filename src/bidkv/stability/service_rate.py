@@ -85,14 +85,14 @@ def service_rate(
     if not 0.0 <= cached_prompt_share < 1.0:
         raise ValueError("cached_prompt_share must be in [0, 1)")
     points, refused = admissible(law, shape.longest_tokens)
-    state = saturated(points, shape)
+    state = saturated(points, shape, cached_prompt_share)
     mix = step_mix(points, shape, state, step_time, cached_prompt_share)
     rate = state.requests_per_step / mix.mean_s
 
     wider = replace(shape, num_blocks=max(shape.num_blocks + 1, round(1.1 * shape.num_blocks)))
     if shape.max_model_len is None:
         wider = replace(wider, max_model_len=shape.longest_tokens)
-    more = saturated(points, wider)
+    more = saturated(points, wider, cached_prompt_share)
     more_rate = more.requests_per_step / step_mix(points, wider, more, step_time, cached_prompt_share).mean_s
     elasticity = max(math.log(more_rate / rate) / math.log(wider.num_blocks / shape.num_blocks), 0.0)
     if state.memory_bound < 0.5:

@@ -78,8 +78,11 @@ def step_mix(
 
     decode_s = step_time(0, 0.0, decodes, context, 0)
     excess = _mean_excess(points)
-    # An ending request's s + o tokens let nobody in when they miss what the head of the queue lacks.
-    events = [(s + o, w * max(1.0 - excess(s + o) / mean_s, 0.0)) for s, o, w in points]
+    # Where memory binds, an ending request's s + o tokens enter, or nobody when they miss what the head of
+    # the queue lacks; where max_num_seqs binds, one prompt enters.
+    memory, seats = state.memory_bound, 1.0 - state.memory_bound
+    events = [(s + o, memory * w * max(1.0 - excess(s + o) / mean_s, 0.0)) for s, o, w in points]
+    events += [(s, seats * w) for s, _, w in points]
     entering = math.fsum(w for _, w in events)
     if entering <= 0.0 or computed <= 0.0:
         return StepMix(decode_s, decode_s, decode_s, decode_s, 0.0)
