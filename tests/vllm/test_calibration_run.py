@@ -22,7 +22,13 @@ from bidkv.experiments.vllm.calibration_run import (
 
 pytestmark = pytest.mark.vllm
 
-ENGINE_ARGS = {"dtype": "float32", "block_size": 32, "max_model_len": 4096, "num_gpu_blocks_override": 160}
+ENGINE_ARGS = {
+    "dtype": "float32",
+    "block_size": 32,
+    "max_model_len": 4096,
+    "num_gpu_blocks_override": 160,
+    "gpu_memory_utilization": 0.3,
+}
 
 
 @pytest.fixture(scope="module")
