@@ -1,0 +1,1 @@
+"""SGLang: its scheduler seen through this project's protocol, and hooks that carry answers back."""

@@ -1,0 +1,71 @@
+"""The `sglang.srt.plugins` entry point: SGLang calls `register` once in each of its processes.
+
+SGLang logs and swallows what a plugin raises, and hooks that cannot be applied. So a scheduler checks, when
+it has just been made, that every hook is in place, and leaves SGLang alone, with a warning and a metric,
+when one is not.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from bidkv.adapters.environment import STRATEGY, Environment, read_environment
+from bidkv.adapters.sglang.glue import SchedulerGlue
+from bidkv.adapters.sglang.hooks import Hooks, unresolved
+from bidkv.adapters.sglang.service import Service
+from bidkv.policy import PolicySpecError, resolve
+
+logger = logging.getLogger("bidkv")
+
+
+def register() -> None:
+    """Put the policy of BIDKV_STRATEGY in charge of the scheduler made in this process.
+
+    Does nothing at all while the variable is unset.
+
+    Raises:
+        PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
+        ValueError: another of the variables makes no sense.
+    """
+    environment = read_environment()
+    if environment.strategy is None:
+        return
+    try:
+        resolve(environment.strategy)
+    except PolicySpecError as error:
+        raise PolicySpecError(f"{STRATEGY}: {error}") from error
+    Plugin(environment).install()
+
+
+class Plugin:
+    """The hooks of one process and the service they lead to.
+
+    Attributes:
+        hooks: what SGLang calls.
+        service: the service of the scheduler made last, or None.
+    """
+
+    def __init__(self, environment: Environment) -> None:
+        self.hooks = Hooks(self._attach, self._dropped)
+        self.service: Service | None = None
+        self._environment = environment
+
+    def install(self) -> None:
+        """Register all hooks; with one target gone from this version of SGLang, none at all."""
+        missing = unresolved(self.hooks.targets)
+        if missing:
+            logger.warning(
+                "bidkv: stays off, SGLang keeps its own rules: this version of SGLang has no %s",
+                ", ".join(missing),
+            )
+            return
+        self.hooks.register()
+
+    def _attach(self, scheduler: Any) -> SchedulerGlue | None:
+        self.service = Service(scheduler, self._environment, self.hooks.missing())
+        return self.service.glue
+
+    def _dropped(self) -> None:
+        if self.service is not None:
+            self.service.dropped()
