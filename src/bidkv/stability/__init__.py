@@ -5,22 +5,27 @@ from bidkv.stability.config import QueueingConfig
 from bidkv.stability.controller import QueueingController
 from bidkv.stability.estimators import ArrivalRate, Estimate, ForgettingMoments
 from bidkv.stability.lengths import EmpiricalLaw, LengthLaw, UniformLaw, memory_demand
+from bidkv.stability.limit_cycle import CycleReport, LimitCycleDetector
 from bidkv.stability.occupancy import ReplicaShape
 from bidkv.stability.quantization import QuantizationAdvisor, blocks_at_bits
 from bidkv.stability.service_rate import Limit, ServiceRate, rate_at_bits, service_rate
 from bidkv.stability.state import AdmissionDecision, DecisionReason, StabilityState
 from bidkv.stability.step_mix import StepTime
+from bidkv.stability.verdict import Assessment, Verdict, assess, replicas_needed
 
 __all__ = [
     "AdmissionDecision",
     "AgentCounts",
     "ArrivalRate",
+    "Assessment",
+    "CycleReport",
     "DecisionReason",
     "EmpiricalLaw",
     "Estimate",
     "ForgettingMoments",
     "LengthLaw",
     "Limit",
+    "LimitCycleDetector",
     "QuantizationAdvisor",
     "QueueingConfig",
     "QueueingController",
@@ -29,8 +34,11 @@ __all__ = [
     "StabilityState",
     "StepTime",
     "UniformLaw",
+    "Verdict",
+    "assess",
     "blocks_at_bits",
     "memory_demand",
     "rate_at_bits",
+    "replicas_needed",
     "service_rate",
 ]

@@ -2,8 +2,7 @@
 
 Little's law gives the mean number of blocks in use, lambda * E[S] * E[blocks]; the controller keeps
 that many (times a margin) free. It is a reported figure and a gate only where asked for by name: as a
-floor of free blocks it stops a busy server early. The live gate of an engine is
-:class:`bidkv.stability.ReserveController`.
+floor of free blocks it stops a busy server early. The live gate of an engine is a policy's reserve.
 """
 
 from __future__ import annotations
