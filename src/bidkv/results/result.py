@@ -81,7 +81,9 @@ class RunResult:
             "max_preemptions_of_one_request": max((r.preemptions for r in self.records), default=0),
             "scheduled_tokens": totals.scheduled_tokens,
             "recomputed_tokens": totals.recomputed_tokens,
-            "recompute_tax": totals.recomputed_tokens / totals.scheduled_tokens if totals.scheduled_tokens else 0.0,
+            "recompute_tax": totals.recomputed_tokens / totals.scheduled_tokens
+            if totals.scheduled_tokens
+            else 0.0,
             "kv_utilization_mean": (
                 totals.used_block_seconds / (totals.usable_blocks * totals.busy_s)
                 if totals.usable_blocks and totals.busy_s > 0
