@@ -13,10 +13,11 @@ from typing import Any
 from bidkv.policy.contract import CONTRACT_POLICIES
 from bidkv.policy.fair import OWN_POLICIES
 from bidkv.policy.rules import RULE_POLICIES
+from bidkv.policy.sglang_rules import SGLANG_POLICIES
 from bidkv.protocol.policy import Policy
 
 _CATALOG: dict[str, type[Policy]] = {
-    str(cls.name): cls for cls in (*CONTRACT_POLICIES, *RULE_POLICIES, *OWN_POLICIES)
+    str(cls.name): cls for cls in (*CONTRACT_POLICIES, *RULE_POLICIES, *SGLANG_POLICIES, *OWN_POLICIES)
 }
 
 
