@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest
+PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo picture lint test test-core test-pages test-vllm test-sglang bench clean
@@ -52,11 +52,11 @@ test-pages: setup ## the report in a real headless browser
 
 test-vllm: ## policies inside a real vLLM, in .venv-vllm
 	PYTHON=$(PYTHON) scripts/setup-vllm.sh
-	.venv-vllm/bin/python -m pytest tests/vllm --no-skips
+	.venv-vllm/bin/python -m pytest -q tests/vllm --no-skips
 
 test-sglang: ## policies inside a real SGLang, in .venv-sglang
 	PYTHON=$(PYTHON) scripts/setup-sglang.sh
-	.venv-sglang/bin/python -m pytest tests/sglang --no-skips
+	.venv-sglang/bin/python -m pytest -q tests/sglang --no-skips
 
 bench: setup ## speed, measured by pytest-benchmark
 	$(PYTEST) benchmarks --benchmark-only

@@ -209,6 +209,7 @@ def _run_all(
     with _progress(len(strategies) * len(requests)) as advance:
         for index, name in enumerate(strategies):
             before = index * len(requests)
+            advance(name, before)
             result = simulate(
                 requests,
                 resolve(_seeded(name, seed)),
