@@ -148,9 +148,10 @@ class Controller:
         self.chooses_next = self._active and self._policy.chooses_next
         self.keeps_reserve = self._active and self._policy.keeps_reserve
         self._victim_ids: Set[str] = _NOBODY
-        self._forget_answers()
+        self.forget_answers()
 
-    def _forget_answers(self) -> None:
+    def forget_answers(self) -> None:
+        """An event happened that was not reported here: ask anew who enters and how much stays free."""
         self._reserve: int | None = None
         self._next: RequestView | None = None
         self._gate_shut = False
@@ -354,7 +355,7 @@ class Controller:
     # --- the guarded call ------------------------------------------------------------------------
     def _event(self, handler: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         # Resynchronisation replays the engine's state, this event included, so nothing is told twice.
-        self._forget_answers()
+        self.forget_answers()
         if self._active and not self._resync:
             self._ask(handler, *args, **kwargs)
 

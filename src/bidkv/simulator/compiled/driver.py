@@ -197,6 +197,8 @@ class CompiledRun:
         self._check()
 
     def _choose_next(self) -> None:
+        # The kernel remembers answers itself and asks again only after an event the policy may not listen to.
+        self._control.forget_answers()
         chosen: Any = self._control.select_next(self._view)
         if chosen is not None:
             self._state[at.NEXT_SLOT] = chosen._slot
@@ -205,6 +207,7 @@ class CompiledRun:
         self._check()
 
     def _ask_reserve(self) -> None:
+        self._control.forget_answers()
         self._state[at.RESERVE] = self._control.reserve_blocks(self._view)
         self._check()
 
