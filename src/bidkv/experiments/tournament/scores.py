@@ -1,0 +1,64 @@
+"""The figures of one run that a tournament compares."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bidkv.results import RunResult, nearest_rank
+
+TTFT_SLO_S = 2.0
+"""A request attains the objective when its first token comes within this time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One policy on one workload.
+
+    Attributes:
+        mean_e2e_s: mean end-to-end latency of completed requests.
+        p99_e2e_s: its 99th percentile (nearest rank).
+        p99_ttft_s: 99th percentile of the time to first token.
+        longest_wait_s: longest time to first token of all.
+        throughput_rps: completed requests over the time from first arrival to last finish.
+        recompute_tax: share of the computed tokens that had been computed before.
+        slo_attainment: share of all requests with a first token within 2 s.
+        max_preemptions: preemptions of the request that suffered most.
+        preemptions: of all requests.
+        failures: 1 when the policy broke and the engine's own rule took over, else 0.
+    """
+
+    mean_e2e_s: float
+    p99_e2e_s: float
+    p99_ttft_s: float
+    longest_wait_s: float
+    throughput_rps: float
+    recompute_tax: float
+    slo_attainment: float
+    max_preemptions: int
+    preemptions: int
+    failures: int
+
+    @classmethod
+    def of(cls, run: RunResult) -> Score:
+        """Derive the figures from a run in which at least one request completed."""
+        done = run.completed
+        e2e_s = sorted(record.e2e_s or 0.0 for record in done)
+        ttft_s = sorted(record.ttft_s or 0.0 for record in done)
+        totals = run.totals
+        return cls(
+            mean_e2e_s=sum(e2e_s) / len(e2e_s),
+            p99_e2e_s=nearest_rank(e2e_s, 99),
+            p99_ttft_s=nearest_rank(ttft_s, 99),
+            longest_wait_s=ttft_s[-1],
+            throughput_rps=len(done) / run.span_s,
+            recompute_tax=totals.recomputed_tokens / totals.scheduled_tokens,
+            slo_attainment=sum(wait_s <= TTFT_SLO_S for wait_s in ttft_s) / len(run.records),
+            max_preemptions=max(record.preemptions for record in run.records),
+            preemptions=totals.preemptions,
+            failures=int(run.notes["control"]["failures"]),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every figure under its name, ready for JSON."""
+        return asdict(self)
