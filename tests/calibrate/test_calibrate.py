@@ -7,8 +7,7 @@ from random import Random
 
 import pytest
 
-from bidkv.experiments.calibrate import Graphs, calibrate, check, read_step_log
-from bidkv.experiments.calibrate.__main__ import main
+from bidkv.experiments.calibrate import Graphs, calibrate, check, read_step_log, recorded_graphs
 from bidkv.experiments.calibrate.fitting import CANDIDATES, CHOSEN, candidate, fit
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile, read_profile
 
@@ -111,21 +110,26 @@ def test_a_log_without_prefill_cannot_be_fitted(tmp_path: Path) -> None:
         candidate("cubic")
 
 
-def test_the_command_writes_a_profile_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    steps, out, report = (
-        _recording(tmp_path / "steps.csv", 0),
-        tmp_path / "mine.json",
-        tmp_path / "report.json",
-    )
-    arguments = ["--steps", str(steps), "--name", "mine", "--out", str(out), "--no-compare"]
-    assert main([*arguments, "--check", str(steps), "--json", str(report)]) == 0
-    assert "Not covered by these steps:" in capsys.readouterr().out
-    assert read_profile(out.read_text(), "mine.json").name == "mine"
-    document = json.loads(report.read_text())
-    assert {error["regime"] for error in document["check"]} >= {"all steps", "pure decode", "mixed"}
-    assert all(abs(error["total"]) < 1e-3 for error in document["check"])
+def test_a_calibration_can_be_written_and_read(tmp_path: Path) -> None:
+    log = read_step_log(_recording(tmp_path / "steps.csv", outliers=0))
+    result = calibrate(log, "mine", notes="made up", compare=False)
+    assert read_profile(result.profile_json(), "mine.json") == result.profile
+    evidence = json.loads(result.profile_json())["evidence"]
+    assert {error["regime"] for error in evidence["errors"]} >= {"all steps", "pure decode", "mixed"}
+    assert all(abs(error["total"]) < 1e-3 for error in evidence["errors"])
+    assert any("decode batches of more than 256" in line for line in evidence["uncovered"])
 
 
-def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--steps", str(tmp_path / "none.csv"), "--name", "x"]) == 2
-    assert "none.csv" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("mode", "for_prefill"),
+    [("FULL_AND_PIECEWISE", True), ("CUDAGraphMode.PIECEWISE", True), ("FULL_DECODE_ONLY", False)],
+)
+def test_graphs_are_those_the_recorder_noted(tmp_path: Path, mode: str, for_prefill: bool) -> None:
+    steps = tmp_path / "steps.csv"
+    assert recorded_graphs(steps) == Graphs(512, True)
+    (tmp_path / "steps.meta.json").write_text(json.dumps({"graph_max_tokens": 64, "cudagraph_mode": mode}))
+    assert recorded_graphs(steps) == Graphs(64, for_prefill)
+    assert recorded_graphs(steps, 128, not for_prefill) == Graphs(128, not for_prefill)
+    (tmp_path / "steps.meta.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"steps\.meta\.json: expected a JSON object with graph_max_tokens"):
+        recorded_graphs(steps)

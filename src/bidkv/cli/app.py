@@ -12,6 +12,7 @@ from bidkv._version import __version__
 
 COMMANDS: dict[str, str] = {
     "simulate": "bidkv.cli.simulate",
+    "calibrate": "bidkv.cli.calibrate",
 }
 """Command name -> module that holds its function `command`; in the order `--help` lists them."""
 

@@ -2,9 +2,9 @@
 
 For a model or a GPU that nobody recorded. In a step, a GPU needs at least the time to read the weights once,
 and at least the time its arithmetic takes: the larger of the two (S. Williams, A. Waterman, D. Patterson,
-"Roofline", CACM 52(4), 2009). Reading the KV cache comes on top of either, as attention is no part of the matrix
-products, and so does what the host does between two steps. The two bounds take the places of a regime's two
-cost lines.
+"Roofline", CACM 52(4), 2009). Reading the KV cache comes on top of either, as attention is no part of the
+matrix products, and so does what the host does between two steps. The two bounds take the places of a
+regime's two cost lines.
 
 What the data sheets do not say is assumed, in the constants below; a fitted profile always serves better.
 """

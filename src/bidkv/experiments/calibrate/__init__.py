@@ -1,10 +1,10 @@
 """Calibration: fit a step-time profile to an engine's step log, and say how good it is.
 
-Needs the ``sim`` extra. From a shell: ``python -m bidkv.experiments.calibrate --help``.
+Needs the ``sim`` extra. From a shell: ``bidkv calibrate``.
 """
 
 from bidkv.experiments.calibrate.errors_by_regime import CandidateError, RegimeError
-from bidkv.experiments.calibrate.fitting import CANDIDATES, CHOSEN, Graphs
+from bidkv.experiments.calibrate.fitting import CANDIDATES, CHOSEN, Graphs, recorded_graphs
 from bidkv.experiments.calibrate.report import Calibration, as_text, calibrate, check, errors_as_text
 from bidkv.experiments.calibrate.step_log import StepLog, StepLogError, read_step_log
 
@@ -22,4 +22,5 @@ __all__ = [
     "check",
     "errors_as_text",
     "read_step_log",
+    "recorded_graphs",
 ]

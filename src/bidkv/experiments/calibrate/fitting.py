@@ -12,7 +12,10 @@ its steps. So the lines of a regime are scaled last, by one factor that makes th
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +112,36 @@ class Graphs:
         in_graph = tokens <= limit
         padded = np.array([padded_tokens(int(count)) for count in tokens])
         return np.where(in_graph, np.minimum(padded, self.max_tokens), tokens).astype(np.float64), in_graph
+
+
+def recorded_graphs(steps: Path, max_tokens: int | None = None, for_prefill: bool | None = None) -> Graphs:
+    """The graphs a step log was recorded with: as stated, else as its recorder noted, else vLLM's defaults.
+
+    Args:
+        steps: the log; its recorder's notes are beside it, in ``*.meta.json``.
+        max_tokens: what the caller states, or None.
+        for_prefill: the same.
+
+    Raises:
+        ValueError: the notes are there but cannot be read.
+    """
+    noted: dict[str, Any] = {}
+    meta = steps.with_suffix(".meta.json")
+    if meta.is_file():
+        try:
+            found = json.loads(meta.read_text(encoding="utf-8"))
+            # vLLM's FULL and ..PIECEWISE modes put steps with prefill into graphs, FULL_DECODE_ONLY does not.
+            mode = str(found["cudagraph_mode"]).rpartition(".")[2]
+            noted = {
+                "max_tokens": int(found["graph_max_tokens"]),
+                "for_prefill": mode == "FULL" or mode.endswith("PIECEWISE"),
+            }
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{meta}: expected a JSON object with graph_max_tokens and cudagraph_mode ({error})"
+            ) from error
+    stated = {"max_tokens": max_tokens, "for_prefill": for_prefill}
+    return Graphs(**(noted | {key: value for key, value in stated.items() if value is not None}))
 
 
 def fit(log: StepLog, model: Candidate, name: str, graphs: Graphs, notes: str = "") -> StepTimeProfile:
