@@ -76,11 +76,14 @@ class Engine:
         """Blocks the running list takes in the coming step without the requests `excluded`."""
         budget = self.max_num_batched_tokens
         size = self.block_size
+        threshold = self.config.long_prefill_token_threshold
         demand = 0
         for request in self.running:
             if request.request_id in excluded:
                 continue
             tokens = request.num_tokens - request.num_computed_tokens
+            if 0 < threshold < tokens:
+                tokens = threshold
             if tokens > budget:
                 tokens = budget
             budget -= tokens

@@ -11,9 +11,9 @@ from typing import Any
 class BlockDemand:
     """Counts a scheduler's demand for blocks.
 
-    Rounded up where the engine takes less for reasons of its own (encoder budgets, long-prefill thresholds,
-    data-parallel prefill balancing): naming too many victims does no harm, since the engine preempts only
-    as many as it must, first choice first.
+    Rounded up where the engine takes less for reasons of its own (encoder budgets, adaptive thresholds,
+    data-parallel prefill balancing): naming too many victims does little harm, since the engine preempts
+    only as many as it must, first choice first.
     """
 
     __slots__ = ("_budget_is_ample", "_managers", "_scheduler", "_sizes", "_total")
@@ -83,6 +83,9 @@ class BlockDemand:
         if in_flight > 0 and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens:
             return 0, 0  # its last token is on its way: the engine skips it
         tokens = request.num_tokens_with_spec + in_flight - computed
+        threshold = scheduler.scheduler_config.long_prefill_token_threshold
+        if 0 < threshold < tokens:
+            tokens = threshold
         if budget is not None and tokens > budget:
             tokens = budget
         room = scheduler.max_model_len - computed - scheduler.num_sampled_tokens_per_step

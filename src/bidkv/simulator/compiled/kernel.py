@@ -127,12 +127,15 @@ def block_demand(table: Array, order: Array, state: Array) -> int:
     """Blocks the running list takes in the coming step, without those marked EXCLUDED."""
     size = state[BLOCK_SIZE]
     budget = state[BUDGET_MAX]
+    threshold = state[THRESHOLD]
     demand = 0
     for position in range(state[RUNNING_COUNT]):
         slot = order[position]
         if table[EXCLUDED, slot]:
             continue
         tokens = table[TOKENS, slot] - table[COMPUTED, slot]
+        if 0 < threshold < tokens:
+            tokens = threshold
         if tokens > budget:
             tokens = budget
         budget -= tokens
