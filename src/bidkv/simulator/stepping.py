@@ -8,16 +8,23 @@ from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
-from bidkv.simulator.arrivals import in_order, rejection
+from bidkv.simulator.arrivals import SimulationError, in_order, rejection
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.engine import Engine
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.timeline import TimelineRecorder
 
+_PATIENCE_STEPS = 20_000
+"""Who runs first computes a token a step at least: a run that is no circle shows one far earlier."""
+
 
 class SteppingRun:
-    """One workload through one replica; `to_end` runs it, the attributes hold what came out."""
+    """One workload through one replica; `to_end` runs it, the attributes hold what came out.
+
+    Raises:
+        SimulationError: while it runs, when the requests preempt one another for ever and no token comes out.
+    """
 
     def __init__(
         self,
@@ -36,6 +43,9 @@ class SteppingRun:
         self._used_block_seconds = 0.0
         self._last_finish_s = 0.0
         self._count = 0
+        self._patience_steps = max(_PATIENCE_STEPS, 4 * config.model_len)
+        self._next_check = self._patience_steps
+        self._progress_made = (0, 0)
         self._next = next(self._source, None)
         self._first_arrival_s = 0.0
         if self._next is not None:
@@ -62,6 +72,22 @@ class SteppingRun:
             )
             for request in replica.finished:
                 self._record(request)
+            if replica.num_steps >= self._next_check:
+                self._require_progress()
+
+    def _require_progress(self) -> None:
+        """Real engines can preempt in a circle too (priority scheduling, equal arrival times): say so."""
+        replica = self.replica
+        live = (*replica.running, *replica.waiting())
+        progress = (len(self.records), sum(request.num_output_tokens for request in live))
+        if live and progress == self._progress_made:
+            raise SimulationError(
+                f"no token came out in {self._patience_steps} steps with {len(replica.running)} requests "
+                f"running and {replica.num_waiting} waiting, first {live[0].request_id!r}: the engine preempts "
+                f"them in a circle ({replica.num_preemptions} preemptions so far)"
+            )
+        self._progress_made = progress
+        self._next_check = replica.num_steps + self._patience_steps
 
     def _take_arrivals(self) -> None:
         replica = self.replica
