@@ -83,8 +83,8 @@ class SteppingRun:
         if live and progress == self._progress_made:
             raise SimulationError(
                 f"no token came out in {self._patience_steps} steps with {len(replica.running)} requests "
-                f"running and {replica.num_waiting} waiting, first {live[0].request_id!r}: the engine preempts "
-                f"them in a circle ({replica.num_preemptions} preemptions so far)"
+                f"running and {replica.num_waiting} waiting, first {live[0].request_id!r}: "
+                f"the engine preempts them in a circle ({replica.num_preemptions} preemptions so far)"
             )
         self._progress_made = progress
         self._next_check = replica.num_steps + self._patience_steps
