@@ -32,7 +32,12 @@ from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 from tiny_model import CONTEXT_LENGTH, VOCABULARY, write_config
 
 MODEL_CONFIG = SimpleNamespace(
-    vocab_size=VOCABULARY, is_encoder_decoder=False, is_multimodal=False, num_key_value_heads=2
+    vocab_size=VOCABULARY,
+    is_encoder_decoder=False,
+    is_multimodal=False,
+    head_dim=2,
+    num_hidden_layers=1,
+    get_num_kv_heads=lambda tensor_parallel_size: 1,
 )
 
 
@@ -188,6 +193,7 @@ class ModelFreeScheduler(Scheduler):
         self.model_config = MODEL_CONFIG
         self.spec_algorithm = SpeculativeAlgorithm.NONE
         self.disaggregation_mode = DisaggregationMode.NULL
+        self.dp_tp_group = SimpleNamespace(rank_in_group=0, world_size=1)
         self.device = "cpu"
         self.max_queued_requests = None
         self.processed_tokens_counter = 0
