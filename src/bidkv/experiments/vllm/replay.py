@@ -1,0 +1,226 @@
+"""Replay workloads on a real vLLM engine in this process, one policy after another.
+
+For a machine with a GPU and nothing but vLLM and this package::
+
+    python -m bidkv.experiments.vllm.replay --plan plan.json --output-dir runs --num-gpu-blocks 600
+
+The plan is a JSON list of runs in the order they are made; each names a workload family, its size, rate and
+seed, a policy, and optionally the step's token budget and how many of the engine's blocks may be used::
+
+    [{"name": "t-lcf-1", "family": "mixed", "n": 250, "rate_rps": 7.0, "seed": 1001, "policy": "lcf",
+      "chunk": 512, "blocks": 600}]
+
+A `rate_rps` of null queues everything at the start. Requests are submitted when they are due, the engine is
+stepped by hand, and between two runs it is idle and its prefix cache is empty: one engine serves all runs, so
+that no two of them differ in how it was started. Every run is written as one result file when it ends; the
+same command again makes only the runs that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from bidkv.experiments.families import FAMILIES
+from bidkv.experiments.vllm.calibration_run import build_engine
+from bidkv.experiments.workloads import generate
+from bidkv.policy import resolve
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
+from bidkv.results.codec import encode
+
+_TIMELINE_EVERY = 20
+
+
+class Replayer:
+    """One engine under one adapter; runs workloads on it, policy by policy."""
+
+    def __init__(self, engine: Any, seed: int) -> None:
+        self._engine = engine
+        self._scheduler = engine.engine_core.engine_core.scheduler
+        self._controller = self._scheduler.bidkv.controller
+        self._view = self._scheduler.bidkv.glue.engine
+        self._pool = self._scheduler.kv_cache_manager.block_pool
+        self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
+        self._random = Random(seed)
+
+    def run(self, spec: dict[str, Any]) -> RunResult:
+        """Make one run of the plan."""
+        requests = workload(spec)
+        chunk = spec.get("chunk", self._engine.vllm_config.scheduler_config.max_num_batched_tokens)
+        self._scheduler.max_num_scheduled_tokens = chunk
+        held = self._pool.num_gpu_blocks - spec.get("blocks", self._pool.num_gpu_blocks)
+        # Blocks beyond the run's share are held by nobody's request: the engine sees a smaller cache.
+        pinned = self._pool.get_new_blocks(held) if held else []
+        self._view.num_blocks = self._pool.num_gpu_blocks - 1 - held
+        self._engine.reset_prefix_cache()
+        policy = spec["policy"]
+        self._controller.switch(resolve(policy))
+        self._controller.policy.name = policy
+        try:
+            return _Drive(self, requests, policy).to_end()
+        finally:
+            if pinned:
+                self._pool.free_blocks(reversed(pinned))
+
+    def submit(self, request: WorkloadRequest) -> None:
+        """Hand one request to the engine, with random tokens."""
+        from vllm import SamplingParams
+
+        tokens = self._random.choices(range(self._vocabulary), k=request.prompt_tokens)
+        sampling = SamplingParams(
+            max_tokens=request.output_tokens, ignore_eos=True, temperature=0.0, detokenize=False
+        )
+        self._engine.add_request(request.request_id, {"prompt_token_ids": tokens}, sampling)
+
+
+class _Drive:
+    def __init__(self, replayer: Replayer, requests: Sequence[WorkloadRequest], policy: str) -> None:
+        self._replayer = replayer
+        self._requests = {request.request_id: request for request in requests}
+        self._due = deque(requests)
+        self._policy = policy
+        self._first_s: dict[str, float] = {}
+        self._preempted: dict[str, int] = {}
+        self._records: list[RequestRecord] = []
+        self._timeline: list[TimelinePoint] = []
+        self._used_block_seconds = 0.0
+        self._steps = 0
+
+    def to_end(self) -> RunResult:
+        replayer = self._replayer
+        engine, view, controller = replayer._engine, replayer._view, replayer._controller
+        before = controller.counters.as_dict()
+        tokens_before = view.num_scheduled_tokens
+        started = time.perf_counter()
+        while self._due or engine.has_unfinished_requests():
+            now = time.perf_counter() - started
+            while self._due and self._due[0].arrival_s <= now:
+                replayer.submit(self._due.popleft())
+            if not engine.has_unfinished_requests():
+                time.sleep(max(0.0, self._due[0].arrival_s - (time.perf_counter() - started)))
+                continue
+            outputs = engine.step()
+            ended = time.perf_counter() - started
+            self._take(outputs, now, ended)
+        wall_s = time.perf_counter() - started
+        counters = controller.counters.as_dict()
+        grown = {name: counters[name] - before[name] for name in counters}
+        totals = EngineTotals(
+            steps=self._steps,
+            scheduled_tokens=view.num_scheduled_tokens - tokens_before,
+            recomputed_tokens=grown["recomputed_tokens"],
+            preemptions=grown["preemptions_by_policy"] + grown["preemptions_by_engine"],
+            used_block_seconds=self._used_block_seconds,
+            usable_blocks=view.num_blocks,
+            busy_s=wall_s,
+        )
+        notes = {"control": grown, "active": controller.active, "breaker": controller.breaker.reason}
+        return RunResult(self._policy, self._records, totals, wall_s, wall_s, self._timeline, notes)
+
+    def _take(self, outputs: Sequence[Any], began_s: float, ended_s: float) -> None:
+        replayer = self._replayer
+        scheduler, view = replayer._scheduler, replayer._view
+        self._steps += 1
+        used = view.num_blocks - view.free_blocks
+        self._used_block_seconds += used * (ended_s - began_s)
+        counters = replayer._controller.counters
+        if self._steps % _TIMELINE_EVERY == 1:
+            preemptions = counters.preemptions_by_policy + counters.preemptions_by_engine
+            point = TimelinePoint(ended_s, used, len(scheduler.running), view.num_waiting, preemptions)
+            self._timeline.append(point)
+        for request_id, request in scheduler.requests.items():
+            if request.num_preemptions:
+                self._preempted[request_id] = request.num_preemptions
+        for output in outputs:
+            name = output.request_id
+            self._first_s.setdefault(name, ended_s)
+            if output.finished:
+                request = self._requests[name]
+                self._records.append(
+                    RequestRecord(
+                        name,
+                        request.arrival_s,
+                        request.prompt_tokens,
+                        request.output_tokens,
+                        self._first_s[name],
+                        ended_s,
+                        self._preempted.get(name, 0),
+                    )
+                )
+
+
+def workload(spec: dict[str, Any]) -> list[WorkloadRequest]:
+    """The requests of one run of the plan."""
+    rate = math.inf if spec["rate_rps"] is None else float(spec["rate_rps"])
+    if spec["family"] in FAMILIES and math.isfinite(rate):
+        return FAMILIES[spec["family"]](n=spec["n"], rate_rps=rate, seed=spec["seed"])
+    return list(
+        generate(spec["family"], n=spec["n"], rate_rps=rate, seed=spec["seed"], **spec.get("params", {}))
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    started = time.perf_counter()
+    arguments = argparse.ArgumentParser(
+        prog="python -m bidkv.experiments.vllm.replay", description="Replay workloads on a real vLLM engine."
+    )
+    add = arguments.add_argument
+    add("--plan", type=Path, required=True, metavar="FILE", help="the runs to make, in order (JSON)")
+    add("--output-dir", type=Path, required=True, metavar="DIR", help="one result file a run")
+    add("--model", default="llama-3.1-8b", metavar="DIR|SHAPE", help="a model directory or a packaged shape")
+    add("--num-gpu-blocks", type=int, required=True, metavar="N", help="KV blocks, the null block included")
+    add("--max-num-seqs", type=int, default=32, metavar="N", help="most requests at once (%(default)s)")
+    add("--max-num-batched-tokens", type=int, default=2048, metavar="N", help="token budget (%(default)s)")
+    add("--async-scheduling", action="store_true", help="schedule one step ahead, as vLLM does by default")
+    add("--time-limit-s", type=float, default=math.inf, metavar="S", help="start no run after this")
+    args = arguments.parse_args(argv)
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    plan = json.loads(args.plan.read_text())
+    missing = [spec for spec in plan if not (args.output_dir / f"{spec['name']}.json").exists()]
+    os.environ["BIDKV_STRATEGY"] = "preempt-evict"
+    kind = "BidKVAsyncScheduler" if args.async_scheduling else "BidKVScheduler"
+    overrides = {
+        "num_gpu_blocks_override": args.num_gpu_blocks,
+        "scheduler_cls": f"bidkv.adapters.vllm.{kind}",
+        "async_scheduling": args.async_scheduling,
+        "max_model_len": min(32_768, (args.num_gpu_blocks - 1) * 16),
+    }
+    engine = build_engine(args.model, args.max_num_seqs, args.max_num_batched_tokens, overrides)
+    replayer = Replayer(engine, seed=0)
+    warm = {"name": "warm-up", "family": "mixed", "n": 40, "rate_rps": None, "seed": 0, "policy": "lcf"}
+    replayer.run(warm)
+    print(f"ready after {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+    left = len(missing)
+    for spec in missing:
+        if time.perf_counter() - started > args.time_limit_s:
+            break
+        result = replayer.run(spec)
+        path = args.output_dir / f"{spec['name']}.json"
+        part = path.with_suffix(".part")
+        part.write_text(encode(result))
+        os.replace(part, path)
+        left -= 1
+        figures = result.summary()
+        print(
+            f"{spec['name']}: {figures['throughput_rps']:.3f} req/s, mean {figures['e2e_s']['mean']:.3f} s, "
+            f"tax {figures['recompute_tax']:.3f}, {figures['preemptions']} preemptions, {result.wall_s:.1f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+    print(f"{left} runs missing" if left else "complete", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
