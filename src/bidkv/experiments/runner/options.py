@@ -1,0 +1,265 @@
+"""The command line that all runners share: from its words to a plan and a driver."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bidkv.experiments.runner.parallel import on_cores
+from bidkv.experiments.runner.plan import Load, Plan, labels_of
+from bidkv.experiments.runner.requests import DEFAULT_SEED, known_workloads
+from bidkv.experiments.runner.saturation import FRACTIONS, saturation_rps
+from bidkv.experiments.runner.sim import SimDriver, SimEngine
+from bidkv.experiments.traces import TraceError
+from bidkv.policy import PolicySpecError, resolve
+from bidkv.profiles import ProfileError, load_profile
+from bidkv.simulator import EngineConfig
+
+DEFAULT_RATES = {"mixed": (2.0, 3.8, 5.7)}
+_DEFAULT_BLOCKS = 600
+_RATES_HELP = (
+    f"Where no rates are named: {', '.join(map(str, FRACTIONS))} of the throughput at which a simulated H100 "
+    "saturates on the workload with the same blocks and sequences; for mixed "
+    f"{', '.join(map(str, DEFAULT_RATES['mixed']))} requests a second."
+)
+
+
+class UsageError(Exception):
+    """The words make no sense together; the message says which and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOption:
+    """An option that is passed on to a real engine under its own name.
+
+    Attributes:
+        flag: as the engine spells it.
+        kind: of its value.
+        help: one line.
+    """
+
+    flag: str
+    kind: Callable[[str], Any]
+    help: str
+
+    @property
+    def name(self) -> str:
+        """The attribute argparse keeps it in."""
+        return self.flag.lstrip("-").replace("-", "_")
+
+
+def make_parser(
+    prog: str, default_engine: str, engine_options: Sequence[EngineOption]
+) -> argparse.ArgumentParser:
+    """Return the parser of one runner.
+
+    Args:
+        prog: what the usage line calls it.
+        default_engine: "vllm" or "sglang"; `--engine sim` runs the same on the simulator.
+        engine_options: what the real engine takes.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description=__doc__,
+        epilog=_RATES_HELP,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.description = (
+        "Runs every strategy on every workload at every rate, in alternating order, and keeps each result.\n"
+        "The same command goes on where an interrupted one stopped."
+    )
+    add = parser.add_argument
+    add(
+        "--strategies",
+        required=True,
+        metavar="A,B",
+        help="policies by name; the first, or preempt-evict "
+        "or sglang_default where named, is the baseline; one named twice is an A/A comparison",
+    )
+    add(
+        "--workloads",
+        default="mixed",
+        metavar="A,B",
+        help=f"{', '.join(known_workloads())}; or trace files (default: mixed)",
+    )
+    add("--rates", metavar="R,R", help="mean arrivals a second, for workloads without a --WORKLOAD-rates")
+    for dashed in dict.fromkeys(map(_dashed, known_workloads())):
+        flags = dict.fromkeys((f"--{dashed}-rates", f"--{dashed.replace('-', '_')}-rates"))
+        add(*flags, dest=f"rates:{dashed}", metavar="R,R", help=argparse.SUPPRESS)
+    add("--runs", type=int, default=3, metavar="N", help="repetitions, each with other requests (default: 3)")
+    add("--requests", type=int, default=250, metavar="N", help="requests of a run (default: 250)")
+    add(
+        "--seed",
+        type=int,
+        default=DEFAULT_SEED,
+        metavar="S",
+        help=f"of the first repetition's requests (default: {DEFAULT_SEED}, held out from tuning)",
+    )
+    add("--output-dir", type=Path, required=True, metavar="DIR", help="where everything is kept")
+    add(
+        "--engine",
+        choices=(default_engine, "sim"),
+        default=default_engine,
+        help=f"sim runs the same experiment on the simulator (default: {default_engine})",
+    )
+    real = parser.add_argument_group(f"the {default_engine} server")
+    for option in engine_options:
+        real.add_argument(option.flag, type=option.kind, metavar="X", help=option.help)
+    real.add_argument("--server-args", default="", metavar="'...'", help="further words for the server")
+    real.add_argument(
+        "--warmup",
+        type=int,
+        default=8,
+        metavar="N",
+        help="requests sent before each run, not measured (default: 8)",
+    )
+    real.add_argument(
+        "--drain-s",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="after the last arrival, wait this long, then cancel what is left (default: 300)",
+    )
+    real.add_argument(
+        "--send-lag-limit-ms",
+        type=float,
+        default=50.0,
+        metavar="MS",
+        help="a run whose p99 of send lag is above this is no result (default: 50)",
+    )
+    real.add_argument(
+        "--restart",
+        action="store_true",
+        help="a fresh server for every run, instead of one that is told to switch policies",
+    )
+    sim = parser.add_argument_group("the simulator (--engine sim)")
+    sim.add_argument(
+        "--profile", default="h100-llama3.1-8b", help="step-time profile (default: h100-llama3.1-8b)"
+    )
+    sim.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="relative spread of a run's speed, with late arrivals, as on real machines (default: 0)",
+    )
+    sim.add_argument("--jobs", type=int, metavar="N", help="processes (default: every core)")
+    sim.add_argument(
+        "--backend",
+        choices=("loky", "ray", "dask"),
+        default="loky",
+        help="loky: this machine; ray, dask: the connected cluster (default: loky)",
+    )
+    return parser
+
+
+def plan_of(given: argparse.Namespace, engine_options: Sequence[EngineOption]) -> Plan:
+    """Return what the words ask for.
+
+    Raises:
+        UsageError: they make no sense; the message names the option.
+    """
+    strategies = _words(given.strategies, "--strategies")
+    for name in strategies:
+        try:
+            resolve(name)
+        except PolicySpecError as error:
+            raise UsageError(f"--strategies: {error}") from error
+    loads = [
+        Load(workload, rate)
+        for workload in _words(given.workloads, "--workloads")
+        for rate in _rates(given, workload)
+    ]
+    options = {o.name: value for o in engine_options if (value := getattr(given, o.name)) is not None}
+    if given.engine == "sim":
+        options |= {"profile": given.profile, "noise": given.noise}
+    else:
+        options |= {"server_args": given.server_args, "warmup": given.warmup, "restart": given.restart}
+    try:
+        return Plan(
+            engine=given.engine,
+            strategies=labels_of(strategies),
+            loads=tuple(dict.fromkeys(loads)),
+            runs=given.runs,
+            requests=given.requests,
+            seed=given.seed,
+            options=options,
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def sim_driver(given: argparse.Namespace) -> SimDriver:
+    """Return the simulator the words describe.
+
+    Raises:
+        UsageError: options no engine could run with.
+        DriverError: `--backend` needs a package that is not there.
+    """
+    try:
+        load_profile(given.profile)
+        if given.noise < 0.0:
+            raise ValueError(f"noise must be at least 0, got {given.noise}")
+        engine = SimEngine(_sim_config(given), given.profile, given.noise)
+    except (ValueError, ProfileError) as error:
+        raise UsageError(str(error)) from error
+    if given.jobs is not None and given.jobs < 1:
+        raise UsageError(f"--jobs: expected at least 1, got {given.jobs}")
+    return SimDriver(engine, on_cores(given.jobs, given.backend))
+
+
+def _sim_config(given: argparse.Namespace) -> EngineConfig:
+    """Read the options both engines have, under either engine's names; the others mean nothing here."""
+
+    def first(*names: str) -> Any:
+        return next((v for name in names if (v := getattr(given, name, None)) is not None), None)
+
+    block_size = first("block_size", "page_size") or 16
+    tokens = first("max_total_tokens")
+    blocks = first("num_gpu_blocks_override") or (tokens and tokens // block_size + 1) or _DEFAULT_BLOCKS
+    return EngineConfig(
+        num_gpu_blocks=blocks,
+        block_size=block_size,
+        max_num_seqs=first("max_num_seqs", "max_running_requests") or 32,
+        max_num_batched_tokens=first("max_num_batched_tokens", "chunked_prefill_size") or 2048,
+        max_model_len=first("max_model_len", "context_length"),
+    )
+
+
+def _rates(given: argparse.Namespace, workload: str) -> tuple[float, ...]:
+    own = getattr(given, f"rates:{_dashed(workload)}", None)
+    text, option = (own, f"--{_dashed(workload)}-rates") if own is not None else (given.rates, "--rates")
+    if text is not None:
+        return tuple(_rate(word, option) for word in _words(text, option))
+    if workload in DEFAULT_RATES:
+        return DEFAULT_RATES[workload]
+    try:
+        most = saturation_rps(workload, given.seed, _sim_config(given), load_profile("h100-llama3.1-8b"))
+    except (ValueError, TraceError) as error:
+        raise UsageError(f"--workloads: {error}") from error
+    return tuple(float(f"{fraction * most:.2g}") for fraction in FRACTIONS)
+
+
+def _dashed(workload: str) -> str:
+    return workload.replace("_", "-")
+
+
+def _rate(word: str, option: str) -> float:
+    try:
+        rate = float(word)
+    except ValueError:
+        rate = 0.0
+    if not 0.0 < rate < float("inf"):
+        raise UsageError(f"{option}: expected requests a second above 0, got {word!r}")
+    return rate
+
+
+def _words(text: str, option: str) -> list[str]:
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise UsageError(f"{option}: expected at least one, got {text!r}")
+    return words

@@ -1,0 +1,157 @@
+"""What an experiment consists of: cells, grouped in blocks, in an order in which drift cancels."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+PLAN_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One workload at one mean arrival rate."""
+
+    workload: str
+    rate_rps: float
+
+    def __str__(self) -> str:
+        return f"{self.workload} at {self.rate_rps:g}/s"
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """The runs that belong together: every strategy, one after another, over the identical requests."""
+
+    load: Load
+    repetition: int
+
+    @property
+    def block_id(self) -> str:
+        """Names the block's files."""
+        return f"{_file_name(self.load.workload)}@{self.load.rate_rps:g}-run{self.repetition + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run: a block, a strategy, and the place of the run in its block."""
+
+    block: Block
+    strategy: str
+    position: int
+
+    @property
+    def cell_id(self) -> str:
+        """Names the cell's file."""
+        return f"{self.block.block_id}-{_file_name(self.strategy)}"
+
+    def __str__(self) -> str:
+        return f"{self.block.load}, run {self.block.repetition + 1}, {self.strategy}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An experiment, complete: the same plan always means the same cells in the same order.
+
+    Attributes:
+        engine: "sim", "vllm" or "sglang".
+        strategies: their labels, all different (:func:`labels_of`).
+        loads: workloads and rates.
+        runs: repetitions; each has requests of its own, the same for every strategy.
+        requests: of each run.
+        seed: of the first repetition's requests; the next one has the next seed.
+        options: the engine's options, as JSON holds them.
+    """
+
+    engine: str
+    strategies: tuple[str, ...]
+    loads: tuple[Load, ...]
+    runs: int
+    requests: int
+    seed: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("runs", "requests"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("strategies", "loads"):
+            given = getattr(self, name)
+            if not given or len(set(given)) < len(given):
+                raise ValueError(f"{name} must be different from each other and at least one, got {given}")
+
+    def blocks(self) -> Iterator[list[Cell]]:
+        """Yield the blocks in order: all loads once, then all of them again with the next repetition."""
+        for repetition in range(self.runs):
+            order = alternating(self.strategies, repetition)
+            for load in self.loads:
+                block = Block(load, repetition)
+                yield [Cell(block, strategy, position) for position, strategy in enumerate(order)]
+
+    def cells(self) -> list[Cell]:
+        """Return all cells in order."""
+        return [cell for block in self.blocks() for cell in block]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON holds it."""
+        return {"version": PLAN_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Plan:
+        """Return the plan that :meth:`as_dict` described.
+
+        Raises:
+            ValueError: another version, or not a plan.
+        """
+        if content.get("version") != PLAN_VERSION:
+            raise ValueError(f"expected a plan of version {PLAN_VERSION}, found {content.get('version')!r}")
+        given = {name: value for name, value in content.items() if name != "version"}
+        try:
+            loads = tuple(Load(str(load["workload"]), float(load["rate_rps"])) for load in given.pop("loads"))
+            return cls(loads=loads, strategies=tuple(given.pop("strategies")), **given)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"expected a plan, found {str(content)[:100]} ({error})") from error
+
+
+def alternating(strategies: Sequence[str], repetition: int) -> tuple[str, ...]:
+    """Return the order of strategies in a repetition: every second is reversed, every two shift by one.
+
+    Whatever drifts while a block runs (heat, a filling disk) hits each strategy early as often as late.
+
+    >>> [" ".join(alternating(("a", "b"), n)) for n in range(4)]
+    ['a b', 'b a', 'b a', 'a b']
+    """
+    shift = (repetition // 2) % len(strategies)
+    order = (*strategies[shift:], *strategies[:shift])
+    return order[::-1] if repetition % 2 else order
+
+
+def labels_of(strategies: Sequence[str]) -> tuple[str, ...]:
+    """Return a label for each strategy; one that is named again is called `name#2`: an A/A comparison.
+
+    >>> labels_of(["bidkv", "lcf", "bidkv"])
+    ('bidkv', 'lcf', 'bidkv#2')
+    """
+    labels = []
+    for index, name in enumerate(strategies):
+        before = strategies[:index].count(name)
+        labels.append(f"{name}#{before + 1}" if before else name)
+    return tuple(labels)
+
+
+def policy_of(label: str) -> str:
+    """Return the policy text behind a label.
+
+    >>> policy_of("fair:cap=8#2")
+    'fair:cap=8'
+    """
+    return re.sub(r"#\d+$", "", label)
+
+
+def _file_name(text: str) -> str:
+    """Return a name that is safe in any file system; one that had to change carries a checksum."""
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-60:].lstrip(".")
+    return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
