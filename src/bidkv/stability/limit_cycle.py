@@ -1,8 +1,10 @@
 """Limit cycles: waves of eviction and recompute that waste throughput although the load is sustainable.
 
 At saturation, requests admitted together grow together, are evicted together and come back together
-(Ao, Dong, Luo and Simchi-Levi, arXiv 2606.15555). Seen from outside: KV use swings by a large share of
-the memory at a steady beat while recompute takes a good part of the work.
+(Ao, Dong, Luo and Simchi-Levi, arXiv 2606.15555). Seen from outside: the level of the server swings widely
+at a steady beat while recompute takes a good part of the work. The level is KV use where admission is held
+back; an engine that admits as soon as the next prompt fits (vLLM) keeps its memory full through the whole
+cycle, and what swings is the number of running requests.
 """
 
 from __future__ import annotations
@@ -24,9 +26,9 @@ class CycleReport:
 
     Attributes:
         is_cycling: enough swings at a steady beat, and recompute above the threshold.
-        turns: turns of KV use within the window.
+        turns: turns of the level within the window.
         period_s: mean seconds of a full swing down and up; NaN with fewer than three turns.
-        swing: mean height of a swing as a share of the memory; 0 without any.
+        swing: mean height of a swing of the level; 0 without any.
         recompute_share: recomputed tokens / computed tokens, over the window.
         is_recompute_rising: the last quarter of the window recomputes a larger share than the whole.
     """
@@ -40,18 +42,18 @@ class CycleReport:
 
 
 class LimitCycleDetector:
-    """Watches KV use and recompute; O(1) time and bounded memory an observation.
+    """Watches the level and recompute; O(1) time and bounded memory an observation.
 
     Args:
         window_s: how far back it looks, seconds.
-        least_swing: share of the memory a turn of KV use must undo to count, in (0, 1).
+        least_swing: change of the level that makes a turn, in (0, 1).
         least_turns: turns within the window that make a cycle, at least 3.
         least_recompute: recompute share that makes it worth the name, in [0, 1).
 
     >>> detector = LimitCycleDetector(window_s=60.0)
     >>> for second in range(60):
     ...     wave = 0.75 + 0.25 * math.sin(second * 2 * math.pi / 12)
-    ...     detector.update(float(second), kv_use=wave, computed_tokens=1000, recomputed_tokens=300)
+    ...     detector.update(float(second), level=wave, computed_tokens=1000, recomputed_tokens=300)
     >>> report = detector.get()
     >>> report.is_cycling, round(report.period_s), round(report.swing, 1)
     (True, 12, 0.5)
@@ -92,39 +94,40 @@ class LimitCycleDetector:
         self._anchor = math.nan
         self._anchor_s = self._latest_s = 0.0
 
-    def update(self, now_s: float, kv_use: float, computed_tokens: int, recomputed_tokens: int) -> None:
+    def update(self, now_s: float, level: float, computed_tokens: int, recomputed_tokens: int) -> None:
         """Take in one observation.
 
         Args:
             now_s: seconds, not earlier than the last one.
-            kv_use: share of the blocks in use, in [0, 1].
+            level: running requests as a share of max_num_seqs, or KV use, in [0, 1].
             computed_tokens: tokens computed since the last observation, recomputed ones included.
-            recomputed_tokens: those computed before.
+            recomputed_tokens: recomputed ones counted since then; engines count them in lumps, when a
+                request's life ends, so they may exceed `computed_tokens` now and then.
 
         Raises:
             ValueError: a share or count out of range.
         """
-        if not 0.0 <= kv_use <= 1.0:
-            raise ValueError("kv_use must be in [0, 1]")
-        if not 0 <= recomputed_tokens <= computed_tokens:
-            raise ValueError("recomputed_tokens must be in [0, computed_tokens]")
+        if not 0.0 <= level <= 1.0:
+            raise ValueError("level must be in [0, 1]")
+        if not (0 <= recomputed_tokens < math.inf and 0 <= computed_tokens < math.inf):
+            raise ValueError("computed_tokens and recomputed_tokens must be >= 0 and finite")
         for computed, recomputed in (self._slow, self._fast):
             computed.update(computed_tokens, now_s)
             recomputed.update(recomputed_tokens, now_s)
-        self._follow(now_s, kv_use)
+        self._follow(now_s, level)
 
-    def _follow(self, now_s: float, kv_use: float) -> None:
+    def _follow(self, now_s: float, level: float) -> None:
         """Keep the last extreme; a move of `least_swing` away from it makes it a turn."""
         if math.isnan(self._anchor):
-            self._anchor, self._anchor_s = kv_use, now_s
-        move = kv_use - self._anchor
+            self._anchor, self._anchor_s = level, now_s
+        move = level - self._anchor
         if move * self._direction > 0.0:
-            self._anchor, self._anchor_s = kv_use, now_s
+            self._anchor, self._anchor_s = level, now_s
         elif abs(move) >= self._least_swing:
             if self._direction:
                 self._turns.append((self._anchor_s, self._anchor))
             self._direction = 1 if move > 0.0 else -1
-            self._anchor, self._anchor_s = kv_use, now_s
+            self._anchor, self._anchor_s = level, now_s
         self._latest_s = now_s
 
     def get(self) -> CycleReport:
@@ -150,4 +153,4 @@ class LimitCycleDetector:
 
 def _share(tokens: tuple[ForgettingMoments, ForgettingMoments]) -> float:
     computed, recomputed = (moments.get().value for moments in tokens)
-    return recomputed / computed if computed > 0.0 else 0.0
+    return min(recomputed / computed, 1.0) if computed > 0.0 else 0.0

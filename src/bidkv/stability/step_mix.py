@@ -1,11 +1,11 @@
-"""Which steps a saturated replica runs, and how long they take: decode steps, partial and full prefill steps.
+"""Which steps a saturated replica runs, and how long they take: decode steps and prefill steps of any fill.
 
 When a request ends, about as many prompt tokens enter as it leaves behind, cut into chunks of what the
 running requests leave of a step's token budget. A profile's step time is far from linear in the tokens of
-a prefill step, so full and partial chunks are priced apart. Chunks of events that meet share a step: if x
-events a step bring A tokens each and cost n(A) steps of C tokens alone, the busy fraction p of steps with
-prefill obeys p = rho + d*b with rho = x*E[A]/C, d = E[n] - E[A]/C, and b = (e^x - 1)(1 - p) busy periods a
-step (each wastes d of a step once).
+a prefill step, so the law of those tokens is needed. Full chunks take steps of their own; the rests queue
+for the other steps and share them where they meet. With arrivals Poisson a step, the tokens that wait obey
+Lindley's recursion W' = max(W - C, 0) + arrivals, whose stationary law is found on a grid of C/32 tokens
+(the arrivals of a step by Panjer's recursion, 1981).
 """
 
 from __future__ import annotations
@@ -17,6 +17,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from bidkv.stability.occupancy import Occupancy, Points, ReplicaShape
+
+_BINS = 32
+_MOST_BINS = 6 * _BINS
+_MOST_ROUNDS = 100
+_NEGLIGIBLE = 1e-9
+_CLOSE_ENOUGH = 1e-6
 
 
 class StepTime(Protocol):
@@ -83,25 +89,27 @@ def step_mix(
     memory, seats = state.memory_bound, 1.0 - state.memory_bound
     events = [(s + o, memory * w * max(1.0 - excess(s + o) / mean_s, 0.0)) for s, o, w in points]
     events += [(s, seats * w) for s, _, w in points]
-    entering = math.fsum(w for _, w in events)
-    if entering <= 0.0 or computed <= 0.0:
+    if computed <= 0.0 or not any(w for _, w in events):
         return StepMix(decode_s, decode_s, decode_s, decode_s, 0.0)
     scale = computed / math.fsum(tokens * w for tokens, w in events)
-    full = partial = partial_s = 0.0
+    width = chunk / _BINS
+    full, rests = 0.0, [0.0] * (_BINS + 1)
     for tokens, weight in events:
         chunks, rest = divmod(tokens * scale, chunk)
         full += weight * chunks
-        if rest >= 1.0:
-            partial += weight
-            partial_s += weight * prefill_s(rest)
-    arriving = state.requests_per_step * entering
-    load = state.requests_per_step * computed / chunk
-    waste = (full + partial) / entering - computed / (entering * chunk)
-    meeting = waste * math.expm1(min(arriving, 50.0))
-    share = min((load + meeting) / (1.0 + meeting), 1.0)
-    full_share = min(share, state.requests_per_step * full)
+        # At least one bin: a short prompt costs a prefill step all the same.
+        below, part = divmod(max(rest / width, 1.0) if rest > 0.0 else 0.0, 1.0)
+        rests[int(below)] += weight * (1.0 - part)
+        rests[min(int(below) + 1, _BINS)] += weight * part
+    full_share = min(state.requests_per_step * full, 0.999)
+    waiting = _waiting_tokens(state.requests_per_step / (1.0 - full_share), rests)
     full_s = prefill_s(chunk)
-    in_prefill = full_share * full_s + (share - full_share) * (partial_s / partial if partial else full_s)
+    share, in_prefill = full_share, full_share * full_s
+    for index, probability in enumerate(waiting[1:], start=1):
+        if probability > _NEGLIGIBLE:
+            seconds = full_s if index >= _BINS else prefill_s(index * width)
+            share += (1.0 - full_share) * probability
+            in_prefill += (1.0 - full_share) * probability * seconds
     mean_prefill_s = in_prefill / share if share > 0.0 else full_s
     return StepMix(
         mean_s=(1.0 - share) * decode_s + in_prefill,
@@ -110,6 +118,34 @@ def step_mix(
         prefill_s=mean_prefill_s,
         prefill_share=share,
     )
+
+
+def _waiting_tokens(rate: float, rests: list[float]) -> list[float]:
+    """Return the stationary law of tokens waiting at a step's start, in bins of which `_BINS` fill a step.
+
+    Args:
+        rate: expected number of ending requests a step.
+        rests: probability that one of them brings so many bins of tokens; what is missing to 1 brings none.
+    """
+    # Panjer: the compound Poisson law of a step's arrivals.
+    arrivals = [math.exp(-rate * math.fsum(rests[1:]))]
+    weighted = [(j, rate * j * p) for j, p in enumerate(rests) if j and p > 0.0]
+    for n in range(1, _MOST_BINS + 1):
+        arrivals.append(math.fsum(p * arrivals[n - j] for j, p in weighted if j <= n) / n)
+    arrivals[-1] += max(1.0 - math.fsum(arrivals), 0.0)
+    law = arrivals
+    for _ in range(_MOST_ROUNDS):
+        left = [math.fsum(law[: _BINS + 1]), *law[_BINS + 1 :]]
+        following = [0.0] * (_MOST_BINS + 1)
+        for i, p in enumerate(left):
+            if p > _NEGLIGIBLE:
+                for j, q in enumerate(arrivals):
+                    following[min(i + j, _MOST_BINS)] += p * q
+        change = max(abs(x - y) for x, y in zip(law, following, strict=True))
+        law = following
+        if change < _CLOSE_ENOUGH:
+            break
+    return law
 
 
 def _mean_excess(points: Points) -> Callable[[float], float]:

@@ -1,0 +1,133 @@
+"""Print the tables of docs/stability.md: the service-rate model against the simulator.
+
+Usage: python scripts/validate_service_rate.py rates [TRACE_DIRECTORY]
+       python scripts/validate_service_rate.py verdicts [TRACE_DIRECTORY]
+
+TRACE_DIRECTORY may hold the full traces (AzureLLMInferenceTrace_conv.csv, mooncake_conversation_trace.jsonl);
+without it the slices that ship are used.
+"""
+
+import statistics
+import sys
+from pathlib import Path
+from random import Random
+
+from bidkv.experiments.saturation import saturated_rate
+from bidkv.experiments.traces import read_trace
+from bidkv.profiles import StepTimeProfile, load_profile
+from bidkv.simulator import EngineConfig
+from bidkv.stability import (
+    EmpiricalLaw,
+    LengthLaw,
+    ReplicaShape,
+    ServiceRate,
+    UniformLaw,
+    Verdict,
+    assess,
+    service_rate,
+)
+
+PROFILES = ("h100-llama3.1-8b", "h100-llama3.1-8b-nocompile")
+SHAPES = ((600, 32), (2048, 128), (8192, 256))
+LARGE_SHAPES = ((8192, 256), (16384, 256), (32768, 256))
+UNIFORM = (
+    UniformLaw((10, 1600), (10, 1600)),
+    UniformLaw((10, 2133), (10, 1066)),
+    UniformLaw((10, 1066), (10, 2133)),
+)
+REQUESTS = 4000
+SCENARIOS = 200
+
+
+def drawn(law: UniformLaw, count: int, random: Random) -> list[tuple[int, int]]:
+    return [(random.randint(*law.prompt), random.randint(*law.output)) for _ in range(count)]
+
+
+def traces(directory: Path | None) -> dict[str, list[tuple[int, int]]]:
+    full = {
+        "azure-conv": "AzureLLMInferenceTrace_conv.csv",
+        "mooncake-conv": "mooncake_conversation_trace.jsonl",
+    }
+    read = {}
+    for name, file in full.items():
+        source = name if directory is None else directory / file
+        pairs = [(r.prompt_tokens, r.output_tokens) for r in read_trace(source)]
+        Random(1).shuffle(pairs)
+        read[name] = pairs[:REQUESTS]
+    return read
+
+
+def predicted(law: LengthLaw, blocks: int, seqs: int, profile: StepTimeProfile) -> ServiceRate:
+    shape = ReplicaShape(blocks, max_num_seqs=seqs)
+    timed = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens)
+    return service_rate(law, shape, timed.step_s)
+
+
+def engine(blocks: int, seqs: int) -> EngineConfig:
+    return EngineConfig(num_gpu_blocks=blocks + 1, max_num_seqs=seqs)
+
+
+def rates(directory: Path | None) -> None:
+    cases = []
+    for law in UNIFORM:
+        name = f"U{law.prompt} x U{law.output}"
+        cases += [(name, law, drawn(law, REQUESTS, Random(1)), shape) for shape in SHAPES]
+    for name, pairs in traces(directory).items():
+        shapes = LARGE_SHAPES if name.startswith("mooncake") else SHAPES
+        cases += [(name, EmpiricalLaw.of(pairs), pairs, shape) for shape in shapes]
+    print(
+        "| lengths | profile | blocks / sequences | simulated req/s | model | error | plain formula | error |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    errors, plain_errors = [], []
+    for profile_name in PROFILES:
+        profile = load_profile(profile_name)
+        for name, law, pairs, (blocks, seqs) in cases:
+            measured = saturated_rate(pairs, engine(blocks, seqs), profile).rate_rps
+            rate = predicted(law, blocks, seqs, profile)
+            error = 100.0 * (rate.sustainable_rps / measured - 1.0)
+            plain = 100.0 * (rate.plain_rps / measured - 1.0)
+            errors.append(abs(error))
+            plain_errors.append(abs(plain))
+            print(f"| {name} | {profile_name} | {blocks} / {seqs} | {measured:.3f}", end=" ")
+            print(f"| {rate.sustainable_rps:.3f} | {error:+.1f} %", end=" ")
+            print(f"| {rate.plain_rps:.3f} | {plain:+.1f} % |", flush=True)
+    print(f"\nmodel: median {statistics.median(errors):.1f} %, worst {max(errors):.1f} %")
+    print(f"plain formula: median {statistics.median(plain_errors):.1f} %, worst {max(plain_errors):.1f} %")
+
+
+def scenario(random: Random, recorded: dict[str, list[tuple[int, int]]]) -> tuple[LengthLaw, list, int, int]:
+    blocks = round(2 ** random.uniform(9.3, 13.5))
+    seqs = random.choice((32, 64, 128, 256))
+    if random.random() < 0.4:
+        name = random.choice(sorted(recorded))
+        pairs = recorded[name]
+        return EmpiricalLaw.of(pairs), pairs, max(blocks, 8192 if name.startswith("mooncake") else 0), seqs
+    law = UniformLaw((10, random.randint(50, 3000)), (10, random.randint(50, 2000)))
+    return law, drawn(law, REQUESTS, random), blocks, seqs
+
+
+def verdicts(directory: Path | None) -> None:
+    random, recorded = Random(5), traces(directory)
+    right = uncertain = dangerous = 0
+    errors = []
+    for _ in range(SCENARIOS):
+        law, pairs, blocks, seqs = scenario(random, recorded)
+        profile = load_profile(random.choice(PROFILES))
+        boundary = saturated_rate(pairs, engine(blocks, seqs), profile).rate_rps
+        ratio = random.choice((random.uniform(0.5, 0.95), random.uniform(1.05, 1.5)))
+        rate = predicted(law, blocks, seqs, profile)
+        verdict = assess(ratio * boundary, rate).verdict
+        right += verdict is (Verdict.STABLE if ratio < 1.0 else Verdict.UNSTABLE)
+        uncertain += verdict is Verdict.UNCERTAIN
+        dangerous += verdict is Verdict.STABLE and ratio > 1.0
+        errors.append(abs(rate.sustainable_rps / boundary - 1.0))
+    print(f"{right} of {SCENARIOS} right, {uncertain} called uncertain,", end=" ")
+    print(f"{dangerous} called stable while queues grow")
+    print(f"rate error: median {100 * statistics.median(errors):.1f} %, worst {100 * max(errors):.1f} %")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in ("rates", "verdicts"):
+        sys.exit(__doc__)
+    {"rates": rates, "verdicts": verdicts}[sys.argv[1]](Path(sys.argv[2]) if len(sys.argv) == 3 else None)
