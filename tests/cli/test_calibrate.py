@@ -34,6 +34,21 @@ def test_a_step_log_becomes_a_profile_and_a_report(tmp_path: Path) -> None:
     assert abs(document["check"][0]["total"]) < 0.01
 
 
+def test_the_report_page_holds_the_report_and_its_plots(tmp_path: Path) -> None:
+    pytest.importorskip("vl_convert", reason="needs the [report] extra")
+    page = tmp_path / "report.html"
+    arguments = ["--check", RUN, "--check-max-num-seqs", "32", "--html", str(page)]
+    result = RUNNER.invoke(app, ["calibrate", "--steps", STEPS, "--no-compare", *arguments])
+    assert result.exit_code == 0, result.output
+    text = page.read_text(encoding="utf-8")
+    assert "Not covered by these steps:" in text
+    assert "not fitted" in text
+    assert "default-src" in text
+    assert "vega-lite" in text
+    nothing = RUNNER.invoke(app, ["calibrate", "--analytic", "llama-3.1-8b", "--html", str(page)])
+    assert "--html: expected --steps or --check" in nothing.output
+
+
 def test_the_candidate_models_are_compared() -> None:
     result = RUNNER.invoke(app, ["calibrate", "--steps", STEPS, "--json", "-"])
     models = {row["model"]: row for row in json.loads(result.output)["cross_validation"]}

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.outputs import require_report_extra
 
 if TYPE_CHECKING:
     from bidkv.experiments.calibrate import Calibration, RegimeError, StepLog
+    from bidkv.experiments.calibrate.page import Judged
     from bidkv.profiles import StepTimeProfile
 
 
@@ -67,6 +69,9 @@ def command(
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON; - is stdout.")
     ] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page with plots.")
+    ] = None,
 ) -> None:
     """Fit a step-time profile to an engine's step log, and say how good it is.
 
@@ -83,30 +88,42 @@ def command(
         if steps is None:
             fail("--engine: expected --steps, the step log to record")
         _record(steps, time_limit_s)
+    if html_file is not None:
+        if steps is None and check is None:
+            fail("--html: expected --steps or --check, there is nothing to plot")
+        require_report_extra()
 
     lines: list[str] = []
     document: dict[str, Any] = {}
+    judged: dict[str, Judged] = {}
+    from bidkv.experiments.calibrate import as_text, errors_as_text
+
     if steps is not None:
         with bad_input("--steps"):
             log, result = _fit(
                 steps, name or steps.stem, model, graph_max_tokens, prefill_graphs, notes, compare
             )
-        from bidkv.experiments.calibrate import as_text
-
         step_times, written = result.profile, result.profile_json()
         lines.append(as_text(result, log))
         document = result.document()
+        judged["fitted"] = (step_times, log)
     else:
         step_times, written = _without_steps(analytic, gpu, profile, name)
         lines.append(f"{step_times.name} ({step_times.kind}): {step_times.notes}")
     if check is not None:
         timed = step_times.for_engine(check_max_num_seqs, check_max_num_batched_tokens)
-        text, errors = _checked(timed, check)
-        lines += ["", *text]
+        held_out, errors = _checked(timed, check)
+        lines += ["", *errors_as_text(f"Error on {check}, not fitted", errors)]
+        judged["not fitted"] = (timed, held_out)
         document["check"] = [asdict(error) for error in errors]
     if out is not None:
         with bad_input("--out"):
             out.write_text(written, encoding="utf-8")
+    if html_file is not None:
+        from bidkv.experiments.calibrate.page import write_page
+
+        with bad_input("--html"):
+            write_page(html_file, "\n".join(lines), step_times, judged)
     _show("\n".join(lines), document, json_file)
 
 
@@ -151,14 +168,13 @@ def _without_steps(
     return step_times, dump_profile(step_times)
 
 
-def _checked(step_times: StepTimeProfile, check: Path) -> tuple[list[str], list[RegimeError]]:
+def _checked(step_times: StepTimeProfile, check: Path) -> tuple[StepLog, list[RegimeError]]:
     from bidkv.experiments.calibrate import check as measure
-    from bidkv.experiments.calibrate import errors_as_text, read_step_log
+    from bidkv.experiments.calibrate import read_step_log
 
     with bad_input("--check"):
         log = read_step_log(check)
-    errors = measure(step_times, log)
-    return errors_as_text(f"Error on {check}, not fitted", errors), errors
+    return log, measure(step_times, log)
 
 
 def _show(text: str, document: dict[str, Any], json_file: str | None) -> None:
