@@ -11,10 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 from bidkv.policy.contract import CONTRACT_POLICIES
-from bidkv.policy.fair import OWN_POLICIES
+from bidkv.policy.fair import Fair
+from bidkv.policy.fast import Fast
 from bidkv.policy.rules import RULE_POLICIES
 from bidkv.policy.sglang_rules import SGLANG_POLICIES
 from bidkv.protocol.policy import Policy
+
+OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast)
+"""This project's own."""
 
 _CATALOG: dict[str, type[Policy]] = {
     str(cls.name): cls for cls in (*CONTRACT_POLICIES, *RULE_POLICIES, *SGLANG_POLICIES, *OWN_POLICIES)

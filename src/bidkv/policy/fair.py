@@ -67,6 +67,3 @@ class Fair(Policy):
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Look at the clock and the memory in use."""
         self.prices.observe(engine)
-
-
-OWN_POLICIES: tuple[type[Policy], ...] = (Fair,)

@@ -1,0 +1,69 @@
+"""How much a request will still generate, learned from those that finished; memory and time per event are O(1)."""
+
+from __future__ import annotations
+
+from bidkv.protocol.requests import RequestView
+
+_BUCKETS_PER_DOUBLING = 4
+_BUCKETS = 24 * _BUCKETS_PER_DOUBLING
+_KEEP = 0.999
+"""What one more finished request leaves of the weight of the older ones."""
+_PRIOR_TOKENS = 200.0
+_PRIOR_WEIGHT = 5.0
+
+
+class RemainingTokens:
+    """First two moments of the output tokens still to come, given how many came already.
+
+    Finished outputs fall into buckets a fourth of a doubling wide; each bucket keeps a forgetting count, sum
+    and sum of squares. A request that generated g tokens is compared with the finished ones longer than g.
+    A stated `max_tokens` bounds both moments.
+    """
+
+    __slots__ = ("_count", "_grow", "_square", "_sum")
+
+    def __init__(self) -> None:
+        self._count = [0.0] * _BUCKETS
+        self._sum = [0.0] * _BUCKETS
+        self._square = [0.0] * _BUCKETS
+        # Newer observations weigh more; dividing all older ones at every event would be O(buckets).
+        self._grow = 1.0
+
+    def learn(self, output_tokens: int) -> None:
+        """A request finished with this many output tokens."""
+        self._grow /= _KEEP
+        if self._grow > 1e12:
+            for column in (self._count, self._sum, self._square):
+                column[:] = [value / self._grow for value in column]
+            self._grow = 1.0
+        index = _bucket(output_tokens)
+        self._count[index] += self._grow
+        self._sum[index] += self._grow * output_tokens
+        self._square[index] += self._grow * output_tokens * output_tokens
+
+    def moments(self, request: RequestView) -> tuple[float, float]:
+        """Return the expected remaining tokens and the expected square of them."""
+        done = request.num_output_tokens
+        start = _bucket(done) + 1 if done else 0
+        count = sum(self._count[start:])
+        prior = _PRIOR_WEIGHT * self._grow
+        # The prior: as much again as was generated, and never less than an ordinary answer.
+        guess = max(_PRIOR_TOKENS, float(done))
+        mean_total = sum(self._sum[start:])
+        square_total = sum(self._square[start:])
+        weight = count + prior
+        mean = (mean_total - done * count + prior * guess) / weight
+        square = (
+            square_total - 2 * done * mean_total + done * done * count + prior * 2 * guess * guess
+        ) / weight
+        if request.max_tokens is not None:
+            left = float(max(request.max_tokens - done, 1))
+            mean, square = min(mean, left), min(square, left * left)
+        return mean, square
+
+
+def _bucket(tokens: int) -> int:
+    # bit_length finds the doubling; the fraction of it is cut into equal parts.
+    doubling = max(tokens, 1).bit_length() - 1
+    part = ((max(tokens, 1) - (1 << doubling)) * _BUCKETS_PER_DOUBLING) >> doubling
+    return min(doubling * _BUCKETS_PER_DOUBLING + part, _BUCKETS - 1)
