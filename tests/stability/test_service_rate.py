@@ -115,7 +115,7 @@ def test_what_cannot_run_is_refused_and_outputs_end_at_the_limit():
         admissible(EmpiricalLaw.of([(400, 10)]), 320)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     prompts=st.tuples(st.integers(1, 4000), st.integers(0, 4000)),
     outputs=st.tuples(st.integers(1, 2000), st.integers(0, 2000)),

@@ -21,8 +21,10 @@ from bidkv.stability.occupancy import Occupancy, Points, ReplicaShape
 _BINS = 32
 _MOST_BINS = 6 * _BINS
 _MOST_ROUNDS = 100
-_NEGLIGIBLE = 1e-9
-_CLOSE_ENOUGH = 1e-6
+_NEGLIGIBLE = 1e-8
+_CLOSE_ENOUGH = 1e-5
+# From this load of rests on every step is taken to be full.
+_SWAMPED = 0.95
 
 
 class StepTime(Protocol):
@@ -127,19 +129,22 @@ def _waiting_tokens(rate: float, rests: list[float]) -> list[float]:
         rate: expected number of ending requests a step.
         rests: probability that one of them brings so many bins of tokens; what is missing to 1 brings none.
     """
+    if rate * math.fsum(j * p for j, p in enumerate(rests)) >= _SWAMPED * _BINS:
+        return [0.0] * _MOST_BINS + [1.0]
     # Panjer: the compound Poisson law of a step's arrivals.
     arrivals = [math.exp(-rate * math.fsum(rests[1:]))]
     weighted = [(j, rate * j * p) for j, p in enumerate(rests) if j and p > 0.0]
     for n in range(1, _MOST_BINS + 1):
         arrivals.append(math.fsum(p * arrivals[n - j] for j, p in weighted if j <= n) / n)
     arrivals[-1] += max(1.0 - math.fsum(arrivals), 0.0)
+    likely = [(j, q) for j, q in enumerate(arrivals) if q > _NEGLIGIBLE]
     law = arrivals
     for _ in range(_MOST_ROUNDS):
         left = [math.fsum(law[: _BINS + 1]), *law[_BINS + 1 :]]
         following = [0.0] * (_MOST_BINS + 1)
         for i, p in enumerate(left):
             if p > _NEGLIGIBLE:
-                for j, q in enumerate(arrivals):
+                for j, q in likely:
                     following[min(i + j, _MOST_BINS)] += p * q
         change = max(abs(x - y) for x, y in zip(law, following, strict=True))
         law = following
