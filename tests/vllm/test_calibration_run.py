@@ -11,14 +11,9 @@ import pytest
 from tests.engine_model import write_config
 
 from bidkv.experiments.vllm.calibration_grid import Cell, Injection, small_grid
-from bidkv.experiments.vllm.calibration_run import (
-    OutOfTime,
-    Recorder,
-    build_engine,
-    describe_engine,
-    record_grid,
-    unfit,
-)
+from bidkv.experiments.vllm.calibration_recorder import OutOfTime, Recorder
+from bidkv.experiments.vllm.calibration_run import record_grid, unfit
+from bidkv.experiments.vllm.engine import build_engine, describe_engine
 
 pytestmark = pytest.mark.vllm
 

@@ -31,7 +31,7 @@ from random import Random
 from typing import Any
 
 from bidkv.experiments.families import FAMILIES
-from bidkv.experiments.vllm.calibration_run import build_engine
+from bidkv.experiments.vllm.engine import build_engine
 from bidkv.experiments.workloads import generate
 from bidkv.policy import resolve
 from bidkv.protocol.requests import WorkloadRequest
