@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bidkv.policy import PolicySpecError, available, catalog, options_of, register, resolve, resolve_all
+from bidkv.policy.contract import StaticRandom
+from bidkv.protocol.policy import Policy
+
+
+@pytest.fixture
+def tunable(monkeypatch: pytest.MonkeyPatch) -> type[Policy]:
+    """A policy with an option of every kind, registered for one test."""
+    monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+
+    @register
+    class Tunable(Policy):
+        name = "tunable"
+
+        def __init__(
+            self,
+            *,
+            count: int = 3,
+            share: float = 0.5,
+            label: str = "a",
+            strict: bool = False,
+            cap: int | None = 8,
+        ) -> None:
+            if count < 0:
+                raise ValueError(f"count must be >= 0, got {count}")
+            self.given = (count, share, label, strict, cap)
+
+    return Tunable
+
+
+def test_every_policy_resolves_by_its_name_to_a_fresh_object() -> None:
+    assert {"preempt-evict", "preempt-evict-sjf", "static-random", "largest-first", "bidkv", "lcf"} <= set(
+        available()
+    )
+    assert available() == sorted(available())
+    for name in available():
+        assert resolve(name).name == name
+        assert resolve(name) is not resolve(name)
+
+
+def test_options_of_every_kind_are_parsed(tunable: type[Policy]) -> None:
+    assert options_of("tunable") == {"count": 3, "share": 0.5, "label": "a", "strict": False, "cap": 8}
+    policy: Any = resolve(" tunable : count = 4 ; share=.25; label=x y;strict=TRUE;cap=none; ")
+    assert policy.given == (4, 0.25, "x y", True, None)
+    policy = resolve("tunable:cap=2")
+    assert policy.given == (3, 0.5, "a", False, 2)
+
+
+def test_a_seed_in_the_text_is_a_seed() -> None:
+    policy = resolve("static-random:seed=7")
+    assert isinstance(policy, StaticRandom)
+    assert policy._random.random() == StaticRandom(seed=7)._random.random()
+
+
+def test_a_list_is_split_at_commas() -> None:
+    assert [p.name for p in resolve_all("lcf, static-random:seed=3,,bidkv")] == [
+        "lcf",
+        "static-random",
+        "bidkv",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("nope", "policy 'nope' does not exist. Available: "),
+        ("", "policy '' does not exist. Available: "),
+        (":seed=1", "policy '' does not exist. Available: "),
+        ("LCF", "policy 'LCF' does not exist. Available: "),
+        ("lcf:cap=3", "policy 'lcf' has no option 'cap=3'; options (with defaults): none"),
+        ("static-random:sed=3", "has no option 'sed=3'; options (with defaults): seed=0"),
+        ("static-random:seed", "has no option 'seed'; options (with defaults): seed=0"),
+        ("static-random:seed=x", "policy 'static-random': option 'seed' must be an integer, got 'x'"),
+        ("static-random:seed=", "policy 'static-random': option 'seed' must be an integer, got ''"),
+        ("static-random:seed=1;seed=2", "policy 'static-random': option 'seed' is given twice"),
+        ("tunable:share=abc", "option 'share' must be a finite number, got 'abc'"),
+        ("tunable:share=nan", "option 'share' must be a finite number, got 'nan'"),
+        ("tunable:share=-inf", "option 'share' must be a finite number, got '-inf'"),
+        ("tunable:strict=yes", "option 'strict' must be true or false, got 'yes'"),
+        ("tunable:cap=many", "option 'cap' must be an integer or none, got 'many'"),
+        ("tunable:count=-1", "policy 'tunable': count must be >= 0, got -1"),
+    ],
+)
+def test_a_bad_text_is_an_error_that_lists_what_exists(
+    tunable: type[Policy], spec: str, message: str
+) -> None:
+    with pytest.raises(PolicySpecError) as error:
+        resolve(spec)
+    assert message in str(error.value)
+    if "does not exist" in message:
+        assert all(name in str(error.value) for name in available())
+
+
+@pytest.mark.parametrize("spec", ["", " , ,"])
+def test_an_empty_list_is_an_error(spec: str) -> None:
+    with pytest.raises(PolicySpecError, match=r"no policy named\. Available: "):
+        resolve_all(spec)
+
+
+def test_a_name_is_registered_once() -> None:
+    class Second(Policy):
+        name = "lcf"
+
+    with pytest.raises(ValueError, match="Policy 'lcf' already registered"):
+        register(Second)
+
+
+@pytest.mark.parametrize("name", ["", "a:b", "a;b", "a,b", "a=b", 3])
+def test_a_name_must_survive_its_own_syntax(name: object) -> None:
+    unusable = type("Unusable", (Policy,), {"name": name})
+    with pytest.raises(ValueError, match="must be a non-empty text without"):
+        register(unusable)
+    assert name not in available()
