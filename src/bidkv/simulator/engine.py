@@ -54,6 +54,11 @@ class Engine:
 
     # --- what a policy may ask -------------------------------------------------------------------
     @property
+    def num_running(self) -> int:
+        """Requests that run."""
+        return len(self.running)
+
+    @property
     def num_waiting(self) -> int:
         """Requests that wait to enter."""
         return len(self._waiting)
@@ -65,6 +70,12 @@ class Engine:
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` waits to enter."""
         return request in self._waiting
+
+    def true_output_tokens(self, request: RequestView) -> int:
+        """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
+        if not isinstance(request, SimRequest):
+            raise TypeError(f"expected a request of this engine, got {request!r}")
+        return request._target_tokens - request.num_prompt_tokens
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would free."""

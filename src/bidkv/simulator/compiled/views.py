@@ -104,8 +104,9 @@ class KernelView:
         self._live = live
         self._bind(ints)
         self._running = running
-        self._state = state
-        self._clock = clock
+        self._state: memoryview[int] = memoryview(state)
+        self._state_array = state
+        self._clock: memoryview[float] = memoryview(clock)
 
     def rebind(self, ints: Any) -> None:
         """The tables grew: read the new ones."""
@@ -120,7 +121,7 @@ class KernelView:
 
     def request(self, slot: int) -> KernelRequest:
         """The request in a slot; the same object as long as it lives."""
-        uid = int(self._ints[at.UID, slot])
+        uid = self._rows[at.UID][slot]
         view = self.views.get(uid)
         if view is None:
             view = self.views[uid] = KernelRequest(self._rows, slot, self._live[uid])
@@ -129,12 +130,12 @@ class KernelView:
     @property
     def now_s(self) -> float:
         """Seconds on the simulated clock."""
-        return float(self._clock[at.NOW_S])
+        return self._clock[at.NOW_S]
 
     @property
     def free_blocks(self) -> int:
         """Blocks nobody holds."""
-        return int(self._state[at.FREE])
+        return self._state[at.FREE]
 
     @property
     def running(self) -> Sequence[KernelRequest]:
@@ -145,41 +146,52 @@ class KernelView:
         return [views.get(uid) or self.request(slot) for uid, slot in zip(uids, slots.tolist(), strict=True)]
 
     @property
+    def num_running(self) -> int:
+        """Requests that run."""
+        return self._state[at.RUNNING_COUNT]
+
+    @property
     def num_waiting(self) -> int:
         """Requests that wait."""
-        return int(self._state[at.WAITING_COUNT])
+        return self._state[at.WAITING_COUNT]
 
     @property
     def num_prefilling(self) -> int:
         """Running requests with more than one token to compute."""
-        return int(self._state[at.PREFILLING_COUNT])
+        return self._state[at.PREFILLING_COUNT]
 
     @property
     def num_steps(self) -> int:
         """Steps run so far."""
-        return int(self._state[at.STEPS])
+        return self._state[at.STEPS]
 
     @property
     def num_scheduled_tokens(self) -> int:
         """Tokens computed so far."""
-        return int(self._state[at.SCHEDULED_TOKENS])
+        return self._state[at.SCHEDULED_TOKENS]
 
     def waiting(self) -> Sequence[KernelRequest]:
         """The waiting requests in the engine's order."""
         found = []
-        slot = int(self._state[at.HEAD])
+        slot = self._state[at.HEAD]
         while slot >= 0:
             found.append(self.request(slot))
-            slot = int(self._ints[at.NEXT, slot])
+            slot = self._rows[at.NEXT][slot]
         return found
 
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` waits."""
         return (
             isinstance(request, KernelRequest)
-            and self.views.get(int(self._ints[at.UID, request._slot])) is request
-            and bool(self._ints[at.PLACE, request._slot] == at.WAITING)
+            and self.views.get(self._rows[at.UID][request._slot]) is request
+            and self._rows[at.PLACE][request._slot] == at.WAITING
         )
+
+    def true_output_tokens(self, request: RequestView) -> int:
+        """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
+        if not isinstance(request, KernelRequest):
+            raise TypeError(f"expected a request of this engine, got {request!r}")
+        return self._rows[at.TARGET][request._slot] - request.num_prompt_tokens
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` frees."""
@@ -188,9 +200,9 @@ class KernelView:
     def block_demand(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes in the coming step without `excluded`."""
         if not excluded:
-            return int(block_demand(self._ints, self._running, self._state))
+            return int(block_demand(self._ints, self._running, self._state_array))
         marked = [request._slot for request in self.running if request.request_id in excluded]
         self._ints[at.EXCLUDED, marked] = 1
-        demand = int(block_demand(self._ints, self._running, self._state))
+        demand = int(block_demand(self._ints, self._running, self._state_array))
         self._ints[at.EXCLUDED, marked] = 0
         return demand

@@ -1,0 +1,37 @@
+"""Published rules, as published: no cap, no tuning. Each names its source.
+
+vLLM's own rule is `preempt-evict` (:mod:`bidkv.policy.contract`), SGLang's is `sglang_default`
+(:mod:`bidkv.policy.sglang_rules`).
+"""
+
+from bidkv.policy.rules.admission import HighestResponseRatioNext, Priority, Watermark
+from bidkv.policy.rules.clairvoyant import MemoryConstrainedShortestFirst, PeakGate, true_output_tokens
+from bidkv.policy.rules.past_future import PastFuture
+from bidkv.policy.rules.victims import CostAwareVictim, LeastComputedFirst, MostRemaining
+from bidkv.protocol.policy import Policy
+
+RULE_POLICIES: tuple[type[Policy], ...] = (
+    LeastComputedFirst,
+    MostRemaining,
+    CostAwareVictim,
+    Priority,
+    Watermark,
+    HighestResponseRatioNext,
+    PastFuture,
+    PeakGate,
+    MemoryConstrainedShortestFirst,
+)
+
+__all__ = [
+    "RULE_POLICIES",
+    "CostAwareVictim",
+    "HighestResponseRatioNext",
+    "LeastComputedFirst",
+    "MemoryConstrainedShortestFirst",
+    "MostRemaining",
+    "PastFuture",
+    "PeakGate",
+    "Priority",
+    "Watermark",
+    "true_output_tokens",
+]
