@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from tests.vllm.cases import Case, Step
+
 from bidkv.control import Controller
 from bidkv.protocol.policy import Policy
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.engine import Engine
 from bidkv.simulator.request import SimRequest
-from tests.vllm.cases import Case, Step
 
 
 class OneSecondSteps:

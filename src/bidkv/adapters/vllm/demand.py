@@ -16,19 +16,20 @@ class BlockDemand:
     only as many as it must, first choice first.
     """
 
-    __slots__ = ("_budget_is_ample", "_managers", "_scheduler", "_sizes", "_total")
+    __slots__ = ("_counted_without", "_managers", "_scheduler", "_sizes", "_total")
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         managers = scheduler.kv_cache_manager.coordinator.single_type_managers
         self._managers = [manager.req_to_blocks for manager in managers]
         self._sizes = [manager.block_size for manager in managers]
-        self._total: int | None = None
-        self._budget_is_ample = False
+        self._total = 0
+        # Whom the total leaves out; None while it must be counted anew.
+        self._counted_without: frozenset[str] | None = None
 
     def begin_step(self) -> None:
         """Forget the last step's count."""
-        self._total = None
+        self._counted_without = None
 
     @property
     def num_multi_token(self) -> int:
@@ -40,14 +41,12 @@ class BlockDemand:
 
     def blocks(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes without the requests `excluded`; O(running) once a step."""
-        if not excluded:
-            self._total = self._walk(excluded)
-            return self._total
-        if self._total is None or not self._budget_is_ample:
-            # Short of token budget, who is gone leaves his tokens to others: count anew.
+        counted_without = self._counted_without
+        if not excluded or counted_without is None or not counted_without <= excluded:
             return self._walk(excluded)
         requests = self._scheduler.requests
-        return self._total - sum([self._need(requests[request_id])[1] for request_id in excluded])
+        gone = excluded - counted_without
+        return self._total - sum([self._need(requests[request_id])[1] for request_id in gone])
 
     def _walk(self, excluded: frozenset[str]) -> int:
         scheduler = self._scheduler
@@ -72,7 +71,9 @@ class BlockDemand:
                 budget -= tokens
             if budget <= 0:
                 break
-        self._budget_is_ample = budget > 0
+        # Short of token budget, who is gone leaves his tokens to others: then every answer is a new walk.
+        self._total = demand
+        self._counted_without = excluded if budget > 0 else None
         return demand
 
     def _need(self, request: Any, budget: int | None = None) -> tuple[int, int]:

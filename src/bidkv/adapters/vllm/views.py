@@ -114,6 +114,7 @@ class VllmEngine:
         self._demand = BlockDemand(scheduler)
         self._unshared: bool | None = None
         self._gone: list[VllmRequest] = []
+        self.num_scheduled_tokens = 0
         self.views: dict[str, VllmRequest] = {}
         self.running: Sequence[VllmRequest] = _Running(scheduler, self.views)
         self.block_size: int = scheduler.block_size
@@ -154,6 +155,11 @@ class VllmEngine:
         """KV blocks nobody holds now."""
         free: int = self._pool.get_num_free_blocks()
         return free
+
+    @property
+    def num_running(self) -> int:
+        """Requests that run."""
+        return len(self._scheduler.running)
 
     @property
     def num_waiting(self) -> int:

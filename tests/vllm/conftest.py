@@ -1,0 +1,31 @@
+"""Options of the tests on the real engine; run with `python -m pytest tests/vllm` in its environment."""
+
+import os
+
+import pytest
+
+# Quiet, offline and on as many threads as there are requests to serve: set before vLLM is imported.
+os.environ.update(
+    {
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_NO_USAGE_STATS": "1",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+    }
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--campaign",
+        action="store_true",
+        help="the long version: 200 workloads, 2,000 requests, more repeats",
+    )
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> bool:
+    """Whether the long version was asked for."""
+    return bool(request.config.getoption("--campaign"))
