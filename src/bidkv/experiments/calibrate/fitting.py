@@ -82,6 +82,13 @@ CANDIDATES = (
         _BASE,
         (*_PREFILL, *_ATTENTION, *_HISTORY, "per_prefill_s"),
     ),
+    Candidate(
+        "max, padded, attention, history, per request",
+        ("base_s", "per_decode_s"),
+        (*_DECODE, "per_decode_s"),
+        _BASE,
+        _PREFILL + _ATTENTION + _HISTORY,
+    ),
 )
 CHOSEN = "max, padded, attention, history"
 
