@@ -55,10 +55,6 @@ class Fair(Policy):
         """Return the reserve."""
         return self.reserve.blocks(engine)
 
-    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
-        """Look at the clock."""
-        self.prices.observe(engine)
-
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """Raise the reserve by what it cost."""
         self.prices.observe(engine)

@@ -52,6 +52,7 @@ class Fast(Policy):
         self._passes = passes
         self._waiting = WaitingHeap()
         self._passed: dict[str, int] = {}
+        self._blocks: dict[str, int] = {}
 
     # --- the market ------------------------------------------------------------------------------
     def cost_s(self, request: RequestView, engine: EngineView) -> float:
@@ -65,6 +66,8 @@ class Fast(Policy):
     def _enqueue(self, request: RequestView, engine: EngineView) -> None:
         delay_s = self._dial * self.cost_s(request, engine) / request.weight
         self._waiting.push(request, request.arrival_s + delay_s)
+        tokens = request.num_prompt_tokens + request.num_output_tokens
+        self._blocks[request.request_id] = -(-tokens // engine.block_size)
 
     # --- questions -------------------------------------------------------------------------------
     def select_victim(
@@ -82,10 +85,13 @@ class Fast(Policy):
         head = self._waiting.first()
         if head is None:
             return None
-        room = engine.free_blocks - (self.reserve.blocks(engine) if engine.running else 0)
-        if _blocks(head, engine) <= room or self._passed.get(head.request_id, 0) >= self._passes:
+        room = engine.free_blocks - (self.reserve.blocks(engine) if engine.num_running else 0)
+        blocks = self._blocks
+        if blocks[head.request_id] <= room or self._passed.get(head.request_id, 0) >= self._passes:
             return head
-        other = self._waiting.first_matching(lambda request: _blocks(request, engine) <= room, 1 + _LOOK_PAST)
+        other = self._waiting.first_matching(
+            lambda request: blocks[request.request_id] <= room, 1 + _LOOK_PAST
+        )
         if other is None:
             return head
         self._passed[head.request_id] = self._passed.get(head.request_id, 0) + 1
@@ -94,13 +100,11 @@ class Fast(Policy):
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Queue it by its key."""
-        self.prices.observe(engine)
         self._enqueue(request, engine)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs."""
-        self._waiting.discard(request)
-        self._passed.pop(request.request_id, None)
+        self._forget(request)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """It waits again, with what it generated; the reserve rises."""
@@ -111,11 +115,11 @@ class Fast(Policy):
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length."""
         self.prices.observe(engine)
-        self._waiting.discard(request)
-        self._passed.pop(request.request_id, None)
+        self._forget(request)
         if completed:
             self.remaining.learn(request.num_output_tokens)
 
-
-def _blocks(request: RequestView, engine: EngineView) -> int:
-    return -(-(request.num_prompt_tokens + request.num_output_tokens) // engine.block_size)
+    def _forget(self, request: RequestView) -> None:
+        self._waiting.discard(request)
+        self._passed.pop(request.request_id, None)
+        self._blocks.pop(request.request_id, None)

@@ -24,11 +24,12 @@ class WaitingHeap:
     first.
     """
 
-    __slots__ = ("_entries", "_heap", "_next")
+    __slots__ = ("_entries", "_heap", "_live", "_next")
 
     def __init__(self) -> None:
         self._heap: list[tuple[Any, int, RequestView]] = []
         self._entries: dict[str, int] = {}
+        self._live: set[int] = set()
         self._next = 0
 
     def __len__(self) -> int:
@@ -36,22 +37,27 @@ class WaitingHeap:
 
     def push(self, request: RequestView, key: Any) -> None:
         """`request` joins; a second push replaces the first."""
+        self.discard(request)
         self._next += 1
         self._entries[request.request_id] = self._next
+        self._live.add(self._next)
         heapq.heappush(self._heap, (key, self._next, request))
 
     def discard(self, request: RequestView) -> None:
         """`request` leaves; unknown ones are ignored."""
-        self._entries.pop(request.request_id, None)
+        entry = self._entries.pop(request.request_id, None)
+        if entry is None:
+            return
+        self._live.remove(entry)
         # Lazy deletion must not let the heap outgrow what is alive.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
-            self._heap = [entry for entry in self._heap if self._alive(entry)]
+            self._heap = [entry for entry in self._heap if entry[1] in self._live]
             heapq.heapify(self._heap)
 
     def first(self) -> RequestView | None:
         """Return the member with the smallest key, or None."""
         heap = self._heap
-        while heap and not self._alive(heap[0]):
+        while heap and heap[0][1] not in self._live:
             heapq.heappop(heap)
         return heap[0][2] if heap else None
 
@@ -70,6 +76,3 @@ class WaitingHeap:
         for entry in skipped:
             heapq.heappush(self._heap, entry)
         return found
-
-    def _alive(self, entry: tuple[Any, int, RequestView]) -> bool:
-        return self._entries.get(entry[2].request_id) == entry[1]

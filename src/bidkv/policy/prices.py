@@ -37,6 +37,7 @@ class MachinePrices:
         "_mark_steps",
         "_mark_tokens",
         "_step_s",
+        "_timing",
         "footprint",
         "recent_step_s",
     )
@@ -47,6 +48,7 @@ class MachinePrices:
         self._step_s = _FIRST_STEP_S
         self._ktoken_s = 1e3 * _FIRST_TOKEN_S  # seconds per 1,000 tokens: both unknowns of a size
         self._covariance = (1.0, 0.0, 1.0)
+        self._timing = False
         self._mark_s = 0.0
         self._mark_steps = 0
         self._mark_tokens = 0
@@ -63,21 +65,22 @@ class MachinePrices:
 
     def observe(self, engine: EngineView) -> None:
         """Take in what happened since the last event."""
-        running = len(engine.running)
+        running = engine.num_running
         if running:
             share = (engine.num_blocks - engine.free_blocks) / (running * engine.num_blocks)
             weight = _FOOTPRINT_WEIGHT if self.footprint else 1.0
             self.footprint += weight * (share - self.footprint)
         steps = engine.num_steps - self._mark_steps
-        if steps:
+        if steps and self._timing:
             elapsed_s = engine.now_s - self._mark_s
-            if self._mark_steps and 0.0 < elapsed_s <= _LONGEST_STEP_S * steps:
+            if 0.0 < elapsed_s <= _LONGEST_STEP_S * steps:
                 self._learn((engine.num_scheduled_tokens - self._mark_tokens) / steps, elapsed_s / steps)
-        elif running:
-            return  # in the middle of a step: its time is not known yet
-        self._mark_s = engine.now_s
-        self._mark_steps = engine.num_steps
-        self._mark_tokens = engine.num_scheduled_tokens
+        # Nothing runs: the time until the next event is not the machine's.
+        self._timing = running > 0
+        if steps or not running:
+            self._mark_s = engine.now_s
+            self._mark_steps = engine.num_steps
+            self._mark_tokens = engine.num_scheduled_tokens
 
     def _learn(self, tokens_per_step: float, step_s: float) -> None:
         """One step of recursive least squares on step_s = fixed + per_ktoken * ktokens."""

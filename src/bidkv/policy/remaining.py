@@ -1,4 +1,4 @@
-"""How much a request will still generate, learned from those that finished; memory and time per event are O(1)."""
+"""How much a request will still generate, learned from those that finished; O(1) time and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RemainingTokens:
     A stated `max_tokens` bounds both moments.
     """
 
-    __slots__ = ("_count", "_grow", "_square", "_sum")
+    __slots__ = ("_count", "_grow", "_square", "_sum", "_totals")
 
     def __init__(self) -> None:
         self._count = [0.0] * _BUCKETS
@@ -28,6 +28,7 @@ class RemainingTokens:
         self._square = [0.0] * _BUCKETS
         # Newer observations weigh more; dividing all older ones at every event would be O(buckets).
         self._grow = 1.0
+        self._totals = (0.0, 0.0, 0.0)
 
     def learn(self, output_tokens: int) -> None:
         """A request finished with this many output tokens."""
@@ -36,21 +37,28 @@ class RemainingTokens:
             for column in (self._count, self._sum, self._square):
                 column[:] = [value / self._grow for value in column]
             self._grow = 1.0
+            self._totals = (sum(self._count), sum(self._sum), sum(self._square))
         index = _bucket(output_tokens)
         self._count[index] += self._grow
         self._sum[index] += self._grow * output_tokens
         self._square[index] += self._grow * output_tokens * output_tokens
+        count, first, second = self._totals
+        added = self._grow * output_tokens
+        self._totals = (count + self._grow, first + added, second + added * output_tokens)
 
     def moments(self, request: RequestView) -> tuple[float, float]:
         """Return the expected remaining tokens and the expected square of them."""
         done = request.num_output_tokens
-        start = _bucket(done) + 1 if done else 0
-        count = sum(self._count[start:])
+        if done:
+            start = _bucket(done) + 1
+            count = sum(self._count[start:])
+            mean_total = sum(self._sum[start:])
+            square_total = sum(self._square[start:])
+        else:
+            count, mean_total, square_total = self._totals
         prior = _PRIOR_WEIGHT * self._grow
         # The prior: as much again as was generated, and never less than an ordinary answer.
         guess = max(_PRIOR_TOKENS, float(done))
-        mean_total = sum(self._sum[start:])
-        square_total = sum(self._square[start:])
         weight = count + prior
         mean = (mean_total - done * count + prior * guess) / weight
         square = (

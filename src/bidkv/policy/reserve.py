@@ -48,8 +48,12 @@ class SelfTuningReserve:
 
     def blocks(self, engine: EngineView) -> int:
         """Return the reserve now, in whole blocks."""
-        elapsed_s = 0.0 if self._seen_s is None else engine.now_s - self._seen_s
-        self._seen_s = engine.now_s
+        now_s = engine.now_s
+        elapsed_s = now_s - self._seen_s if self._seen_s is not None else 0.0
+        if elapsed_s == 0.0:
+            self._seen_s = now_s
+            return int(self.share * engine.num_blocks)
+        self._seen_s = now_s
         unit = self._unit * self._prices.footprint
         idle_price = min(1.0, self._prices.step_s / self._prices.recent_step_s)
         self.share = max(0.0, self.share - self._gain * unit * unit * idle_price * elapsed_s)

@@ -56,6 +56,10 @@ class EngineView(Protocol):
         """The running requests in the engine's own order."""
 
     @property
+    def num_running(self) -> int:
+        """Requests that run."""
+
+    @property
     def num_waiting(self) -> int:
         """Requests that wait to enter."""
 

@@ -203,6 +203,11 @@ class SglangEngine:
         return self.in_order_of_admission(running.values())
 
     @property
+    def num_running(self) -> int:
+        """How many run; O(running)."""
+        return len(self.running)
+
+    @property
     def num_waiting(self) -> int:
         """Requests in the queue; those admitted in the current pass are still in SGLang's list."""
         return len(self._scheduler.waiting_queue) - len(self._entered)
