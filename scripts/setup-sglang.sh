@@ -16,6 +16,7 @@ fi
 
 rm -rf "$venv"
 "$python" -m venv "$venv"
+# SGLang names GPU packages that a CPU does without, and pip says so at every step: only its errors count.
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 
 # torch first and pinned again below, so that nothing pulls in another build of it.
@@ -25,6 +26,8 @@ pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
   msgspec pyzmq ipython aiohttp dill apache-tvm-ffi==0.1.11 sentencepiece==0.2.1 compressed-tensors==0.18.0 gguf \
   openai==2.8.0 partial_json_parser setproctitle einops uvicorn fastapi uvloop
 "${pip[@]}" --no-deps xgrammar==0.2.7
+# The HTTP server imports these too.
+"${pip[@]}" jsonschema soundfile==0.13.1 python-multipart
 "${pip[@]}" 'pytest>=8.2' 'pytest-timeout>=2.3' 'hypothesis>=6.100' 'prometheus-client>=0.20' \
   'hatchling>=1.24' editables
 "${pip[@]}" --no-deps --no-build-isolation --editable .

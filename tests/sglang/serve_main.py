@@ -1,7 +1,7 @@
 """The real server on a CPU, with a record of every retraction; flags are SGLang's own.
 
-Everything at module level runs again in SGLang's spawned processes, where the scheduler lives. The record goes
-to the file RETRACTIONS_FILE: one JSON line for every retraction, by a hook of its own.
+Everything at module level runs again in SGLang's spawned processes, where the scheduler lives. The record
+goes to the file RETRACTIONS_FILE: one JSON line for every retraction, by a hook of its own.
 """
 
 import json
@@ -12,7 +12,7 @@ import shims
 
 shims.install()
 
-from sglang.srt.plugins.hook_registry import HookRegistry, HookType
+from sglang.srt.plugins.hook_registry import HookRegistry, HookType  # noqa: E402  after the shims
 
 
 def _record(original, batch):

@@ -7,6 +7,7 @@ of its own); policies change on the running server by the control file.
 import json
 import os
 import random
+import shlex
 import signal
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -28,12 +29,12 @@ pytestmark = [pytest.mark.sglang, pytest.mark.timeout(400)]
 HERE = Path(__file__).parent
 START_LIMIT_S = 240
 ANSWER_LIMIT_S = 120
-FLAGS = (
+FLAGS = shlex.split(
     "--device cpu --skip-tokenizer-init --attention-backend torch_native --sampling-backend pytorch "
     "--dtype float32 --mem-fraction-static 0.05 --max-total-tokens 256 --max-running-requests 8 "
     "--disable-cuda-graph --grammar-backend none --page-size 1 --schedule-conservativeness 0.0 "
     "--skip-server-warmup --log-level warning"
-).split()
+)
 
 
 class _Server:
@@ -117,7 +118,8 @@ def _running(folder: Path, model: Path, strategy: str | None, *extra_flags: str)
         _wait_until_it_answers(process, server, folder / "server.log")
         yield server
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         log.close()
 
