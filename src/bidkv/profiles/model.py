@@ -239,7 +239,7 @@ class StepTimeProfile:
         )
 
     def decode_lines(self, max_requests: int) -> tuple[tuple[float, float, float, float], ...]:
-        """By decoding requests, 0 to `max_requests`: host seconds and slope per context token, GPU likewise."""
+        """By decoding requests, 0 to `max_requests`: host seconds, slope per context token; the GPU's two."""
         return tuple(self._lines(requests) for requests in range(max_requests + 1))
 
     @property
