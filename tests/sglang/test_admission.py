@@ -64,9 +64,9 @@ def test_the_queue_has_its_own_order_back_after_every_pass(hooks):
     moved = []
     original = glue.arrange_queue
 
-    def arrange_queue(queue):
+    def arrange_queue(queue, running_batch):
         before = list(queue)
-        original(queue)
+        original(queue, running_batch)
         moved.append(before != list(queue))
 
     glue.arrange_queue = arrange_queue
@@ -102,6 +102,7 @@ def test_a_shut_gate_admits_nobody_while_something_runs_and_never_stops_the_engi
     scheduler.run()
     # One at a time: each enters an empty engine.
     assert [rids for kind, rids in scheduler.step_log if kind == "extend"] == [("a",), ("b",), ("c",), ("d",)]
+    assert all(len(rids) == 1 for _, rids in scheduler.step_log)
 
 
 class _Reserve(Policy):

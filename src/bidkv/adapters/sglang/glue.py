@@ -166,8 +166,9 @@ class SchedulerGlue:
         return [(cast(SglangRequest, victim).req, first - rank) for rank, victim in enumerate(victims)]
 
     # --- who enters ------------------------------------------------------------------------------
-    def arrange_queue(self, queue: list[Any]) -> None:
+    def arrange_queue(self, queue: list[Any], running_batch: Any) -> None:
         """Put the policy's choice at the head of SGLang's freshly sorted queue."""
+        self.engine.runs_now(running_batch)
         self._queue_before = None
         choice = self._choice()
         if choice is not None and queue and queue[0] is not choice.req:

@@ -105,10 +105,15 @@ class Hooks:
         self._tell(lambda glue: glue.scheduled(plan.batch_to_run))
 
     def queue_sorted(
-        self, result: None, policy: Any, waiting_queue: list[Any], *args: Any, **kwargs: Any
+        self,
+        result: None,
+        policy: Any,
+        waiting_queue: list[Any],
+        running_batch: Any = None,
+        processed_tokens: int = 0,
     ) -> None:
         """SGLang has sorted its queue and will admit from its head."""
-        self._tell(lambda glue: glue.arrange_queue(waiting_queue))
+        self._tell(lambda glue: glue.arrange_queue(waiting_queue, running_batch))
 
     def _tell(self, event: Callable[[SchedulerGlue], None]) -> None:
         if self.glue is not None:
@@ -140,8 +145,8 @@ class Hooks:
         if glue is None:
             return original(batch)
         computed = glue.computed_tokens(batch.reqs)
-        with glue.engine.decoding(batch):
-            retracted, ratio, aborted = original(batch)
+        glue.engine.runs_now(batch)
+        retracted, ratio, aborted = original(batch)
         self._tell(lambda glue: glue.preempted(retracted, computed))
         for req in aborted:
             self._tell(lambda glue, req=req: glue.left(req, completed=False))  # type: ignore[misc]
@@ -155,12 +160,11 @@ class Hooks:
         reqs = adder.running_batch.reqs
         computed = glue.computed_tokens(reqs)
         already = len(adder.preempt_list)
-        with glue.engine.decoding(adder.running_batch):
-            try:
-                chosen = glue.preemption_times(adder, req)
-            except Exception:
-                self.give_up()
-                chosen = []
+        try:
+            chosen = glue.preemption_times(adder, req)
+        except Exception:
+            self.give_up()
+            chosen = []
         before = [(other, other.time_stats.wait_queue_entry_time) for other, _ in chosen]
         for other, entry_time in chosen:
             other.time_stats.wait_queue_entry_time = entry_time

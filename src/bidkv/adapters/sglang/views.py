@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
@@ -153,21 +152,17 @@ class SglangEngine:
         view.waiting = False
 
     def pass_ended(self) -> None:
-        """Note that SGLang took those admitted in this pass off its queue."""
+        """Note that SGLang took those admitted in this pass off its queue, and knows what runs."""
         self._entered.clear()
+        self._batch = None
 
     def forget(self, view: SglangRequest) -> None:
         """Note that `view` left the engine."""
         self._views.pop(view.request_id, None)
 
-    @contextmanager
-    def decoding(self, batch: Any) -> Iterator[None]:
-        """While inside, `batch` is what runs: SGLang's own attribute lags behind within a pass."""
+    def runs_now(self, batch: Any) -> None:
+        """Until the pass ends `batch` is what runs: SGLang sets its own attribute only after the pass."""
         self._batch = batch
-        try:
-            yield
-        finally:
-            self._batch = None
 
     @property
     def batch(self) -> Any:
