@@ -13,6 +13,7 @@ from bidkv._version import __version__
 COMMANDS: dict[str, str] = {
     "simulate": "bidkv.cli.simulate",
     "calibrate": "bidkv.cli.calibrate",
+    "tournament": "bidkv.cli.tournament",
 }
 """Command name -> module that holds its function `command`; in the order `--help` lists them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from joblib import Parallel, delayed  # type: ignore[import-untyped]
+from joblib import Parallel, delayed
 
 from bidkv.experiments.families import Split
 from bidkv.experiments.tournament.cells import run_group
@@ -60,6 +60,18 @@ def evaluate(
         split=split,
         requests=requests,
     )
+    return play(plan, jobs=jobs, output_dir=output_dir, profile=profile, on_progress=on_progress)
+
+
+def play(
+    plan: Plan,
+    *,
+    jobs: int = 1,
+    output_dir: Path | None = None,
+    profile: str = PROFILE,
+    on_progress: OnProgress | None = None,
+) -> Standings:
+    """Run a plan; the arguments are those of :func:`evaluate`."""
     groups = plan.groups()
     scores: dict[Cell, dict[str, Score]] = {}
     simulated, busy_s = 0, 0.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
@@ -129,6 +129,36 @@ class Standings:
             for cell, scores in self.scores.items()
             if size in (None, cell.size) and family in (None, cell.family) and load in (None, cell.load)
         ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything under public names, ready for JSON."""
+        plan = self.plan
+        places = [(size, load) for size in plan.sizes for load in (None, *plan.loads)]
+        return {
+            "baseline": BASELINE,
+            "plan": asdict(plan),
+            "simulated_requests": self.simulated_requests,
+            "busy_s": self.busy_s,
+            "policies": {
+                policy: [
+                    {
+                        "size": size,
+                        "load": load,
+                        **{m: asdict(self.ratio(policy, m, size=size, load=load)) for m in RATIOS},
+                        **{m: asdict(self.level(policy, m, size=size, load=load)) for m in LEVELS},
+                        "max_preemptions": self.most_preemptions(policy, size=size, load=load),
+                    }
+                    for size, load in places
+                ]
+                for policy in plan.policies
+            },
+            "losses": [{**loss._asdict(), "ratio": asdict(loss.ratio)} for loss in self._all_losses],
+            "broken": self.broken(),
+            "cells": [
+                {**cell._asdict(), "scores": {policy: score.as_dict() for policy, score in scores.items()}}
+                for cell, scores in self.scores.items()
+            ],
+        }
 
     def __str__(self) -> str:
         from bidkv.experiments.tournament.tables import as_text

@@ -19,6 +19,7 @@ HEADINGS = (
     "most preempted",
     "cells lost",
 )
+LOSS_HEADINGS = ("policy", "size", "family", "load", "figure", "ratio")
 _NAMES = {"mean_e2e_s": "mean", "p99_e2e_s": "p99"}
 
 
@@ -62,11 +63,10 @@ def loss_rows(standings: Standings) -> list[list[str]]:
 
 
 def interval(estimate: Estimate) -> str:
-    """Write `0.871 ±.004`; without an interval only the value."""
+    """Write `0.871 [0.862, 0.880]`; without an interval only the value."""
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.3f}"
-    half = (estimate.high - estimate.low) / 2
-    return f"{estimate.value:.3f} ±{half:.3f}".replace("±0.", "±.")
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def as_text(standings: Standings) -> str:
