@@ -96,9 +96,10 @@ def test_a_shut_gate_admits_nobody_while_something_runs_and_never_stops_the_engi
     policy = _Gate()
     scheduler = ModelFreeScheduler(tokens=400)
     attach(hooks, scheduler, policy)
+    policy.open = False
     for rid in "abcd":
         scheduler.submit(make_req(rid, [ord(rid)] * 10, 15, ignore_eos=False))
-    policy.open = False
+        scheduler.step()  # every arrival asks the policy again, while the one before has just entered
     scheduler.run()
     # One at a time: each enters an empty engine.
     assert [rids for kind, rids in scheduler.step_log if kind == "extend"] == [("a",), ("b",), ("c",), ("d",)]
