@@ -67,6 +67,8 @@ class RunResult:
         done = self.completed
         span = self.span_s
         totals = self.totals
+        # A client of a real server sees tokens, not preemptions; the engine tells only their total.
+        each_known = self.notes.get("per_request_preemptions", True)
         return {
             "strategy": self.strategy,
             "requests": len(self.records),
@@ -77,8 +79,10 @@ class RunResult:
             "e2e_s": Latency.of(r.e2e_s for r in done).as_dict(),
             "tpot_s": Latency.of(r.tpot_s for r in done).as_dict(),
             "preemptions": totals.preemptions,
-            "preempted_requests": sum(1 for r in self.records if r.preemptions),
-            "max_preemptions_of_one_request": max((r.preemptions for r in self.records), default=0),
+            "preempted_requests": sum(1 for r in self.records if r.preemptions) if each_known else None,
+            "max_preemptions_of_one_request": (
+                max((r.preemptions for r in self.records), default=0) if each_known else None
+            ),
             "scheduled_tokens": totals.scheduled_tokens,
             "recomputed_tokens": totals.recomputed_tokens,
             "recompute_tax": totals.recomputed_tokens / totals.scheduled_tokens

@@ -21,7 +21,7 @@ def run_main(
     prog: str,
     engine: str,
     engine_options: Sequence[EngineOption],
-    real_driver: Callable[[argparse.Namespace, Store], Driver],
+    real_driver: Callable[[argparse.Namespace, Store, Callable[[str], None]], Driver],
     argv: Sequence[str] | None = None,
 ) -> int:
     """Run a runner's command line and return its exit code: 0, 1 when a run failed, 2 for bad input.
@@ -44,7 +44,7 @@ def run_main(
             # Before the folder is made: without a model there is nothing to keep.
             require_model(given, engine)
             store = Store.create(given.output_dir, plan)
-            driver = real_driver(given, store)
+            driver = real_driver(given, store, _say)
         with driver:
             _say(
                 f"{len(plan.cells())} runs: {', '.join(plan.strategies)} on {', '.join(map(str, plan.loads))}"

@@ -1,0 +1,38 @@
+"""`python -m bidkv.experiments.vllm.runner`: strategies compared on real vLLM, or `--engine sim`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from bidkv.experiments.runner.driver import Driver
+from bidkv.experiments.runner.main import run_main
+from bidkv.experiments.runner.options import EngineOption
+from bidkv.experiments.runner.store import Store
+from bidkv.experiments.vllm.server import vllm_driver
+
+OPTIONS = (
+    EngineOption("--model", str, "a folder with config.json and weights, or a name in the local cache"),
+    EngineOption("--gpu-memory-utilization", float, "share of the GPU's memory vLLM may take"),
+    EngineOption("--num-gpu-blocks-override", int, "KV blocks, the null block included"),
+    EngineOption("--max-num-seqs", int, "most requests running at once"),
+    EngineOption("--max-num-batched-tokens", int, "token budget of a step"),
+    EngineOption("--max-model-len", int, "longest prompt + output"),
+    EngineOption(
+        "--block-size", int, "tokens of a KV block (on a CPU, unless stated, what its backend needs)"
+    ),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    return run_main("bidkv.experiments.vllm.runner", "vllm", OPTIONS, _driver, argv)
+
+
+def _driver(given: argparse.Namespace, store: Store, say: Callable[[str], None]) -> Driver:
+    return vllm_driver(given, OPTIONS, store.logs, say)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""How a real vLLM server is started for an experiment, and what a CPU needs for it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bidkv.experiments.runner.driver import DriverError, EngineFacts
+from bidkv.experiments.runner.managed import ServerSpec
+from bidkv.experiments.runner.options import EngineOption
+from bidkv.experiments.runner.scrape import Reading, get_text
+from bidkv.experiments.runner.server import LoadSettings, ServerDriver
+
+CPU_BLOCK_SIZE = 32
+"""The only block size of vLLM's CPU attention."""
+
+_CPU_ENVIRONMENT = {
+    # Without these two an engine on a CPU is ten to twenty times slower.
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+_UNKNOWN_VOCABULARY = 30_000
+
+
+def vllm_driver(
+    given: argparse.Namespace, options: Sequence[EngineOption], logs: Path, say: Callable[[str], None]
+) -> ServerDriver:
+    """Return the driver for a runner's command line.
+
+    Raises:
+        DriverError: vLLM is not installed.
+    """
+    installed = _installed()
+    words = ["--model", given.model]
+    for option in options:
+        value = getattr(given, option.name)
+        if option.flag != "--model" and value is not None:
+            words += [option.flag, str(value)]
+    environment = {"VLLM_NO_USAGE_STATS": "1"}
+    folder = Path(given.model)
+    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZERS):
+        say(f"{folder} has no tokenizer: started with --skip-tokenizer-init")
+        words.append("--skip-tokenizer-init")
+    if "cpu" in installed:
+        environment |= _CPU_ENVIRONMENT
+        if given.block_size not in (None, CPU_BLOCK_SIZE):
+            raise DriverError(f"--block-size: vLLM on a CPU has {CPU_BLOCK_SIZE}, not {given.block_size}")
+        if given.block_size is None:
+            words += ["--block-size", str(CPU_BLOCK_SIZE)]
+        words.append("--enforce-eager")
+        say(
+            f"vLLM for CPUs ({installed}): --block-size {CPU_BLOCK_SIZE}, --enforce-eager, one thread for "
+            "each operator"
+        )
+    command = [sys.executable, "-m", "bidkv.experiments.vllm.serve", *words, *shlex.split(given.server_args)]
+    spec = ServerSpec(
+        engine="vllm",
+        command=command,
+        dialect="vllm",
+        model=given.model,
+        vocabulary=vocabulary_of(given.model),
+        facts=lambda url, reading: _facts(url, reading, installed),
+        environment=environment,
+    )
+    settings = LoadSettings(given.warmup, given.drain_s, given.send_lag_limit_ms, given.restart)
+    return ServerDriver(spec, logs, settings, say)
+
+
+def vocabulary_of(model: str) -> int:
+    """Return below which number token ids are safe: what config.json says, else what every model has."""
+    config = Path(model) / "config.json"
+    if not config.is_file():
+        return _UNKNOWN_VOCABULARY
+    content = json.loads(config.read_bytes())
+    return int(
+        content.get("vocab_size") or content.get("text_config", {}).get("vocab_size", _UNKNOWN_VOCABULARY)
+    )
+
+
+def _installed() -> str:
+    """Return which vLLM is installed, as "vllm 0.24.0" or "vllm-cpu 0.32.0"."""
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    raise DriverError(
+        f"vLLM is not installed beside {sys.executable}: run this with the Python that has it, or with "
+        "--engine sim"
+    )
+
+
+def _facts(url: str, reading: Reading, installed: str) -> EngineFacts:
+    """Ask a healthy server what it is: block size by its metrics, longest request by its list of models."""
+    block_size = re.search(r'vllm:cache_config_info\{[^}]*block_size="(\d+)"', get_text(f"{url}/metrics"))
+    model = json.loads(get_text(f"{url}/v1/models"))["data"][0]
+    blocks = reading.count("total_blocks")
+    if block_size is None or not blocks:
+        raise DriverError("the server does not say its block size and number of blocks")
+    notes = {
+        "engine": installed,
+        "model": model["id"],
+        "usable_blocks": blocks,
+        "block_size": int(block_size[1]),
+        "max_model_len": model["max_model_len"],
+    }
+    return EngineFacts(blocks, int(block_size[1]), model["max_model_len"], notes)
