@@ -1,0 +1,52 @@
+"""Speed of the simulator: `pytest benchmarks/test_simulator_bench.py [--bench-trace FILE]`.
+
+Requests per second of CPU time over a whole trace at 600 blocks and 32 sequences; requests that can never fit
+are left out first. The compiled backend is warmed up before it is timed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+import time
+from typing import Any
+
+import pytest
+
+from bidkv.experiments.traces import read_trace
+from bidkv.experiments.workloads import leave_out_unfit
+from bidkv.policy import resolve
+from bidkv.profiles import load_profile
+from bidkv.simulator import EngineConfig, simulate
+from bidkv.simulator.run import Backend
+
+ENGINE = EngineConfig(num_gpu_blocks=600, max_num_seqs=32)
+PROFILE = load_profile("h100-llama3.1-8b")
+BACKENDS = [
+    "python",
+    pytest.param(
+        "compiled",
+        marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"),
+    ),
+]
+
+
+@pytest.mark.parametrize("name", ["preempt-evict", "preempt-evict-sjf", "lcf"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_whole_trace(benchmark: Any, bench_trace: str, backend: Backend, name: str) -> None:
+    fitting, _ = leave_out_unfit(read_trace(bench_trace), ENGINE.usable_blocks, ENGINE.block_size)
+    requests = list(fitting)
+    simulate(requests[:50], resolve(name), ENGINE, PROFILE, backend=backend)
+    cpu_s: list[float] = []
+
+    def run() -> int:
+        started = time.process_time()
+        result = simulate(requests, resolve(name), ENGINE, PROFILE, backend=backend)
+        cpu_s.append(time.process_time() - started)
+        return len(result.completed)
+
+    assert benchmark.pedantic(run, rounds=3) == len(requests)
+    benchmark.extra_info["requests"] = len(requests)
+    benchmark.extra_info["requests_per_cpu_s"] = round(len(requests) / min(cpu_s))
+    benchmark.extra_info["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"\n{backend} {name}: {benchmark.extra_info}")
