@@ -122,7 +122,6 @@ def saturated(points: Points, shape: ReplicaShape, cached_prompt_share: float = 
     mean_s = math.fsum(w * s for s, _, w in points)
     mean_o = math.fsum(w * o for _, o, w in points)
     square_s = math.fsum(w * s * s for s, _, w in points)
-    decode = math.fsum(w * ((o - 1.0) * (s + rounding) + o * (o - 1.0) / 2.0) for s, o, w in points)
     square = math.fsum(w * _sum_of_squares(s, o) for s, o, w in points)
     leaving_square = math.fsum(w * (s + o) ** 2 for s, o, w in points)
     seats = float(shape.max_num_seqs)
@@ -130,13 +129,7 @@ def saturated(points: Points, shape: ReplicaShape, cached_prompt_share: float = 
     def at(running: float) -> tuple[float, Occupancy]:
         """Return the running requests that memory and seats would allow, were `running` of them there now."""
         chunk = max(shape.max_num_batched_tokens - running, 1.0)
-        chunks = chunk_s = 0.0
-        for s, _, w in points:
-            count = math.ceil(s / chunk)
-            chunks += w * count
-            chunk_s += w * count * (s + rounding)
-        steps = mean_o - 1.0 + chunks
-        demand = decode + chunk_s
+        steps, demand = life(points, chunk, fresh, rounding)
         ended = running / steps
         generated = min(_EXCURSION * mean_o / max(running, 1.0), mean_o / 2.0)
         hidden = math.exp(-ended)
@@ -177,6 +170,23 @@ def saturated(points: Points, shape: ReplicaShape, cached_prompt_share: float = 
         else:
             high = middle
     return at(high)[1]
+
+
+def life(points: Points, chunk: float, fresh: float, rounding: float) -> tuple[float, float]:
+    """Return the mean steps a request takes part in, and the tokens it holds summed over them.
+
+    Args:
+        points: the length law's points.
+        chunk: tokens of a full prefill step.
+        fresh: share of prompt tokens that must be computed.
+        rounding: mean unused tokens at the end of its last block.
+    """
+    steps = demand = 0.0
+    for s, o, w in points:
+        prefill = math.ceil(fresh * s / chunk)
+        steps += w * (prefill + o - 1.0)
+        demand += w * ((prefill + o - 1.0) * (s + rounding) + o * (o - 1.0) / 2.0)
+    return steps, demand
 
 
 def _sum_of_squares(prompt: float, output: float) -> float:

@@ -77,14 +77,8 @@ def step_mix(
     mean_s = math.fsum(w * s for s, _, w in points)
     computed = fresh * mean_s + state.recomputed_tokens
     chunk = max(shape.max_num_batched_tokens - state.running, 1.0)
-    decodes, context = max(round(state.running), 1), round(state.resident_tokens)
-    # Query-key pairs a computed token meets: half the length of the prompts, weighted by their tokens.
-    pairs = math.fsum(w * s * s for s, _, w in points) / mean_s * (0.5 + 0.5 * cached_prompt_share)
-
-    def prefill_s(tokens: float) -> float:
-        return step_time(round(tokens), tokens * pairs, decodes, context, 1)
-
-    decode_s = step_time(0, 0.0, decodes, context, 0)
+    prefill_s = prefill_price(points, state.running, state.resident_tokens, step_time, cached_prompt_share)
+    decode_s = prefill_s(0.0)
     excess = _mean_excess(points)
     # Where memory binds, an ending request's s + o tokens enter, or nobody when they miss what the head of
     # the queue lacks; where max_num_seqs binds, one prompt enters.
@@ -120,6 +114,28 @@ def step_mix(
         prefill_s=mean_prefill_s,
         prefill_share=share,
     )
+
+
+class PrefillPrice(Protocol):
+    """Seconds of a step as a function of its prefill tokens; 0 tokens are a decode step."""
+
+    def __call__(self, tokens: float, context: float = ..., /) -> float:
+        """Return the seconds when each token attends to `context` tokens (left out: the law's mean)."""
+
+
+def prefill_price(
+    points: Points, running: float, resident_tokens: float, step_time: StepTime, cached_prompt_share: float
+) -> PrefillPrice:
+    """Fix the running requests and what they hold, and leave the prefill tokens of a step open."""
+    decodes, resident = max(round(running), 1), round(resident_tokens)
+    mean_s = math.fsum(w * s for s, _, w in points)
+    # A computed token meets half its prompt, and all that was cached; prompts weigh by their tokens.
+    usual = math.fsum(w * s * s for s, _, w in points) / mean_s * (0.5 + 0.5 * cached_prompt_share)
+
+    def seconds(tokens: float, context: float = usual, /) -> float:
+        return step_time(round(tokens), tokens * context, decodes, resident, 1 if tokens > 0.0 else 0)
+
+    return seconds
 
 
 def _waiting_tokens(rate: float, rests: list[float]) -> list[float]:

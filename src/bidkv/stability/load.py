@@ -1,0 +1,204 @@
+"""A replica below saturation: how full it is, how fast tokens come, how long the first one takes.
+
+Arrivals come in time, not in steps. Full prefill chunks take lambda * E[floor(s/C)] steps a second. The
+rests of prompts share a step when they arrive during the same one: with decode steps of d seconds, prefill
+steps of p seconds and a = (1 - e^(-lambda*d))/d starts a second out of decoding, the prefill steps for rests
+come at nu = a * (1 - busy with full chunks) / (e^(-lambda*p) + a*p) a second. Decode steps fill what time is
+left, every running request gets a token a step, and by Little's law the running requests reproduce
+themselves: N = lambda * (seconds of its own prefill + its decode steps / (steps a second)).
+
+Waiting for a seat is M/G/c by the Erlang C formula with c the requests that run at saturation, N/c their
+utilization, and the mean scaled by (1 + cv^2)/2 for the spread of service times (Lee and Longton, 1959);
+waiting behind full chunks is M/G/1 (Pollaczek-Khinchine). Tails are taken as exponential.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from bidkv.stability.lengths import LengthLaw
+from bidkv.stability.occupancy import Points, ReplicaShape, admissible, life, saturated
+from bidkv.stability.step_mix import PrefillPrice, StepTime, prefill_price, step_mix
+
+_HALVINGS = 30
+_GROUPS = 400
+_SETTLING = 12
+_TAIL = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPoint:
+    """A replica at one arrival rate; all figures are means unless they say otherwise.
+
+    Attributes:
+        arrivals_rps: requests per second.
+        running: running requests.
+        memory_fill: share of the blocks in use.
+        tpot_s: seconds per output token after the first.
+        ttft_s: seconds to the first token.
+        ttft_p99_s: 99th percentile of it, an estimate.
+    """
+
+    arrivals_rps: float
+    running: float
+    memory_fill: float
+    tpot_s: float
+    ttft_s: float
+    ttft_p99_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Pace:
+    """What happens in a second, and in the life of a request, at a number of running requests."""
+
+    step_s: float
+    running: float
+    memory_fill: float
+    prompt_s: float
+    prompt_squared_s2: float
+    longest_prompt_s: float
+    rest_s: float
+    full_busy: float
+
+
+def at_load(
+    law: LengthLaw,
+    shape: ReplicaShape,
+    step_time: StepTime,
+    arrivals_rps: float,
+    *,
+    cached_prompt_share: float = 0.0,
+) -> LoadPoint | None:
+    """Predict a replica at a rate of Poisson arrivals; None at or beyond what it sustains.
+
+    Raises:
+        ValueError: a rate that is not positive and finite, or a law of which no request fits.
+    """
+    if not 0.0 < arrivals_rps < math.inf:
+        raise ValueError("arrivals_rps must be > 0 and finite")
+    points, _ = admissible(law, shape.longest_tokens)
+    full = saturated(points, shape, cached_prompt_share)
+    mix = step_mix(points, shape, full, step_time, cached_prompt_share)
+    sustainable = full.requests_per_step / mix.mean_s
+    if arrivals_rps >= sustainable:
+        return None
+
+    few = _grouped(points)
+    low, high = 0.0, full.running
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        pace = _pace(few, shape, arrivals_rps, middle, step_time, cached_prompt_share)
+        low, high = (middle, high) if pace.running > middle else (low, middle)
+    pace = _pace(few, shape, arrivals_rps, high, step_time, cached_prompt_share)
+
+    queue_s = arrivals_rps * pace.prompt_squared_s2 / (2.0 * (1.0 - pace.full_busy))
+    mean_o = math.fsum(w * o for _, o, w in points)
+    square_o = math.fsum(w * o * o for _, o, w in points)
+    seat_odds = _erlang_c(max(round(full.running), 1), min(high / full.running, 0.999))
+    seat_s = square_o / mean_o**2 / (2.0 * (sustainable - arrivals_rps))
+    seat_tail = seat_s * math.log(max(seat_odds / _TAIL, 1.0))
+    queue_tail = queue_s * math.log(max(pace.full_busy / _TAIL, 1.0)) / max(pace.full_busy, _TAIL)
+    return LoadPoint(
+        arrivals_rps=arrivals_rps,
+        running=high,
+        memory_fill=pace.memory_fill,
+        tpot_s=pace.step_s,
+        ttft_s=pace.prompt_s + queue_s + seat_odds * seat_s + 0.5 * pace.step_s,
+        ttft_p99_s=max(
+            pace.longest_prompt_s + queue_s + pace.rest_s, pace.prompt_s + max(seat_tail, queue_tail)
+        ),
+    )
+
+
+def _pace(
+    points: Points,
+    shape: ReplicaShape,
+    arrivals_rps: float,
+    running: float,
+    step_time: StepTime,
+    cached_prompt_share: float,
+) -> _Pace:
+    fresh = 1.0 - cached_prompt_share
+    rounding = (shape.block_size - 1) / 2.0
+    chunk = max(shape.max_num_batched_tokens - running, 1.0)
+    steps, demand = life(points, chunk, fresh, rounding)
+    resident = max(running / steps * (demand - steps * rounding), 1.0)
+    price = prefill_price(points, running, resident, step_time, cached_prompt_share)
+    decode_s = price(0.0)
+    chunks = chunks_s = squared_s2 = rest = alone_s = held_s = longest_s = 0.0
+    beyond = 1.0
+    for s, _, w in points:
+        count, left = divmod(fresh * s, chunk)
+        context = s * (0.5 + 0.5 * cached_prompt_share)
+        full_s = count * price(chunk, context) if count else 0.0
+        left_s = price(max(left, 1.0), context)
+        chunks += w * count
+        chunks_s += w * full_s
+        squared_s2 += w * full_s * full_s
+        rest += w * left
+        alone_s += w * left_s
+        held_s += w * (s + rounding) * (full_s + left_s)
+        if beyond > _TAIL:
+            longest_s = full_s + left_s
+        beyond -= w
+    full_busy = min(arrivals_rps * chunks_s, 0.99)
+    rest_rate, rest_s = _rest_steps(arrivals_rps, full_busy, decode_s, alone_s, rest, chunk, price)
+    idle = max(1.0 - full_busy - rest_rate * rest_s, 0.0)
+    step_s = 1.0 / (arrivals_rps * chunks + rest_rate + idle / decode_s)
+    decode_steps = math.fsum(w * (o - 1.0) for _, o, w in points)
+    decode_held = math.fsum(w * ((o - 1.0) * (s + rounding) + o * (o - 1.0) / 2.0) for s, o, w in points)
+    return _Pace(
+        step_s=step_s,
+        running=arrivals_rps * (decode_steps * step_s + chunks_s + rest_s),
+        memory_fill=min(arrivals_rps * (decode_held * step_s + held_s) / shape.memory_tokens, 1.0),
+        prompt_s=chunks_s + rest_s,
+        prompt_squared_s2=squared_s2,
+        longest_prompt_s=longest_s,
+        rest_s=rest_s,
+        full_busy=full_busy,
+    )
+
+
+def _rest_steps(
+    arrivals_rps: float,
+    full_busy: float,
+    decode_s: float,
+    alone_s: float,
+    rest_tokens: float,
+    chunk: float,
+    price: PrefillPrice,
+) -> tuple[float, float]:
+    """Return the steps a second for rests of prompts, and the mean seconds of such a step."""
+    starts = -math.expm1(-arrivals_rps * decode_s) / decode_s
+    seconds = alone_s
+    rate = arrivals_rps
+    for _ in range(_SETTLING):
+        apart = math.exp(-min(arrivals_rps * seconds, 50.0))
+        rate = starts * (1.0 - full_busy) / (apart + starts * seconds)
+        rate = min(max(rate, arrivals_rps * rest_tokens / chunk), arrivals_rps)
+        together = arrivals_rps / rate
+        shared = price(min((together + 1.0) * rest_tokens, chunk))
+        seconds = alone_s / together + shared * (1.0 - 1.0 / together)
+    return rate, seconds
+
+
+def _erlang_c(servers: int, utilization: float) -> float:
+    """Probability of waiting in M/M/c, by the recursion of the Erlang B formula."""
+    offered, blocked = servers * utilization, 1.0
+    for k in range(1, servers + 1):
+        blocked = offered * blocked / (k + offered * blocked)
+    return blocked / (1.0 - utilization * (1.0 - blocked))
+
+
+def _grouped(points: Points) -> Points:
+    """Merge points of neighboring prompt lengths into at most `_GROUPS`, in ascending order of the prompt."""
+    ordered = sorted(points)
+    size = -(-len(ordered) // _GROUPS)
+    groups = []
+    for start in range(0, len(ordered), size):
+        group = ordered[start : start + size]
+        weight = math.fsum(w for _, _, w in group)
+        prompt = math.fsum(w * s for s, _, w in group) / weight
+        groups.append((prompt, math.fsum(w * o for _, o, w in group) / weight, weight))
+    return groups
