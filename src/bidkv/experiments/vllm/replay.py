@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = result.summary()
         print(
             f"{spec['name']}: {figures['throughput_rps']:.3f} req/s, mean {figures['e2e_s']['mean']:.3f} s, "
-            f"tax {figures['recompute_tax']:.3f}, {figures['preemptions']} preemptions, {result.wall_s:.1f} s",
+            f"tax {figures['recompute_tax']:.3f}, {figures['preemptions']} preempted, {result.wall_s:.0f} s",
             file=sys.stderr,
             flush=True,
         )
