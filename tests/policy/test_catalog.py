@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -117,3 +119,34 @@ def test_a_name_must_survive_its_own_syntax(name: object) -> None:
     with pytest.raises(ValueError, match="must be a non-empty text without"):
         register(unusable)
     assert name not in available()
+
+
+def test_another_package_adds_policies_through_entry_points(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "foreign_policies.py").write_text(
+        "from bidkv.protocol.policy import Policy\n"
+        "class Foreign(Policy):\n"
+        "    name = 'foreign'\n"
+        "class Clash(Policy):\n"
+        "    name = 'lcf'\n"
+    )
+    info = tmp_path / "foreign-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: foreign\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[bidkv.policies]\n"
+        "foreign = foreign_policies:Foreign\n"
+        "clash = foreign_policies:Clash\n"
+        "broken = foreign_policies:Missing\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
+    monkeypatch.setattr(catalog, "_discover", functools.cache(catalog._discover.__wrapped__))
+    assert resolve("foreign").name == "foreign"
+    assert "foreign" in available()
+    assert type(resolve("lcf")).__module__.startswith("bidkv.")
+    warnings = [record.getMessage() for record in caplog.records]
+    assert len(warnings) == 2
+    assert any("clash" in text and "already registered" in text for text in warnings)
+    assert any("broken" in text for text in warnings)

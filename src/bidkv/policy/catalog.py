@@ -1,13 +1,17 @@
 """Every policy by name, and the one resolver from a text to a policy.
 
 The text is `name` or `name:key=value;key=value`, the same on a command line, in the environment and in
-Python; a comma separates policies where several are named.
+Python; a comma separates policies where several are named. Another package adds policies of its own, in
+every process, through entry points of the group `bidkv.policies`.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
+import logging
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import Any
 
 from bidkv.policy.contract import CONTRACT_POLICIES
@@ -24,6 +28,11 @@ _CATALOG: dict[str, type[Policy]] = {
     str(cls.name): cls for cls in (*CONTRACT_POLICIES, *RULE_POLICIES, *SGLANG_POLICIES, *OWN_POLICIES)
 }
 
+ENTRY_POINTS = "bidkv.policies"
+"""Group of the entry points that name policy classes of other packages."""
+
+logger = logging.getLogger("bidkv")
+
 
 class PolicySpecError(ValueError):
     """A policy text names what does not exist or gives an impossible value; the message lists what does."""
@@ -31,6 +40,7 @@ class PolicySpecError(ValueError):
 
 def available() -> list[str]:
     """Return the names of all policies, sorted."""
+    _discover()
     return sorted(_CATALOG)
 
 
@@ -60,6 +70,8 @@ def resolve(spec: str) -> Policy:
     name, _, options = spec.strip().partition(":")
     name = name.strip()
     if name not in _CATALOG:
+        _discover()
+    if name not in _CATALOG:
         raise PolicySpecError(f"policy {name!r} does not exist. Available: {', '.join(available())}")
     policy_class = _CATALOG[name]
     arguments = _parse_options(name, policy_class, options)
@@ -81,6 +93,18 @@ def options_of(name: str) -> dict[str, Any]:
     """Return a policy's options and their defaults, empty when it has none."""
     parameters = inspect.signature(_CATALOG[name]).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+@functools.cache
+def _discover() -> None:
+    """Register the policies of other packages, once; one that cannot be loaded is left out with a warning."""
+    for entry in entry_points(group=ENTRY_POINTS):
+        try:
+            register(entry.load())
+        except Exception as error:  # foreign code at import: the other policies must stay usable
+            logger.warning(
+                "bidkv: policy entry point %s = %s is left out: %r", entry.name, entry.value, error
+            )
 
 
 def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str, Any]:
