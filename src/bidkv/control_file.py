@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bidkv.control import Controller
-from bidkv.policy import PolicySpecError
 from bidkv.protocol.policy import Policy
 
 logger = logging.getLogger("bidkv")
@@ -53,14 +52,20 @@ class ControlFile:
             return None
         self._next_look_s = now + self._interval_s
         try:
-            return self._read()
+            return self.read_changed()
         except FileNotFoundError:
             self._seen = None
         except (OSError, ValueError) as error:
             self._refuse(str(error))
         return None
 
-    def _read(self) -> str | None:
+    def read_changed(self) -> str | None:
+        """Return the file's text when it changed since it was read last, else None.
+
+        Raises:
+            OSError: it cannot be opened (a missing file included).
+            ValueError: it is not safe to obey, or not text; the message says why.
+        """
         # One open file is checked and read: between a check by name and the read the name could be replaced.
         # Non-blocking, so that a named pipe in its place cannot hold the engine up.
         descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -102,7 +107,7 @@ def obey(command: str, controller: Controller, resolve: Callable[[str], Policy])
     else:
         try:
             controller.switch(resolve(command))
-        except PolicySpecError as error:
+        except Exception as error:  # a registered policy's constructor is foreign code: nothing may get out
             logger.error("bidkv: the control file's command is ignored: %s", error)
             return
     logger.info(

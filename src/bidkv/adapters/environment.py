@@ -48,6 +48,7 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
 
 
 def _port(text: str) -> int:
-    if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
+    # Length first: Python refuses to read integers of thousands of digits, with a message of its own.
+    if len(text) <= 5 and text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
         return int(text)
-    raise ValueError(f"{METRICS_PORT} must be an integer in [1, 65535], got {text!r}")
+    raise ValueError(f"{METRICS_PORT} must be an integer in [1, 65535], got {text[:80]!r}")

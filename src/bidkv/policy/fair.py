@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bidkv.policy.guards import PreemptionCap
 from bidkv.policy.ordering import least
 from bidkv.policy.prices import MachinePrices
 from bidkv.policy.reserve import SelfTuningReserve
@@ -36,12 +37,7 @@ class Fair(Policy):
         unit: float = 0.6,
         overhead_s: float = 1.4e-3,
     ) -> None:
-        for option, value in (("gain", gain), ("unit", unit)):
-            if not value > 0:
-                raise ValueError(f"{option} must be > 0, got {value}")
-        if not overhead_s >= 0:
-            raise ValueError(f"overhead_s must be >= 0, got {overhead_s}")
-        self.preemption_cap = cap
+        self.preemption_cap = PreemptionCap(cap).limit
         self.prices = MachinePrices()
         self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bidkv.policy.fair import DEFAULT_PREEMPTION_CAP
+from bidkv.policy.guards import PreemptionCap
 from bidkv.policy.ordering import WaitingHeap, least
 from bidkv.policy.prices import MachinePrices
 from bidkv.policy.remaining import RemainingTokens
@@ -44,7 +45,7 @@ class Fast(Policy):
             raise ValueError(f"dial must be >= 0, got {dial}")
         if passes < 0:
             raise ValueError(f"passes must be >= 0, got {passes}")
-        self.preemption_cap = cap
+        self.preemption_cap = PreemptionCap(cap).limit
         self.prices = MachinePrices()
         self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
         self.remaining = RemainingTokens()

@@ -27,12 +27,20 @@ class SelfTuningReserve:
         prices: what the machine's time costs; shared with the policy that uses this reserve.
         gain: k, per second, above 0.
         unit: in units of one request's footprint, above 0.
-        overhead_s: seconds a preemption costs beside its recomputed tokens.
+        overhead_s: seconds a preemption costs beside its recomputed tokens, at least 0.
+
+    Raises:
+        ValueError: an option is out of range; the message names it.
     """
 
     __slots__ = ("_gain", "_overhead_s", "_prices", "_seen_s", "_unit", "share")
 
     def __init__(self, prices: MachinePrices, *, gain: float, unit: float, overhead_s: float) -> None:
+        for option, value in (("gain", gain), ("unit", unit)):
+            if not value > 0:
+                raise ValueError(f"{option} must be > 0, got {value}")
+        if not overhead_s >= 0:
+            raise ValueError(f"overhead_s must be >= 0, got {overhead_s}")
         self.share = 0.0
         self._prices = prices
         self._gain = gain

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from bidkv.adapters.client_values import agent_name, positive_number
 from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
 from bidkv.protocol.requests import RequestView
 
@@ -49,10 +50,10 @@ class SglangRequest:
         self.priority = value if engine.low_values_first else -value
         custom = req.sampling_params.custom_params
         custom = custom if isinstance(custom, dict) else {}
-        deadline_ms = _positive(custom.get(_CUSTOM_PREFIX + "deadline_ms"))
+        deadline_ms = positive_number(custom.get(_CUSTOM_PREFIX + "deadline_ms"))
         self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
-        self.weight = _positive(custom.get(_CUSTOM_PREFIX + "weight")) or 1.0
-        self.agent_id = str(custom.get(_CUSTOM_PREFIX + "agent_id", ""))
+        self.weight = positive_number(custom.get(_CUSTOM_PREFIX + "weight")) or 1.0
+        self.agent_id = agent_name(custom.get(_CUSTOM_PREFIX + "agent_id"))
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -89,12 +90,6 @@ class SglangRequest:
     def num_held_blocks(self) -> int:
         """Pages it holds, shared ones included."""
         return -(-int(self.req.kv.kv_allocated_len) // self._engine.block_size)
-
-
-def _positive(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-        return None
-    return float(value)
 
 
 class SglangEngine:

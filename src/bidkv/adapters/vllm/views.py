@@ -5,10 +5,10 @@ Nothing is copied per step: a view holds the engine's object and reads its field
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
+from bidkv.adapters.client_values import agent_name, positive_number
 from bidkv.adapters.vllm.demand import BlockDemand
 from bidkv.protocol.requests import RequestView
 
@@ -47,11 +47,10 @@ class VllmRequest:
         self._max_model_len = max_model_len
         params = request.sampling_params
         extra = (params.extra_args if params is not None else None) or {}
-        deadline_ms = _number(extra.get(_EXTRA_PREFIX + "deadline_ms"))
-        weight = _number(extra.get(_EXTRA_PREFIX + "weight"))
+        deadline_ms = positive_number(extra.get(_EXTRA_PREFIX + "deadline_ms"))
         self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
-        self.weight = 1.0 if weight is None or weight <= 0 else weight
-        self.agent_id = str(extra.get(_EXTRA_PREFIX + "agent_id", ""))
+        self.weight = positive_number(extra.get(_EXTRA_PREFIX + "weight")) or 1.0
+        self.agent_id = agent_name(extra.get(_EXTRA_PREFIX + "agent_id"))
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -240,14 +239,3 @@ class _Running(Sequence[VllmRequest]):
     def __iter__(self) -> Iterator[VllmRequest]:
         views = self._views
         return iter([views[request.request_id] for request in self._scheduler.running])
-
-
-def _number(value: object) -> float | None:
-    """A finite number >= 0 out of what a client sent, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number >= 0 else None

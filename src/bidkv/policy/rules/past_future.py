@@ -30,7 +30,7 @@ class PastFuture(Policy):
     Args:
         window: finished lengths remembered, at least 1.
         kept_free: share of the memory the peak must leave free, in [0, 1).
-        scenarios: how many are drawn, at least 1; None as in LightLLM.
+        scenarios: how many are drawn, 1 to 200; None as in LightLLM.
         seed: of the draws.
     """
 
@@ -43,8 +43,8 @@ class PastFuture(Policy):
             raise ValueError(f"window must be >= 1, got {window}")
         if not 0.0 <= kept_free < 1.0:
             raise ValueError(f"kept_free must be in [0, 1), got {kept_free}")
-        if scenarios is not None and scenarios < 1:
-            raise ValueError(f"scenarios must be >= 1 or none, got {scenarios}")
+        if scenarios is not None and not 1 <= scenarios <= _SAMPLES:
+            raise ValueError(f"scenarios must be in [1, {_SAMPLES}] or none, got {scenarios}")
         self._window = window
         self._count = scenarios
         self._kept_free = kept_free
