@@ -10,6 +10,7 @@ from bidkv.stability.load import LoadPoint, at_load
 from bidkv.stability.occupancy import ReplicaShape
 from bidkv.stability.quantization import QuantizationAdvisor, blocks_at_bits
 from bidkv.stability.service_rate import Limit, ServiceRate, rate_at_bits, service_rate
+from bidkv.stability.sketch import LengthSketch
 from bidkv.stability.state import AdmissionDecision, DecisionReason, StabilityState
 from bidkv.stability.step_mix import StepTime
 from bidkv.stability.verdict import Assessment, Verdict, assess, replicas_needed
@@ -25,6 +26,7 @@ __all__ = [
     "Estimate",
     "ForgettingMoments",
     "LengthLaw",
+    "LengthSketch",
     "Limit",
     "LimitCycleDetector",
     "LoadPoint",

@@ -33,8 +33,8 @@ class LengthLaw(Protocol):
     """A joint law of prompt and output length."""
 
     @property
-    def is_sample(self) -> bool:
-        """Whether the law is itself an estimate, from as many draws as it has points."""
+    def draws(self) -> float:
+        """Observations the law is estimated from; infinite for one that is given."""
 
     @property
     def largest_tokens(self) -> int:
@@ -66,9 +66,9 @@ class UniformLaw:
                 raise ValueError(f"{name} must be (low, high) with 1 <= low <= high")
 
     @property
-    def is_sample(self) -> bool:
-        """False: the law is given."""
-        return False
+    def draws(self) -> float:
+        """Infinite: the law is given."""
+        return math.inf
 
     @property
     def largest_tokens(self) -> int:
@@ -102,12 +102,18 @@ class UniformLaw:
 class EmpiricalLaw:
     """Observed (prompt, output) pairs, each with a weight (equal when none are given).
 
+    Attributes:
+        pairs: (prompt, output) in tokens.
+        weights: positive, of any sum.
+        observations: how many requests stand behind the pairs, where that is not one each.
+
     Raises:
         ValueError: no pair, a length below 1, or a weight that is not positive.
     """
 
     pairs: tuple[tuple[int, int], ...]
     weights: tuple[float, ...] | None = None
+    observations: int | None = None
 
     def __post_init__(self) -> None:
         if not self.pairs:
@@ -125,9 +131,9 @@ class EmpiricalLaw:
         return cls(tuple(pairs))
 
     @property
-    def is_sample(self) -> bool:
-        """True: the pairs are draws."""
-        return True
+    def draws(self) -> float:
+        """Observations behind the law."""
+        return self.observations or len(self.pairs)
 
     @property
     def largest_tokens(self) -> int:

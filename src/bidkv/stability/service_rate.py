@@ -103,7 +103,7 @@ def service_rate(
     demand, spread = _demand(points, shape.max_num_batched_tokens)
     plain = shape.memory_tokens / (mix.median_s * demand)
     delta = min(max(s + o for s, o, _ in points) / shape.memory_tokens, 1.0)
-    half = math.hypot(MODEL_ERROR, 1.96 * spread) if law.is_sample else MODEL_ERROR
+    half = math.hypot(MODEL_ERROR, 1.96 * spread / math.sqrt(law.draws))
     tokens = math.fsum(w * (s * (1.0 - cached_prompt_share) + o) for s, o, w in points)
     return ServiceRate(
         sustainable_rps=rate,
@@ -139,11 +139,10 @@ def rate_at_bits(
 
 
 def _demand(points: Points, chunk: int) -> tuple[float, float]:
-    """E[g] of the points, and its relative standard error were they that many equally good draws."""
+    """E[g] of the points, and the standard deviation of g over it."""
     demands = []
     for s, o, w in points:
         batches = math.ceil(s / chunk)
         demands.append((w, chunk * batches * (batches - 1) / 2.0 + s + o * s + o * (o + 1.0) / 2.0))
     mean = math.fsum(w * g for w, g in demands)
-    variance = math.fsum(w * w * (g - mean) ** 2 for w, g in demands)
-    return mean, math.sqrt(variance) / mean
+    return mean, math.sqrt(math.fsum(w * (g - mean) ** 2 for w, g in demands)) / mean
