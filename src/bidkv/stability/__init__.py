@@ -6,7 +6,7 @@ from bidkv.stability.controller import QueueingController
 from bidkv.stability.estimators import ArrivalRate, Estimate, ForgettingMoments
 from bidkv.stability.lengths import EmpiricalLaw, LengthLaw, UniformLaw, memory_demand
 from bidkv.stability.limit_cycle import CycleReport, LimitCycleDetector
-from bidkv.stability.load import LoadPoint, at_load
+from bidkv.stability.load import LoadModel, LoadPoint
 from bidkv.stability.occupancy import ReplicaShape
 from bidkv.stability.quantization import QuantizationAdvisor, blocks_at_bits
 from bidkv.stability.service_rate import Limit, ServiceRate, rate_at_bits, service_rate
@@ -29,6 +29,7 @@ __all__ = [
     "LengthSketch",
     "Limit",
     "LimitCycleDetector",
+    "LoadModel",
     "LoadPoint",
     "QuantizationAdvisor",
     "QueueingConfig",
@@ -40,7 +41,6 @@ __all__ = [
     "UniformLaw",
     "Verdict",
     "assess",
-    "at_load",
     "blocks_at_bits",
     "memory_demand",
     "rate_at_bits",

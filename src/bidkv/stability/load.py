@@ -21,8 +21,9 @@ from bidkv.stability.lengths import LengthLaw
 from bidkv.stability.occupancy import Points, ReplicaShape, admissible, life, saturated
 from bidkv.stability.step_mix import PrefillPrice, StepTime, prefill_price, step_mix
 
-_HALVINGS = 30
-_GROUPS = 400
+_HALVINGS = 24
+_RATE_HALVINGS = 14
+_GROUPS = 150
 _SETTLING = 12
 _TAIL = 0.01
 
@@ -62,53 +63,89 @@ class _Pace:
     full_busy: float
 
 
-def at_load(
-    law: LengthLaw,
-    shape: ReplicaShape,
-    step_time: StepTime,
-    arrivals_rps: float,
-    *,
-    cached_prompt_share: float = 0.0,
-) -> LoadPoint | None:
-    """Predict a replica at a rate of Poisson arrivals; None at or beyond what it sustains.
+class LoadModel:
+    """A replica under Poisson arrivals of a length law, at any rate below what it sustains.
+
+    Args:
+        law: joint law of prompt and output length.
+        shape: memory and limits of the replica.
+        step_time: seconds of a step.
+        cached_prompt_share: share of prompt tokens found in the prefix cache, in [0, 1).
 
     Raises:
-        ValueError: a rate that is not positive and finite, or a law of which no request fits.
+        ValueError: a share outside [0, 1), or a law of which no request fits.
     """
-    if not 0.0 < arrivals_rps < math.inf:
-        raise ValueError("arrivals_rps must be > 0 and finite")
-    points, _ = admissible(law, shape.longest_tokens)
-    full = saturated(points, shape, cached_prompt_share)
-    mix = step_mix(points, shape, full, step_time, cached_prompt_share)
-    sustainable = full.requests_per_step / mix.mean_s
-    if arrivals_rps >= sustainable:
-        return None
 
-    few = _grouped(points)
-    low, high = 0.0, full.running
-    for _ in range(_HALVINGS):
-        middle = 0.5 * (low + high)
-        pace = _pace(few, shape, arrivals_rps, middle, step_time, cached_prompt_share)
-        low, high = (middle, high) if pace.running > middle else (low, middle)
-    pace = _pace(few, shape, arrivals_rps, high, step_time, cached_prompt_share)
+    def __init__(
+        self, law: LengthLaw, shape: ReplicaShape, step_time: StepTime, *, cached_prompt_share: float = 0.0
+    ) -> None:
+        if not 0.0 <= cached_prompt_share < 1.0:
+            raise ValueError("cached_prompt_share must be in [0, 1)")
+        points, _ = admissible(law, shape.longest_tokens)
+        full = saturated(points, shape, cached_prompt_share)
+        mix = step_mix(points, shape, full, step_time, cached_prompt_share)
+        self.sustainable_rps = full.requests_per_step / mix.mean_s
+        self._most_running = full.running
+        self._points = _grouped(points)
+        self._shape = shape
+        self._step_time = step_time
+        self._cached = cached_prompt_share
+        mean_o = math.fsum(w * o for _, o, w in points)
+        self._output_spread = math.fsum(w * o * o for _, o, w in points) / mean_o**2
 
-    queue_s = arrivals_rps * pace.prompt_squared_s2 / (2.0 * (1.0 - pace.full_busy))
-    mean_o = math.fsum(w * o for _, o, w in points)
-    square_o = math.fsum(w * o * o for _, o, w in points)
-    seat_odds = _erlang_c(max(round(full.running), 1), min(high / full.running, 0.999))
-    seat_s = square_o / mean_o**2 / (2.0 * (sustainable - arrivals_rps))
-    seat_tail = seat_s * math.log(max(seat_odds / _TAIL, 1.0))
-    queue_tail = queue_s * math.log(max(pace.full_busy / _TAIL, 1.0)) / max(pace.full_busy, _TAIL)
-    return LoadPoint(
-        arrivals_rps=arrivals_rps,
-        running=high,
-        memory_fill=pace.memory_fill,
-        tpot_s=pace.step_s,
-        ttft_s=pace.prompt_s + queue_s + seat_odds * seat_s + 0.5 * pace.step_s,
-        ttft_p99_s=max(
-            pace.longest_prompt_s + queue_s + pace.rest_s, pace.prompt_s + max(seat_tail, queue_tail)
-        ),
-    )
+    def at(self, arrivals_rps: float) -> LoadPoint | None:
+        """Predict the replica at a rate; None at or beyond what it sustains.
+
+        Raises:
+            ValueError: a rate that is not positive and finite.
+        """
+        if not 0.0 < arrivals_rps < math.inf:
+            raise ValueError("arrivals_rps must be > 0 and finite")
+        if arrivals_rps >= self.sustainable_rps:
+            return None
+        low, high = 0.0, self._most_running
+        for _ in range(_HALVINGS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if self._pace(arrivals_rps, middle).running > middle else (low, middle)
+        pace = self._pace(arrivals_rps, high)
+
+        queue_s = arrivals_rps * pace.prompt_squared_s2 / (2.0 * (1.0 - pace.full_busy))
+        seat_odds = _erlang_c(max(round(self._most_running), 1), min(high / self._most_running, 0.999))
+        seat_s = self._output_spread / (2.0 * (self.sustainable_rps - arrivals_rps))
+        seat_tail = seat_s * math.log(max(seat_odds / _TAIL, 1.0))
+        queue_tail = queue_s * math.log(max(pace.full_busy / _TAIL, 1.0)) / max(pace.full_busy, _TAIL)
+        return LoadPoint(
+            arrivals_rps=arrivals_rps,
+            running=high,
+            memory_fill=pace.memory_fill,
+            tpot_s=pace.step_s,
+            ttft_s=pace.prompt_s + queue_s + seat_odds * seat_s + 0.5 * pace.step_s,
+            ttft_p99_s=max(
+                pace.longest_prompt_s + queue_s + pace.rest_s, pace.prompt_s + max(seat_tail, queue_tail)
+            ),
+        )
+
+    def largest_rate(self, *, ttft_p99_s: float = math.inf, tpot_s: float = math.inf) -> float:
+        """Return the largest rate that keeps both promises, 0 when an idle replica breaks one.
+
+        Raises:
+            ValueError: a promise that is not positive.
+        """
+        if not (ttft_p99_s > 0.0 and tpot_s > 0.0):
+            raise ValueError("ttft_p99_s and tpot_s must be > 0")
+
+        def kept(rate: float) -> bool:
+            point = self.at(rate)
+            return point is not None and point.ttft_p99_s <= ttft_p99_s and point.tpot_s <= tpot_s
+
+        low, high = 0.0, self.sustainable_rps
+        for _ in range(_RATE_HALVINGS):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if kept(middle) else (low, middle)
+        return low if kept(max(low, 1e-3 * self.sustainable_rps)) else 0.0
+
+    def _pace(self, arrivals_rps: float, running: float) -> _Pace:
+        return _pace(self._points, self._shape, arrivals_rps, running, self._step_time, self._cached)
 
 
 def _pace(
