@@ -14,6 +14,7 @@ COMMANDS: dict[str, str] = {
     "simulate": "bidkv.cli.simulate",
     "calibrate": "bidkv.cli.calibrate",
     "tournament": "bidkv.cli.tournament",
+    "doctor": "bidkv.cli.doctor",
 }
 """Command name -> module that holds its function `command`; in the order `--help` lists them."""
 

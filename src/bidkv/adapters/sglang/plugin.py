@@ -18,6 +18,9 @@ from bidkv.policy import PolicySpecError, resolve
 
 logger = logging.getLogger("bidkv")
 
+current: Plugin | None = None
+"""What `register` installed in this process; `bidkv doctor` looks here."""
+
 
 def register() -> None:
     """Put the policy of BIDKV_STRATEGY in charge of the scheduler made in this process.
@@ -35,7 +38,9 @@ def register() -> None:
         resolve(environment.strategy)
     except PolicySpecError as error:
         raise PolicySpecError(f"{STRATEGY}: {error}") from error
-    Plugin(environment).install()
+    global current
+    current = Plugin(environment)
+    current.install()
 
 
 class Plugin:

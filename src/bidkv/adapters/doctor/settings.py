@@ -1,0 +1,99 @@
+"""The four environment variables: does each say something that would work?"""
+
+from __future__ import annotations
+
+import os
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+
+from bidkv.adapters.doctor.findings import Finding, Status
+from bidkv.adapters.environment import CONTROL_FILE, DECISION_LOG, METRICS_PORT, STRATEGY
+from bidkv.control_file import ControlFile
+from bidkv.policy import PolicySpecError, resolve
+from bidkv.protocol.policy import Policy
+
+LOOPBACK = "127.0.0.1"
+_LEAST_FREE_BYTES = 64 << 20
+
+
+def examine_strategy(spec: str | None) -> tuple[Finding, Policy | None]:
+    """Resolve the policy; None where it cannot run in a real engine."""
+    if spec is None:
+        return Finding(STRATEGY, Status.FAIL, "not set: engines keep their own rules"), None
+    try:
+        policy = resolve(spec)
+    except PolicySpecError as error:
+        return Finding(STRATEGY, Status.FAIL, str(error)), None
+    if policy.clairvoyant:
+        text = f"{spec!r} reads true output lengths, which only the simulator knows: choose another policy"
+        return Finding(STRATEGY, Status.FAIL, text), None
+    answers = [
+        text
+        for answered, text in (
+            (policy.chooses_victims, "who is preempted"),
+            (policy.chooses_next, "who enters next"),
+            (policy.keeps_reserve, "how much stays free"),
+        )
+        if answered
+    ]
+    decides = f"decides {', '.join(answers)}" if answers else "leaves every decision to the engine"
+    return Finding(STRATEGY, Status.OK, f"{spec!r} {decides}"), policy
+
+
+def examine_metrics(port: int) -> Finding:
+    """Is the port free, and is there something to serve it with?"""
+    if find_spec("prometheus_client") is None:
+        return Finding(
+            METRICS_PORT, Status.FAIL, "prometheus-client is missing: install bidkv's [metrics] extra"
+        )
+    with socket.socket() as probe:
+        # As the server does: a port in TIME_WAIT can be had.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            return Finding(METRICS_PORT, Status.FAIL, f"{LOOPBACK}:{port} cannot be had: {error.strerror}")
+    return Finding(METRICS_PORT, Status.OK, f"{LOOPBACK}:{port} is free")
+
+
+def examine_control_file(path: Path) -> tuple[Finding, str | None]:
+    """Would an engine read it, and what does it say? Return the command it holds, or None."""
+    try:
+        command = ControlFile(path).read_changed()
+    except FileNotFoundError:
+        if not path.parent.is_dir():
+            text = f"its folder {path.parent} does not exist: no command could be written"
+            return Finding(CONTROL_FILE, Status.FAIL, text), None
+        return Finding(CONTROL_FILE, Status.OK, f"{path} does not exist yet and commands nothing"), None
+    except (OSError, ValueError) as error:
+        return Finding(CONTROL_FILE, Status.FAIL, f"{path} would be refused: {error}"), None
+    if command is None:
+        return Finding(CONTROL_FILE, Status.OK, f"{path} is empty and commands nothing"), None
+    if command == "off":
+        text = f"{path} says off: the engine would be alone"
+        return Finding(CONTROL_FILE, Status.FAIL, text), command
+    if command != "on":
+        try:
+            resolve(command)
+        except PolicySpecError as error:
+            text = f"{path}: the command would be ignored: {error}"
+            return Finding(CONTROL_FILE, Status.FAIL, text), None
+    return Finding(CONTROL_FILE, Status.OK, f"{path} says {command}"), command
+
+
+def examine_decision_log(path: Path) -> Finding:
+    """Could an engine write it, and is there room?"""
+    folder = path.parent
+    if not folder.is_dir():
+        return Finding(DECISION_LOG, Status.FAIL, f"its folder {folder} does not exist")
+    if path.exists() and not path.is_file():
+        return Finding(DECISION_LOG, Status.FAIL, f"{path} is not a regular file")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        return Finding(DECISION_LOG, Status.FAIL, f"{path} cannot be written by this user")
+    room = os.statvfs(folder)
+    free_bytes = room.f_bavail * room.f_frsize
+    if free_bytes < _LEAST_FREE_BYTES:
+        text = f"only {free_bytes >> 20} MiB are free in {folder}; the log stops when the disk is full"
+        return Finding(DECISION_LOG, Status.NOTE, text)
+    return Finding(DECISION_LOG, Status.OK, f"{path} can be written")

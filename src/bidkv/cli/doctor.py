@@ -1,0 +1,76 @@
+"""`bidkv doctor`: would the policy really be in charge of the engines installed here?"""
+
+from __future__ import annotations
+
+import json
+import os
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bidkv.adapters.doctor import Report
+
+NOT_READY = 1
+
+
+class EngineName(StrEnum):
+    """Values of `--engine`."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+
+
+def command(
+    strategy: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Examine this policy instead of BIDKV_STRATEGY.")
+    ] = None,
+    engine: Annotated[
+        EngineName | None, typer.Option(help="Only this engine.  [default: all that are installed]")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not import the engines: their hooks are not tried.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Say whether the policy of BIDKV_STRATEGY would be in charge here, and what is in the way.
+
+    Looks at the engines and their versions, the plugin's entry point, the hook itself (the engine is
+    imported in a process of its own), the policy, the metrics port, the control file and the decision log.
+    Exit code 0: a policy would be in charge. Exit code 1: none would be, or something is in the way.
+
+    \b
+    Examples:
+      BIDKV_STRATEGY=fair BIDKV_METRICS_PORT=9400 bidkv doctor
+      bidkv doctor --strategy fair --engine vllm && vllm serve ...
+    """
+    from bidkv.adapters.doctor import examine
+
+    report = examine(
+        os.environ,
+        strategy=strategy,
+        engine=None if engine is None else engine.value,
+        try_hooks=not quick,
+    )
+    if as_json:
+        typer.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        _print(report)
+    if not report.ready:
+        raise typer.Exit(NOT_READY)
+
+
+def _print(report: Report) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]FAIL[/]"}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for finding in report.findings:
+        table.add_row(marks[finding.status.value], escape(finding.subject), escape(finding.text))
+    console = Console(highlight=False)
+    console.print(table)
+    verdict = "; ".join(report.active) if report.ready else "no policy would be in charge"
+    console.print(f"\nWould be active: {verdict}", markup=False)

