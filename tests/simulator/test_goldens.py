@@ -8,7 +8,7 @@ import pytest
 from tests.simulator.driver import CheckedRun
 from tests.support import Scripted, requests_of, steady_profile
 
-from bidkv.policy import resolve
+from bidkv.policy import guards, resolve
 from bidkv.simulator import EngineConfig, SimulationError, simulate
 
 ENGINE = EngineConfig(num_gpu_blocks=5, block_size=4, max_num_seqs=4, max_num_batched_tokens=64)
@@ -212,6 +212,25 @@ def test_a_circle_of_preemptions_is_an_error_and_no_hang() -> None:
     requests = requests_of((57, 9), (54, 9), (31, 9), (60, 9))
     with pytest.raises(SimulationError, match=r"no token came out in 20000 steps .* in a circle"):
         simulate(requests, resolve("preempt-evict"), config, steady_profile())
+
+
+def test_a_rule_without_a_cap_cannot_preempt_in_a_circle_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each of the two is the largest when it lacks its last blocks, and starts over.
+    config = EngineConfig(
+        num_gpu_blocks=15,
+        block_size=4,
+        max_num_seqs=2,
+        max_num_batched_tokens=12,
+        reserve_full_isl=False,
+        long_prefill_token_threshold=7,
+    )
+    requests = requests_of((47, 4), (44, 4))
+    run = CheckedRun(requests, resolve("largest-first"), config)
+    assert run.run().outputs == {"r0": 4, "r1": 4}
+    assert run.control.counters.preemptions_by_policy == 2 * guards.FRUITLESS_PREEMPTIONS
+    monkeypatch.setattr(guards, "FRUITLESS_PREEMPTIONS", 10**9)
+    with pytest.raises(AssertionError, match="the run does not end"):
+        CheckedRun(requests, resolve("largest-first"), config).run(most_steps=2000)
 
 
 def test_nothing_to_run_is_an_empty_result() -> None:
