@@ -79,9 +79,8 @@ def command(
       bidkv tournament --strategy fair,lcf --size T,M --family mixed,sharegpt
       bidkv tournament --split held_out --seeds 12 --output-dir out/tournament --json out/tournament.json
     """
-    from bidkv.experiments.tournament import Plan, play, tables
+    from bidkv.experiments.tournament import Plan, everybody, play, tables
     from bidkv.experiments.tournament.docs import regenerate, require_markers
-    from bidkv.policy import available
 
     if html_file is not None or png_file is not None:
         require_report_extra()
@@ -92,13 +91,15 @@ def command(
     )
     for option, file in outputs:
         if file is not None:
+            if option != "--json" and file.suffix != f".{option[2:]}":
+                fail(f"{option}: expected a name that ends in .{option[2:]}, got {file}")
             require_writable(option, file)
     with bad_input("--docs"):
         if docs_file is not None:
             require_markers(docs_file)
     with bad_input("options"):
         plan = Plan.of(
-            available() if strategy is None else _names(strategy),
+            everybody() if strategy is None else _names(strategy),
             families=None if family is None else _names(family),
             sizes=None if size is None else _names(size),
             loads=_loads(load),

@@ -5,7 +5,7 @@ print(evaluate(["lcf", "fair:gain=5"], sizes=["T"], families=["mixed"], loads=[1
 """
 
 from bidkv.experiments.tournament.evaluate import evaluate, play
-from bidkv.experiments.tournament.plan import BASELINE, LOADS, SIZES, Cell, MemorySize, Plan
+from bidkv.experiments.tournament.plan import BASELINE, LOADS, SIZES, Cell, MemorySize, Plan, everybody
 from bidkv.experiments.tournament.scores import Score
 from bidkv.experiments.tournament.standings import Estimate, Loss, Standings
 
@@ -21,5 +21,6 @@ __all__ = [
     "Score",
     "Standings",
     "evaluate",
+    "everybody",
     "play",
 ]

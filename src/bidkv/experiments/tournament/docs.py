@@ -9,7 +9,14 @@ from pathlib import Path
 
 from bidkv.experiments.tournament.plan import BASELINE, SIZES
 from bidkv.experiments.tournament.standings import Standings
-from bidkv.experiments.tournament.tables import HEADINGS, LOSS_HEADINGS, loss_rows, size_rows
+from bidkv.experiments.tournament.tables import (
+    HEADINGS,
+    HINDSIGHT_HEADINGS,
+    LOSS_HEADINGS,
+    hindsight_rows,
+    loss_rows,
+    size_rows,
+)
 from bidkv.policy import available, resolve
 
 SECTIONS = ("policies", "standings")
@@ -73,11 +80,14 @@ def standings_text(standings: Standings, command: str) -> str:
             f"### {name}: {size.num_gpu_blocks:,} blocks, {size.max_num_seqs} sequences, "
             f"{plan.requests_at(name):,} requests a run",
             "",
-            _markdown(list(HEADINGS), size_rows(standings, name)),
+            _markdown(HEADINGS, size_rows(standings, name)),
         ]
+    if hindsight := hindsight_rows(standings):
+        parts += ["", "### Against the best watermark of each family and load, known in hindsight", ""]
+        parts.append(_markdown(HINDSIGHT_HEADINGS, hindsight))
     losses = loss_rows(standings)
     parts += ["", f"### Where a policy loses to {BASELINE}", ""]
-    parts.append(_markdown(list(LOSS_HEADINGS), losses) if losses else "Nowhere.")
+    parts.append(_markdown(LOSS_HEADINGS, losses) if losses else "Nowhere.")
     return "\n".join(parts)
 
 

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from bidkv.experiments.families import FAMILIES, Split, split_seeds
-from bidkv.policy import resolve
+from bidkv.policy import available, resolve
 from bidkv.simulator import EngineConfig
 
 BASELINE = "preempt-evict"
@@ -21,6 +21,14 @@ BASELINE = "preempt-evict"
 
 LOADS = (0.8, 0.95, 1.1, 1.3)
 """Arrival rates, as shares of the rate at saturation."""
+
+VARIANTS = (
+    "watermark:f=0.01",
+    "watermark:f=0.05",
+    "watermark:f=0.1",
+    "past-future:kept_free=0;scenarios=1",
+)
+"""Published rules with an option that matters play with several values of it."""
 
 MAX_NUM_BATCHED_TOKENS = 2048
 PROFILE = "h100-llama3.1-8b"
@@ -63,6 +71,11 @@ SIZES: Mapping[str, MemorySize] = MappingProxyType(
         )
     }
 )
+
+
+def everybody() -> list[str]:
+    """Return every policy by name, and the variants of published ones."""
+    return [*available(), *VARIANTS]
 
 
 class Cell(NamedTuple):

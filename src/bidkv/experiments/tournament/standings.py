@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -19,6 +19,8 @@ RATIOS = ("mean_e2e_s", "p99_e2e_s", "p99_ttft_s", "longest_wait_s", "throughput
 
 LEVELS = ("recompute_tax", "slo_attainment")
 """Compared as they are: both can be zero."""
+
+_Cells = list[tuple[Cell, Mapping[str, Score]]]
 
 LOSS = 1.01
 """A cell is lost when its interval lies wholly above this ratio."""
@@ -88,7 +90,21 @@ class Standings:
         load: float | None = None,
     ) -> Estimate:
         """Arithmetic mean over cells of a metric of :data:`LEVELS`, with its interval over seeds."""
-        return _over_seeds(self._cells(size, family, load), lambda scores: getattr(scores[policy], metric))
+        cells = self._cells(size, family, load)
+        return _over_seeds([(cell, getattr(scores[policy], metric)) for cell, scores in cells])
+
+    def against_best(
+        self, policy: str, rivals: Sequence[str], metric: str, *, size: str | None = None
+    ) -> Estimate:
+        """Geometric mean of a metric relative to whichever rival is best at each (size, family, load).
+
+        The best rival is known only in hindsight: nobody could have chosen it before. Lower is better here.
+        """
+        logs = []
+        for cells in self._places(size).values():
+            best = min(rivals, key=lambda rival: _ratio(cells, rival, metric).value)
+            logs += [(cell, _log_ratio(scores, policy, best, metric)) for cell, scores in cells]
+        return _exp(_over_seeds(logs))
 
     def most_preemptions(self, policy: str, *, size: str | None = None, load: float | None = None) -> int:
         """Preemptions of the request that suffered most in any cell."""
@@ -100,17 +116,20 @@ class Standings:
 
     @cached_property
     def _all_losses(self) -> list[Loss]:
-        places: dict[tuple[str, str, float], list[tuple[Cell, Mapping[str, Score]]]] = {}
-        for cell, scores in self.scores.items():
-            places.setdefault((cell.size, cell.family, cell.load), []).append((cell, scores))
         found = []
-        for place, cells in places.items():
+        for place, cells in self._places(None).items():
             for policy in self.plan.policies:
                 for metric in JUDGED:
                     ratio = _ratio(cells, policy, metric)
                     if ratio.low is not None and ratio.low > LOSS:
                         found.append(Loss(policy, *place, metric, ratio))
         return found
+
+    def _places(self, size: str | None) -> dict[tuple[str, str, float], _Cells]:
+        places: dict[tuple[str, str, float], _Cells] = {}
+        for cell, scores in self._cells(size, None, None):
+            places.setdefault((cell.size, cell.family, cell.load), []).append((cell, scores))
+        return places
 
     def broken(self) -> dict[str, int]:
         """Runs in which a policy failed and the engine's own rule took over, by policy; empty is good."""
@@ -121,9 +140,7 @@ class Standings:
                     counts[policy] = counts.get(policy, 0) + 1
         return counts
 
-    def _cells(
-        self, size: str | None, family: str | None, load: float | None
-    ) -> list[tuple[Cell, Mapping[str, Score]]]:
+    def _cells(self, size: str | None, family: str | None, load: float | None) -> _Cells:
         return [
             (cell, scores)
             for cell, scores in self.scores.items()
@@ -166,12 +183,18 @@ class Standings:
         return as_text(self)
 
 
-def _over_seeds(
-    cells: Iterable[tuple[Cell, Mapping[str, Score]]], figure: Callable[[Mapping[str, Score]], float]
-) -> Estimate:
+def _ratio(cells: _Cells, policy: str, metric: str) -> Estimate:
+    return _exp(_over_seeds([(cell, _log_ratio(scores, policy, BASELINE, metric)) for cell, scores in cells]))
+
+
+def _log_ratio(scores: Mapping[str, Score], policy: str, other: str, metric: str) -> float:
+    return math.log(getattr(scores[policy], metric) / getattr(scores[other], metric))
+
+
+def _over_seeds(figures: Iterable[tuple[Cell, float]]) -> Estimate:
     by_seed: dict[int, list[float]] = {}
-    for cell, scores in cells:
-        by_seed.setdefault(cell.seed, []).append(figure(scores))
+    for cell, figure in figures:
+        by_seed.setdefault(cell.seed, []).append(figure)
     means = [fmean(values) for values in by_seed.values()]
     value = fmean(means)
     if len(means) < 2:
@@ -180,11 +203,7 @@ def _over_seeds(
     return Estimate(value, value - half, value + half)
 
 
-def _ratio(cells: Iterable[tuple[Cell, Mapping[str, Score]]], policy: str, metric: str) -> Estimate:
-    def log_ratio(scores: Mapping[str, Score]) -> float:
-        return math.log(getattr(scores[policy], metric) / getattr(scores[BASELINE], metric))
-
-    log = _over_seeds(cells, log_ratio)
+def _exp(log: Estimate) -> Estimate:
     if log.low is None or log.high is None:
         return Estimate(math.exp(log.value), None, None)
     return Estimate(math.exp(log.value), math.exp(log.low), math.exp(log.high))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bidkv.experiments.tournament.plan import BASELINE
-from bidkv.experiments.tournament.standings import Estimate, Standings
+from bidkv.experiments.tournament.standings import JUDGED, Estimate, Standings
 
 HEADINGS = (
     "policy",
@@ -19,6 +19,7 @@ HEADINGS = (
     "most preempted",
     "cells lost",
 )
+HINDSIGHT_HEADINGS = ("policy", "size", "mean", "p99")
 LOSS_HEADINGS = ("policy", "size", "family", "load", "figure", "ratio")
 _NAMES = {"mean_e2e_s": "mean", "p99_e2e_s": "p99"}
 
@@ -59,6 +60,26 @@ def loss_rows(standings: Standings) -> list[list[str]]:
     return [
         [loss.policy, loss.size, loss.family, f"{loss.load:g}", _NAMES[loss.metric], interval(loss.ratio)]
         for loss in losses
+    ]
+
+
+def hindsight_rows(standings: Standings) -> list[list[str]]:
+    """Return policy, size, mean and p99 relative to the best watermark of each family and load in hindsight.
+
+    Empty without at least two watermarks among the policies.
+    """
+    watermarks = [policy for policy in standings.plan.policies if policy.split(":")[0] == "watermark"]
+    if len(watermarks) < 2:
+        return []
+    return [
+        [
+            policy,
+            size,
+            *(interval(standings.against_best(policy, watermarks, m, size=size)) for m in JUDGED),
+        ]
+        for policy in standings.plan.policies
+        if policy not in watermarks
+        for size in standings.plan.sizes
     ]
 
 

@@ -1,0 +1,74 @@
+"""`bidkv tournament`: its interface, its figures, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+typer_testing = pytest.importorskip("typer.testing", reason="needs the [cli] extra")
+
+from bidkv.cli.app import app  # noqa: E402
+
+RUNNER = typer_testing.CliRunner()
+SMALL = [
+    "--family",
+    "mixed",
+    "--size",
+    "T",
+    "--load",
+    "1.1",
+    "--seeds",
+    "2",
+    "--requests",
+    "60",
+    "--jobs",
+    "1",
+]
+
+
+def run(*arguments: str) -> Any:
+    return RUNNER.invoke(app, ["tournament", *arguments])
+
+
+def test_a_table_and_files(tmp_path: Path) -> None:
+    docs = tmp_path / "policies.md"
+    docs.write_text(
+        "<!-- policies: begin --><!-- policies: end --><!-- standings: begin --><!-- standings: end -->"
+    )
+    files = [tmp_path / name for name in ("new/out.json", "pareto.html", "pareto.png")]
+    options = [text for file in files for text in (f"--{file.suffix[1:]}", str(file))]
+    result = run("--strategy", "lcf,watermark:f=0.05", *SMALL, *options, "--docs", str(docs))
+    assert result.exit_code == 0, result.output
+    assert "watermark:f=0.05" in result.stdout
+    assert set(json.loads(files[0].read_text())["policies"]) == {"preempt-evict", "lcf", "watermark:f=0.05"}
+    assert all(file.stat().st_size > 0 for file in files)
+    assert "### T: 600 blocks" in docs.read_text()
+
+
+def test_json_on_stdout_is_all_there_is() -> None:
+    result = run("--strategy", "lcf", *SMALL, "--split", "held_out", "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["plan"]["seeds"] == [1001, 1002]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strategy", "nobody"], "policy 'nobody' does not exist"),
+        (["--family", "nothing"], "family 'nothing' does not exist"),
+        (["--size", "XL"], "size 'XL' does not exist"),
+        (["--load", "1,x"], "--load: expected numbers"),
+        (["--load", ","], "expected at least one load"),
+        (["--seeds", "99"], "--seeds: expected 1 to 8"),
+        (["--docs", "no/such/file.md"], "--docs: no/such/file.md"),
+        (["--png", "picture.gif"], "--png: expected a name that ends in .png"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(options: list[str], message: str) -> None:
+    result = run(*options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

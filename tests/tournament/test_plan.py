@@ -1,0 +1,49 @@
+"""What a tournament refuses before anything runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bidkv.experiments.families import split_seeds
+from bidkv.experiments.tournament import BASELINE, SIZES, Plan, everybody
+from bidkv.policy import available, resolve
+
+
+def test_the_baseline_plays_first_and_once() -> None:
+    assert Plan.of(["lcf"]).policies == (BASELINE, "lcf")
+    assert Plan.of(["lcf", BASELINE]).policies == (BASELINE, "lcf")
+
+
+def test_what_is_left_open_is_everything_and_four_seeds() -> None:
+    plan = Plan.of(["lcf"], split="held_out")
+    assert plan.sizes == tuple(SIZES)
+    assert len(plan.families) == 16
+    assert plan.seeds == split_seeds("held_out")[:4]
+    assert len(plan.groups()) == 16 * 4 * 4
+    assert plan.groups()[0].size == "M"  # the longest first
+
+
+def test_everybody_is_every_policy_and_all_of_them_resolve() -> None:
+    assert set(available()) < set(everybody())
+    assert len({resolve(spec).name for spec in everybody()}) == len(available())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"policies": ["nobody"]}, "policy 'nobody' does not exist"),
+        ({"families": ["nothing"]}, "family 'nothing' does not exist. Available: azure-conv"),
+        ({"sizes": ["XL"]}, "size 'XL' does not exist. Available: T, 1500, 4096, M"),
+        ({"loads": []}, "expected at least one load"),
+        ({"loads": [1.0, 1.0]}, "a load is named twice"),
+        ({"loads": [-0.5]}, "a load must be a positive number, got -0.5"),
+        ({"loads": [float("inf")]}, "a load must be a positive number"),
+        ({"seeds": []}, "expected at least one seed"),
+        ({"requests": 0}, "requests must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_are_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan.of(**{"policies": ["lcf"], **wrong})
