@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.tournament import BASELINE, Cell, Standings, evaluate, plan
+from bidkv.experiments.tournament import BASELINE, Cell, Standings, cells, evaluate, fingerprints
 from bidkv.experiments.tournament.docs import policy_table, regenerate, require_markers
 from bidkv.experiments.tournament.picture import rows, write_picture
 from bidkv.policy import available
@@ -60,15 +60,37 @@ def test_a_second_call_runs_only_what_is_missing(standings: Standings, tmp_path:
 
 
 def test_scores_of_other_code_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluate(["lcf"], **SMALL, output_dir=tmp_path)  # type: ignore[arg-type]
-    monkeypatch.setattr("bidkv.experiments.tournament.cells.code_fingerprint", lambda: "other")
-    assert evaluate(["lcf"], **SMALL, output_dir=tmp_path).simulated_requests == 2 * 120 * 3  # type: ignore[arg-type]
+    def simulated() -> int:
+        return evaluate(["lcf"], **SMALL, output_dir=tmp_path).simulated_requests  # type: ignore[arg-type]
+
+    assert simulated() == 2 * 120 * 3
+    real = cells.policy_fingerprint
+    monkeypatch.setattr(cells, "policy_fingerprint", lambda spec: "new" if spec == "lcf" else real(spec))
+    assert simulated() == 2 * 120  # the changed policy alone
+    monkeypatch.setattr(cells, "engine_fingerprint", lambda: "other")
+    assert simulated() == 2 * 120 * 3
+    assert simulated() == 0
 
 
-def test_the_fingerprint_covers_policies_and_engine() -> None:
-    for name in plan._SOURCES:
-        assert plan.files("bidkv").joinpath(name).is_file() or plan.files("bidkv").joinpath(name).is_dir()
-    assert len(plan.code_fingerprint()) == 16
+def test_a_policys_fingerprint_covers_what_it_imports_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def covered(spec: str) -> set[str]:
+        digested: list[set[Path]] = []
+        monkeypatch.setattr(fingerprints, "_digest", lambda files: digested.append(files) or "")
+        fingerprints.policy_fingerprint.__wrapped__(spec)
+        return {file.name for file in digested[0]}
+
+    gate = covered("peak-gate")
+    assert {"clairvoyant.py", "future_memory.py", "ordering.py"} <= gate
+    assert not gate & {"past_future.py", "fair.py", "catalog.py"}
+    assert {"fair.py", "reserve.py", "prices.py"} <= covered("fair:cap=3")
+    assert "future_memory.py" not in covered("fair")
+
+
+def test_the_engines_fingerprint_covers_files_that_exist() -> None:
+    assert all((fingerprints._ROOT / name).exists() for name in fingerprints._ENGINE)
+    assert len(fingerprints.engine_fingerprint()) == len(fingerprints.policy_fingerprint("lcf")) == 16
 
 
 def test_the_json_is_complete(standings: Standings) -> None:

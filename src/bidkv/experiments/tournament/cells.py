@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bidkv.experiments.families import FAMILIES
+from bidkv.experiments.tournament.fingerprints import engine_fingerprint, policy_fingerprint
 from bidkv.experiments.tournament.plan import (
     BASELINE,
     MAX_NUM_BATCHED_TOKENS,
@@ -19,10 +20,9 @@ from bidkv.experiments.tournament.plan import (
     Cell,
     Group,
     Plan,
-    code_fingerprint,
 )
 from bidkv.experiments.tournament.scores import Score
-from bidkv.policy import resolve
+from bidkv.policy import PolicySpecError, resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import simulate
@@ -88,7 +88,8 @@ def _play(requests: Sequence[WorkloadRequest], spec: str, size: str, profile: St
 class _Store:
     """The scores of one group on disk, replaced as a whole after each load; without a folder in memory only.
 
-    A file made by other code or with other settings counts as empty.
+    A file made by another engine or with other settings counts as empty; so does a score of a policy that
+    changed since.
     """
 
     def __init__(self, group: Group, profile_name: str, requests: int, output_dir: Path | None) -> None:
@@ -96,7 +97,7 @@ class _Store:
         self._scores: dict[float, dict[str, Score]] = {}
         size = SIZES[group.size]
         self._made_by: dict[str, Any] = {
-            "code": code_fingerprint(),
+            "engine": engine_fingerprint(),
             "profile": profile_name,
             "requests": requests,
             "num_gpu_blocks": size.num_gpu_blocks,
@@ -116,7 +117,11 @@ class _Store:
             return
         self.saturation_rps = content["saturation_rps"]
         self._scores = {
-            float(load): {spec: Score(**figures) for spec, figures in by_policy.items()}
+            float(load): {
+                spec: Score(**stored["score"])
+                for spec, stored in by_policy.items()
+                if stored["policy"] == _fingerprint(spec)
+            }
             for load, by_policy in content["loads"].items()
         }
 
@@ -132,7 +137,10 @@ class _Store:
             "made_by": self._made_by,
             "saturation_rps": self.saturation_rps,
             "loads": {
-                repr(load): {spec: score.as_dict() for spec, score in by_policy.items()}
+                repr(load): {
+                    spec: {"policy": _fingerprint(spec), "score": score.as_dict()}
+                    for spec, score in by_policy.items()
+                }
                 for load, by_policy in self._scores.items()
             },
         }
@@ -140,3 +148,11 @@ class _Store:
         partial = self._file.with_name(f"{self._file.name}.{os.getpid()}.part")
         partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         partial.replace(self._file)
+
+
+def _fingerprint(spec: str) -> str | None:
+    """Return a policy's checksum, or None when there is no such policy (any more)."""
+    try:
+        return policy_fingerprint(spec)
+    except PolicySpecError:
+        return None

@@ -52,7 +52,7 @@ def policy_table() -> str:
         policy = resolve(name)
         text = inspect.cleandoc(type(policy).__doc__ or "")
         first = " ".join(text.split("\n\n")[0].split())
-        source = re.search(r"Source:\s(.+?)(?:\n\n|\Z)", text, re.DOTALL)
+        source = re.search(r"Source:\s(.+?)(?:\.\s|\.?\Z)", text, re.DOTALL)
         seen = "true lengths" if policy.clairvoyant else "what a server sees"
         rows.append([f"`{name}`", _described(first), seen, " ".join(source[1].split()) if source else ""])
     return _markdown(["policy", "what it does", "knows", "source"], rows)

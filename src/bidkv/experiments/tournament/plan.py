@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -170,38 +166,3 @@ class Plan:
     def requests_at(self, size: str) -> int:
         """Requests of one run at a memory size."""
         return SIZES[size].requests if self.requests is None else self.requests
-
-
-_SOURCES = (
-    "control.py",
-    "protocol",
-    "baselines",
-    "policy",
-    "profiles",
-    "results",
-    "simulator",
-    "experiments/families.py",
-    "experiments/families.json",
-    "experiments/traces",
-    "experiments/workloads",
-    "experiments/tournament/scores.py",
-)
-
-
-@cache
-def code_fingerprint() -> str:
-    """Return a checksum of everything that decides a result: stored results of other code do not count."""
-    digest = hashlib.sha256()
-    for name in _SOURCES:
-        _digest(files("bidkv").joinpath(name), digest)
-    return digest.hexdigest()[:16]
-
-
-def _digest(entry: Traversable, digest: hashlib._Hash) -> None:
-    if entry.is_dir():
-        for child in sorted(entry.iterdir(), key=lambda child: child.name):
-            if child.name != "__pycache__":
-                _digest(child, digest)
-    else:
-        digest.update(entry.name.encode())
-        digest.update(entry.read_bytes())
