@@ -63,6 +63,7 @@ def assert_equal(stepped: RunResult, leaped: RunResult) -> None:
     assert stepped.totals == leaped.totals
     assert stepped.timeline == leaped.timeline
     assert stepped.simulated_s == leaped.simulated_s
+    assert stepped.notes == leaped.notes
 
 
 @pytest.mark.parametrize("batch", range(BATCHES))

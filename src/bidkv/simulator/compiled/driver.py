@@ -127,6 +127,21 @@ class CompiledRun:
                 break
             handlers[reason]()
         self._drain()
+        self._count()
+
+    def _count(self) -> None:
+        """Fill the controller's counters: it was told only of the events its policy listens to."""
+        state, counters = self._state, self._control.counters
+        counters.arrivals = int(state[at.ARRIVALS])
+        counters.admissions = int(state[at.ADMISSIONS])
+        counters.completions = int(state[at.COMPLETIONS])
+        counters.steps = int(state[at.STEPS])
+        counters.scheduled_tokens = int(state[at.SCHEDULED_TOKENS])
+        counters.recomputed_tokens = int(state[at.RECOMPUTED])
+        counters.preemptions_by_policy = int(state[at.PREEMPTED_BY_POLICY])
+        counters.preemptions_by_engine = int(state[at.PREEMPTION_TOTAL]) - counters.preemptions_by_policy
+        counters.blocks_freed = int(state[at.BLOCKS_FREED])
+        counters.tokens_lost = int(state[at.TOKENS_LOST])
 
     # --- input and output ------------------------------------------------------------------------
     def _feed(self) -> None:
@@ -190,6 +205,7 @@ class CompiledRun:
         victims: Any = self._control.before_step(self._view)
         if victims:
             chosen = {victim._slot for victim in victims}
+            self._ints[at.NAMED, list(chosen)] = self._state[at.STEPS] + 1
             count = int(self._state[at.RUNNING_COUNT])
             order = [slot for slot in self._running[:count].tolist() if slot not in chosen]
             order.extend(victim._slot for victim in reversed(victims))
@@ -233,6 +249,7 @@ class CompiledRun:
     def _check(self) -> None:
         """A policy that failed is asked and told nothing more."""
         if not self._control.active and self._heard:
+            self._ints[at.NAMED] = 0
             self._listen()
 
     # --- what came out ---------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from bidkv.simulator.compiled.layout import (
     ASK_VICTIMS,
     BLOCK_SIZE,
     BLOCKED,
+    BLOCKS_FREED,
     BUDGET,
     BUDGET_MAX,
     CHOOSES_NEXT,
@@ -59,6 +60,7 @@ from bidkv.simulator.compiled.layout import (
     LEAP,
     MAX_SEQS,
     MODEL_LEN,
+    NAMED,
     NEED_INPUT,
     NEED_SLOTS,
     NEXT,
@@ -83,6 +85,7 @@ from bidkv.simulator.compiled.layout import (
     P_START,
     PHASE,
     PLACE,
+    PREEMPTED_BY_POLICY,
     PREEMPTED_COUNT,
     PREEMPTION_TOTAL,
     PREEMPTIONS,
@@ -111,6 +114,7 @@ from bidkv.simulator.compiled.layout import (
     TIMELINE_LENGTH,
     TIMELINE_STRIDE,
     TOKENS,
+    TOKENS_LOST,
     UID,
     USED,
     USED_BLOCK_SECONDS,
@@ -416,6 +420,10 @@ def advance(
                     table[PLACE, victim] = WAITING
                     state[PREEMPTION_TOTAL] += 1
                     state[PREEMPTED_COUNT] += 1
+                    state[TOKENS_LOST] += lost
+                    state[BLOCKS_FREED] += -(-lost // size)
+                    if table[NAMED, victim] == state[STEPS] + 1:
+                        state[PREEMPTED_BY_POLICY] += 1
                     table[PREVIOUS, victim] = -1
                     table[NEXT, victim] = state[HEAD]
                     if state[HEAD] >= 0:

@@ -2,8 +2,9 @@
 
 # Rows of the integer table, one column per live request ("slot").
 PROMPT, TOKENS, TARGET, COMPUTED, HELD, PREEMPTIONS, HIGH, START = range(8)
-PREFILLING, UID, NEXT, PREVIOUS, PLACE, EXCLUDED = range(8, 14)
-INT_ROWS = 14
+# NAMED: the step, counted from 1, for which the policy last named it a victim.
+PREFILLING, UID, NEXT, PREVIOUS, PLACE, EXCLUDED, NAMED = range(8, 15)
+INT_ROWS = 15
 
 # Values of PLACE.
 NOWHERE, WAITING, RUNNING = range(3)
@@ -29,7 +30,9 @@ HEARS_ARRIVAL, HEARS_ADMIT, HEARS_PREEMPT, HEARS_FINISH = range(38, 42)
 NEXT_SLOT, GATE_SHUT, RESERVE, EVENT_SLOT, EVENT_LOST, RECYCLE = range(42, 48)
 # ... the timeline, the profile and leaping.
 TIMELINE_LENGTH, TIMELINE_STRIDE, TIMELINE_DUE, GRAPH_LIMIT, LEAP = range(48, 53)
-INT_SCALARS = 53
+# ... and what preemptions cost.
+TOKENS_LOST, BLOCKS_FREED, PREEMPTED_BY_POLICY = range(53, 56)
+INT_SCALARS = 56
 
 # Float scalars.
 NOW_S, USED_BLOCK_SECONDS, EMPTY_STEP_S, STEP_S, LAST_FINISH_S = range(5)
