@@ -26,6 +26,10 @@ _FAILURES_IN_A_ROW = 3
 _WARMUP_TOKENS = 32
 
 
+class SentLate(RunFailed):
+    """The load was not applied as planned: no fault of the server's, but no measurement either."""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadSettings:
     """How load is applied.
@@ -85,7 +89,8 @@ class ServerDriver:
                 self._server.ensure()
                 result = self._measure(task)
             except RunFailed as error:
-                self._server.stop()
+                if not isinstance(error, SentLate):
+                    self._server.stop()
                 in_a_row += 1
                 yield Done(task.cell, time.monotonic() - started_s, None, str(error))
                 if in_a_row == _FAILURES_IN_A_ROW:
@@ -132,7 +137,7 @@ class ServerDriver:
         if lag_ms is None:
             raise RunFailed("no request could be sent")
         if lag_ms > limit_ms:
-            raise RunFailed(
+            raise SentLate(
                 f"requests were sent late, p99 {lag_ms:.1f} ms, at most {limit_ms:g} ms is allowed: the "
                 "machine is too busy to measure on (--send-lag-limit-ms)"
             )

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bidkv.experiments.runner.driver import DriverError, EngineFacts
 from bidkv.experiments.runner.managed import ServerSpec
+from bidkv.experiments.runner.model import has_tokenizer, vocabulary_of
 from bidkv.experiments.runner.options import EngineOption
 from bidkv.experiments.runner.scrape import Reading, get_text
 from bidkv.experiments.runner.server import LoadSettings, ServerDriver
@@ -26,8 +27,6 @@ _CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_KVCACHE_SPACE": "1",
 }
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
-_UNKNOWN_VOCABULARY = 30_000
 
 
 def vllm_driver(
@@ -45,9 +44,8 @@ def vllm_driver(
         if option.flag != "--model" and value is not None:
             words += [option.flag, str(value)]
     environment = {"VLLM_NO_USAGE_STATS": "1"}
-    folder = Path(given.model)
-    if folder.is_dir() and not any((folder / name).exists() for name in _TOKENIZERS):
-        say(f"{folder} has no tokenizer: started with --skip-tokenizer-init")
+    if not has_tokenizer(given.model):
+        say(f"{given.model} has no tokenizer: started with --skip-tokenizer-init")
         words.append("--skip-tokenizer-init")
     if "cpu" in installed:
         environment |= _CPU_ENVIRONMENT
@@ -72,17 +70,6 @@ def vllm_driver(
     )
     settings = LoadSettings(given.warmup, given.drain_s, given.send_lag_limit_ms, given.restart)
     return ServerDriver(spec, logs, settings, say)
-
-
-def vocabulary_of(model: str) -> int:
-    """Return below which number token ids are safe: what config.json says, else what every model has."""
-    config = Path(model) / "config.json"
-    if not config.is_file():
-        return _UNKNOWN_VOCABULARY
-    content = json.loads(config.read_bytes())
-    return int(
-        content.get("vocab_size") or content.get("text_config", {}).get("vocab_size", _UNKNOWN_VOCABULARY)
-    )
 
 
 def _installed() -> str:
