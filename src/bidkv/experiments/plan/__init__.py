@@ -1,0 +1,7 @@
+"""Capacity planning: what a replica sustains, how many it takes, what limits them, what more would buy."""
+
+from bidkv.experiments.plan.capacity import CapacityPlan, Promise, Purchase, make_plan
+from bidkv.experiments.plan.check import SHARES, Check, check
+from bidkv.experiments.plan.demand import Demand
+
+__all__ = ["SHARES", "CapacityPlan", "Check", "Demand", "Promise", "Purchase", "check", "make_plan"]

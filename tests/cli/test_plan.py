@@ -1,0 +1,83 @@
+"""`bidkv plan`: its interface, its figures, and what it says about bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+typer_testing = pytest.importorskip("typer.testing", reason="needs the [cli] extra")
+
+from bidkv.cli.app import app  # noqa: E402
+
+STATED = ["plan", "--prompt-tokens", "10:800", "--output-tokens", "10:400", "--rate", "4"]
+SMALL = ["--num-gpu-blocks", "600", "--max-num-seqs", "32"]
+
+
+def run(*arguments: str) -> Any:
+    return typer_testing.CliRunner().invoke(app, list(arguments))
+
+
+def test_the_plan_of_a_trace_names_both_rates_and_the_limit() -> None:
+    result = run("plan", "--limit", "500", *SMALL)
+    assert result.exit_code == 0, result.output
+    for words in (
+        "one replica sustains",
+        "published formula",
+        "limited by           KV memory",
+        "replicas  ",
+    ):
+        assert words in result.stdout
+
+
+def test_json_holds_the_plan_and_the_checks() -> None:
+    result = run(*STATED, *SMALL, "--slo-ttft-p99-ms", "800", "--simulate", "--json", "-")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert document["arrivals_rps"] == 4.0
+    assert document["service"]["low_rps"] < document["service"]["sustainable_rps"]
+    assert document["promised_rps"] <= document["service"]["sustainable_rps"]
+    assert [check["share"] for check in document["checks"]] == [0.9, 1.0, 1.1]
+    assert [check["is_growing"] for check in document["checks"]][::2] == [False, True]
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("altair", reason="needs the [report] extra")
+    for name in ("plan.svg", "plan.html"):
+        result = run(*STATED, *SMALL, "--picture", str(tmp_path / name))
+        assert result.exit_code == 0, result.output
+        assert "sustainable" in (tmp_path / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["plan", "--prompt-tokens", "1:2", "--rate", "1"], "state both or neither"),
+        (
+            ["plan", "--prompt-tokens", "1:2", "--output-tokens", "1:2"],
+            "--rate: stated lengths have no arrivals",
+        ),
+        ([*STATED[:2], "1-2", *STATED[3:]], "--prompt-tokens: expected LOW:HIGH"),
+        ([*STATED[:2], "9:2", *STATED[3:]], "lengths: prompt must be (low, high)"),
+        (["plan", "--trace", "nowhere.csv"], "--trace:"),
+        (["plan", "--trace", "mixed"], "state a --rate"),
+        ([*STATED, "--profile", "nothing"], "--profile:"),
+        ([*STATED, "--growth", "-1"], "options: growth"),
+        ([*STATED, "--num-gpu-blocks", "1"], "engine options: num_gpu_blocks"),
+        ([*STATED, "--cached-prompt-share", "1"], "options: cached_prompt_share"),
+        ([*STATED, "--slo-tpot-ms", "-5"], "options: ttft_p99_s and tpot_s must be > 0"),
+        ([*STATED, "--picture", "plan.gif"], "--picture: expected a name that ends in"),
+        (
+            ["plan", *STATED[1:6], "4", "--num-gpu-blocks", "2", "--block-size", "1"],
+            "no request of this law fits",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
