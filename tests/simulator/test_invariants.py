@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from tests.simulator.driver import CheckedRun
 from tests.support import Scripted, requests_of, steady_profile, workloads
 
 from bidkv.policy import available, resolve
+from bidkv.policy.guards import FRUITLESS_PREEMPTIONS
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome
 from bidkv.simulator import EngineConfig, simulate
@@ -102,10 +104,16 @@ def test_a_reserve_is_kept_at_every_admission_while_something_runs(
 def test_victims_go_in_the_order_they_were_chosen_and_nobody_else_goes(
     requests: list[WorkloadRequest], config: EngineConfig, name: str
 ) -> None:
-    books = CheckedRun(requests, resolve(name), config).run()
+    policy = resolve(name)
+    bound = policy.preemption_cap or FRUITLESS_PREEMPTIONS
+    books = CheckedRun(requests, policy, config).run()
+    suffered: Counter[str] = Counter()
     for named, preempted in zip(books.named, books.preempted, strict=True):
         if named:
-            assert preempted == named[: len(preempted)]
+            assert preempted[: len(named)] == named[: len(preempted)]
+            # The engine took others only because nobody was left whom the policy might name.
+            assert all(suffered[request_id] >= bound for request_id in preempted[len(named) :])
+        suffered.update(preempted)
 
 
 @given(requests=workloads(), config=engines(), name=st.sampled_from(available()))
