@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture lint test test-core test-pages test-vllm test-sglang bench clean
+.PHONY: help setup demo picture lint test test-core test-pages test-vllm test-sglang bench nightly clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ test-sglang: ## policies inside a real SGLang, in .venv-sglang
 
 bench: setup ## speed, measured by pytest-benchmark
 	$(PYTEST) benchmarks --benchmark-only
+
+nightly: setup ## the state machines and fuzzers a hundred times as long: more than 10^6 operations
+	$(PYTEST) tests/reliability --hypothesis-profile=nightly -o timeout=0
 
 clean: ## remove what was built (the environments too)
 	rm -rf $(VENV) .venv-vllm .venv-sglang out build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks

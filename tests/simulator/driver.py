@@ -18,10 +18,29 @@ class WatchedController(Controller):
     """Remembers whom it named as victims for the coming step."""
 
     victims: Sequence[RequestView] = ()
+    reserve: int | None = None
 
     def before_step(self, engine: EngineView) -> Sequence[RequestView]:
         self.victims = super().before_step(engine)
+        cap = self.policy.preemption_cap
+        for victim in self.victims:
+            grown = 32 + victim.num_output_tokens // 16
+            assert victim.num_preemptions < (grown if cap is None else cap)
         return self.victims
+
+    def reserve_blocks(self, engine: EngineView) -> int:
+        self.reserve = super().reserve_blocks(engine)
+        assert 0 <= self.reserve <= engine.num_blocks
+        if self.policy.name in ("fair", "fast"):
+            assert self.reserve <= 0.15 * engine.num_blocks
+        return self.reserve
+
+    def on_admit(self, request: RequestView, engine: EngineView, cached_tokens: int = 0) -> None:
+        # Asked right before; the request has its blocks by now.
+        if len(engine.running) > 1 and self.reserve is not None:
+            assert engine.free_blocks >= self.reserve
+        self.reserve = None
+        super().on_admit(request, engine, cached_tokens)
 
 
 @dataclass
@@ -33,6 +52,7 @@ class Books:
     named: list[list[str]] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     outputs: dict[str, int] = field(default_factory=dict)
+    aborted: list[str] = field(default_factory=list)
     admissions: int = 0
     scheduled_tokens: int = 0
     recomputed_tokens: int = 0
@@ -47,12 +67,19 @@ class CheckedRun:
     """One engine over one workload; :meth:`step` asserts every invariant of a step."""
 
     def __init__(
-        self, requests: Iterable[WorkloadRequest], policy: Policy, config: EngineConfig, reserve: int = 0
+        self,
+        requests: Iterable[WorkloadRequest],
+        policy: Policy | WatchedController,
+        config: EngineConfig,
+        reserve: int = 0,
     ) -> None:
         self.config = config
-        if config.scheduling_policy == "priority":
-            policy = WithinClasses(policy)
-        self.control = WatchedController(policy, time_budget_s=None)
+        if isinstance(policy, WatchedController):
+            self.control = policy
+        else:
+            if config.scheduling_policy == "priority":
+                policy = WithinClasses(policy)
+            self.control = WatchedController(policy, time_budget_s=None)
         self.engine = Engine(config, steady_profile(), self.control)
         self.books = Books()
         self.reserve = reserve
@@ -73,8 +100,24 @@ class CheckedRun:
         if engine.idle:
             engine.now_s = max(engine.now_s, self.coming[0].arrival_s)
         while self.coming and self.coming[0].arrival_s <= engine.now_s:
-            self._submitted += 1
-            engine.submit(SimRequest(self.coming.pop(0), self._submitted, self.config.model_len))
+            self.submit(self.coming.pop(0))
+        self.step_alone()
+
+    def submit(self, source: WorkloadRequest) -> None:
+        """One request arrives now."""
+        self._submitted += 1
+        self.engine.submit(SimRequest(source, self._submitted, self.config.model_len))
+
+    def abort(self, request: SimRequest) -> None:
+        """One live request is given up."""
+        self.engine.abort(request)
+        self.books.aborted.append(request.request_id)
+        self._check_memory()
+        self._check_requests()
+
+    def step_alone(self) -> None:
+        """Run one step with whoever is there, check."""
+        engine = self.engine
         before = list(engine.running)
         queue = list(engine.waiting())
         known = {r: r.num_tokens for r in queue}
@@ -123,7 +166,7 @@ class CheckedRun:
     def _check_requests(self) -> None:
         engine = self.engine
         live = [r.request_id for r in (*engine.running, *engine.waiting())]
-        everyone = live + self.books.finished
+        everyone = live + self.books.finished + self.books.aborted
         assert len(set(everyone)) == len(everyone) == self._submitted
         assert len(engine.running) <= self.config.max_num_seqs
         pending = [r for r in engine.running if r.num_tokens - r.num_computed_tokens > 1]

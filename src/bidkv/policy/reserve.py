@@ -58,7 +58,7 @@ class SelfTuningReserve:
         """Return the reserve now, in whole blocks."""
         now_s = engine.now_s
         elapsed_s = now_s - self._seen_s if self._seen_s is not None else 0.0
-        if elapsed_s == 0.0:
+        if elapsed_s <= 0.0:
             self._seen_s = now_s
             return int(self.share * engine.num_blocks)
         self._seen_s = now_s

@@ -115,6 +115,25 @@ class Engine:
         self._waiting.append(request)
         self._control.on_arrival(request, self)
 
+    def abort(self, request: SimRequest) -> None:
+        """`request` is given up between two steps, whether it runs or waits; what it holds becomes free.
+
+        Raises:
+            ValueError: it does not live here.
+        """
+        if request in self._waiting:
+            self._waiting.remove(request)
+        elif request in self.running:
+            self.running.remove(request)
+            if request._prefilling:
+                request._prefilling = False
+                self.num_prefilling -= 1
+            self._release(request)
+        else:
+            raise ValueError(f"{request!r} neither runs nor waits")
+        self._close_life(request, request.num_computed_tokens)
+        self._control.on_finish(request, self, completed=False)
+
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""

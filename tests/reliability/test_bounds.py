@@ -1,0 +1,169 @@
+"""How much longer than first come, first served can a request wait? The bounds of docs/reliability.md."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tests.simulator.driver import CheckedRun, WatchedController
+from tests.simulator.test_invariants import engines
+from tests.support import workloads
+
+from bidkv.policy import resolve
+from bidkv.policy.fast import Fast
+from bidkv.protocol.policy import EngineView, Policy
+from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.simulator import EngineConfig
+
+
+class Admissions(WatchedController):
+    """Notes at each admission who was passed: the requests that waited at that moment."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy, time_budget_s=None)
+        self.passed: list[tuple[RequestView, list[RequestView]]] = []
+
+    def on_admit(self, request: RequestView, engine: EngineView, cached_tokens: int = 0) -> None:
+        self.passed.append((request, list(engine.waiting())))
+        super().on_admit(request, engine, cached_tokens)
+
+
+class KeyedFast(Fast):
+    """`fast` that remembers each request's key and dial * cost / weight of its present stay in the queue."""
+
+    def __init__(self, **options: float) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]
+        self.dial = options.get("dial", 4.0)
+        self.keys: dict[str, float] = {}
+        self.first_keys: dict[str, float] = {}
+
+    def _enqueue(self, request: RequestView, engine: EngineView) -> None:
+        key = request.arrival_s + self.dial * self.cost_s(request, engine) / request.weight
+        self.keys[request.request_id] = key
+        self.first_keys.setdefault(request.request_id, key)
+        super()._enqueue(request, engine)
+
+
+def fcfs_engines() -> st.SearchStrategy[EngineConfig]:
+    return engines().filter(lambda config: config.scheduling_policy == "fcfs")
+
+
+def play(
+    requests: list[WorkloadRequest], control: WatchedController, config: EngineConfig, aborts: set[int]
+) -> None:
+    """To the end; before each step named in `aborts` the oldest live request is given up."""
+    run = CheckedRun(requests, control, config)
+    while run.coming or not run.engine.idle:
+        live = [*run.engine.running, *run.engine.waiting()]
+        if len(run.books.steps) in aborts and live:
+            aborts = aborts - {len(run.books.steps)}
+            run.abort(min(live, key=lambda request: request.arrival_s))
+            continue
+        run.step()
+        assert len(run.books.steps) < 20_000
+
+
+@pytest.mark.parametrize("policy", ["preempt-evict", "fair", "fair:cap=1;gain=50", "lcf", "watermark:f=0.2"])
+@given(requests=workloads(), config=fcfs_engines(), aborts=st.sets(st.integers(0, 60), max_size=4))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_policy_that_keeps_the_order_lets_nobody_pass_a_request_that_never_ran(
+    policy: str, requests: list[WorkloadRequest], config: EngineConfig, aborts: set[int]
+) -> None:
+    control = Admissions(resolve(policy))
+    play(requests, control, config, aborts)
+    for entered, waiting in control.passed:
+        for request in waiting:
+            assert request.arrival_s > entered.arrival_s or request.num_preemptions
+
+
+@given(
+    requests=workloads(),
+    config=fcfs_engines(),
+    aborts=st.sets(st.integers(0, 60), max_size=4),
+    dial=st.sampled_from([0.0, 0.5, 4.0, 100.0]),
+    passes=st.integers(0, 3),
+)
+@settings(
+    max_examples=2 * settings.default.max_examples,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+def test_fast_lets_nobody_pass_beyond_its_bound(
+    requests: list[WorkloadRequest], config: EngineConfig, aborts: set[int], dial: float, passes: int
+) -> None:
+    policy = KeyedFast(dial=dial, passes=passes)
+    control = Admissions(policy)
+    stays: dict[str, int] = {}
+    ahead_of: dict[str, set[str]] = {}
+
+    class Judge(Admissions):
+        def on_admit(self, request: RequestView, engine: EngineView, cached_tokens: int = 0) -> None:
+            keys = policy.keys
+            stays.pop(request.request_id, None)
+            ahead_of.pop(request.request_id, None)
+            for other in engine.waiting():
+                name = other.request_id
+                # Who is ordered ahead of it now, or was at any time of this stay, may have been passed too.
+                ahead = ahead_of.setdefault(name, set())
+                ahead.update(r.request_id for r in engine.waiting() if keys[r.request_id] <= keys[name])
+                if keys[request.request_id] <= keys[name]:
+                    # In order: nobody who arrived more than dial * cost / weight later.
+                    assert request.arrival_s <= keys[name]
+                    continue
+                stays[name] = stays.get(name, 0) + 1
+                assert stays[name] <= passes * len(ahead)
+            super().on_admit(request, engine, cached_tokens)
+
+    control = Judge(policy)
+    play(requests, control, config, aborts)
+    assert control.counters.failures == 0
+
+
+SHORT = (40, 40)
+LONG = (300, 120)
+TIGHT = EngineConfig(num_gpu_blocks=41, block_size=16, max_num_seqs=8, max_num_batched_tokens=64)
+
+
+def flood(count: int = 600) -> list[WorkloadRequest]:
+    """One long request at 20 s into a stream of short ones, twice as many as the engine can serve."""
+    requests = [WorkloadRequest(f"s{i}", i * 2.5, *SHORT) for i in range(count)]
+    requests.append(WorkloadRequest("long", 20.0, *LONG))
+    return sorted(requests, key=lambda request: request.arrival_s)
+
+
+def rank_of_long(control: Admissions, config: EngineConfig) -> int | None:
+    """How many requests that arrived after the long one entered before it; None when it never did in time."""
+    run = CheckedRun(flood(), control, config)
+    while len(run.coming) > 60:
+        run.step()
+    entered = [request for request, _ in control.passed]
+    place = next((i for i, request in enumerate(entered) if request.request_id == "long"), None)
+    if place is None or "long" not in run.books.finished:
+        return None
+    return sum(request.arrival_s > 20.0 for request in entered[:place])
+
+
+def test_endless_short_work_starves_the_long_request_under_shortest_first() -> None:
+    assert rank_of_long(Admissions(resolve("preempt-evict-sjf")), TIGHT) is None
+
+
+@pytest.mark.parametrize("policy", ["preempt-evict", "fair"])
+def test_endless_short_work_does_not_pass_the_long_request_where_arrival_orders(policy: str) -> None:
+    assert rank_of_long(Admissions(resolve(policy)), TIGHT) == 0
+
+
+@pytest.mark.parametrize(("dial", "passes"), [(0.0, 0), (0.0, 5), (4.0, 0), (4.0, 64), (40.0, 64)])
+def test_endless_short_work_passes_the_long_request_within_the_bound_of_fast(
+    dial: float, passes: int
+) -> None:
+    policy = KeyedFast(dial=dial, passes=passes)
+    control = Admissions(policy)
+    rank = rank_of_long(control, TIGHT)
+    assert rank is not None
+    # Those that arrive before its key may pass it, and `passes` more while it is first.
+    entered = [request for request, _ in control.passed]
+    place = next(i for i, request in enumerate(entered) if request.request_id == "long")
+    key_s = policy.first_keys["long"]
+    late = [request for request in entered[:place] if request.arrival_s > key_s]
+    assert len(late) <= passes
+    assert (rank > len(late)) == (dial > 0.0)
