@@ -251,6 +251,8 @@ class ModelFreeScheduler(Scheduler):
                 self._take_in_results()
         elif batch is not None:
             self._take_in_results()
+        if batch is None and self.idle():
+            self.new_token_ratio_tracker.reset()  # what `on_idle` does to scheduling
         self.last_batch = batch
         self.now += 1
         return batch

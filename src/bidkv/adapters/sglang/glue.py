@@ -29,7 +29,6 @@ class SchedulerGlue:
         on_arrival: called when a request has arrived, before anybody hears of it, or None.
 
     Attributes:
-        on_victims: told of every order's victims, first choice first, or None.
         on_pass: told at the end of every scheduling pass, whether a batch came of it, or None.
     """
 
@@ -44,7 +43,6 @@ class SchedulerGlue:
         self.scheduler = scheduler
         self.engine = engine
         self.controller = controller
-        self.on_victims: Callable[[Sequence[RequestView]], None] | None = None
         self.on_pass: Callable[[bool], None] | None = None
         self._on_arrival = on_arrival
         self._lost: dict[str, int] = {}
@@ -139,8 +137,6 @@ class SchedulerGlue:
             return list(upstream)
         need = max(1, engine.block_demand(frozenset()) - engine.free_blocks)
         victims = self.controller.rank_victims(engine, candidates, need)
-        if victims and self.on_victims is not None:
-            self.on_victims(victims)
         index = {req.rid: i for i, req in enumerate(reqs)}
         last = [index[victim.request_id] for victim in reversed(victims)]
         chosen = set(last)

@@ -13,10 +13,10 @@ from bidkv.adapters.sglang.ranks import LocalWord, SharedWord, Word, poll_nothin
 from bidkv.adapters.sglang.views import SglangEngine
 from bidkv.control import DEFAULT_TIME_BUDGET_S, Controller
 from bidkv.control_file import INTERVAL_S, ControlFile, obey
+from bidkv.observability.decision_log import DecisionLog
 from bidkv.policy import resolve
 from bidkv.policy.classes import WithinClasses
 from bidkv.protocol.policy import Policy
-from bidkv.protocol.requests import RequestView
 from bidkv.stability import QueueingConfig, QueueingController
 
 logger = logging.getLogger("bidkv")
@@ -65,11 +65,15 @@ class Service:
         )
         exports = environment.metrics_port is not None and leads
         policy = self.resolve(environment.strategy or "preempt-evict")
+        log = None
+        if environment.decision_log is not None and leads and reason is None:
+            log = DecisionLog(environment.decision_log, wall_clock=time.time)
         self.controller = Controller(
             policy,
             # One rank's slow moment must not switch the policy off there alone.
             time_budget_s=DEFAULT_TIME_BUDGET_S if size == 1 else None,
             stability=QueueingController(_queueing_config(scheduler), clock=clock) if exports else None,
+            observer=log,
         )
         self.engine = SglangEngine(scheduler, self._word.now_s)
         self.glue: SchedulerGlue | None = None
@@ -85,8 +89,6 @@ class Service:
         self.metrics: Any = None
         if exports:
             self.metrics = self._export(environment.metrics_port)
-        if environment.decision_log is not None and leads and self.glue is not None:
-            self._log_decisions(environment)
 
     def resolve(self, spec: str) -> Policy:
         """A policy for this engine: inside user priority classes where SGLang schedules by priority."""
@@ -138,18 +140,6 @@ class Service:
             "waiting_requests": Gauge("Requests that wait.", lambda: self._gauges["waiting_requests"]),
         }
         return MetricsExporter(self.controller, port, gauges)
-
-    def _log_decisions(self, environment: Environment) -> None:
-        from bidkv.observability.decision_log import DecisionLog
-
-        assert environment.decision_log is not None
-        assert self.glue is not None
-        log = DecisionLog(environment.decision_log)
-
-        def write(victims: Sequence[RequestView]) -> None:
-            log.victims(self.controller.policy.name, victims, self.engine)
-
-        self.glue.on_victims = write
 
 
 def _unsupported(scheduler: Any) -> str | None:
