@@ -120,7 +120,7 @@ class _Store:
             float(load): {
                 spec: Score(**stored["score"])
                 for spec, stored in by_policy.items()
-                if stored["policy"] == _fingerprint(spec)
+                if stored["policy"] is not None and stored["policy"] == _fingerprint(spec)
             }
             for load, by_policy in content["loads"].items()
         }
@@ -151,8 +151,8 @@ class _Store:
 
 
 def _fingerprint(spec: str) -> str | None:
-    """Return a policy's checksum, or None when there is no such policy (any more)."""
+    """Return a policy's checksum; None for one that exists no more or was defined at a prompt."""
     try:
         return policy_fingerprint(spec)
-    except PolicySpecError:
+    except (PolicySpecError, TypeError, OSError):
         return None
