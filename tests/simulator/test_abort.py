@@ -31,5 +31,5 @@ def test_a_running_and_a_waiting_request_leave_at_once() -> None:
 def test_one_that_is_gone_cannot_be_given_up() -> None:
     run = CheckedRun(requests_of((8, 1)), resolve("preempt-evict"), CONFIG)
     run.step()
-    with pytest.raises(ValueError, match="'r0'.* neither runs nor waits"):
+    with pytest.raises(ValueError, match=r"'r0'.* neither runs nor waits"):
         run.engine.abort(run.engine.finished[0])
