@@ -10,7 +10,7 @@ from typing import Any
 
 from bidkv.experiments.runner.parallel import on_cores
 from bidkv.experiments.runner.plan import Load, Plan, labels_of
-from bidkv.experiments.runner.requests import DEFAULT_SEED, known_workloads
+from bidkv.experiments.runner.requests import DEFAULT_SEED, known_workloads, require_workload
 from bidkv.experiments.runner.saturation import FRACTIONS, saturation_rps
 from bidkv.experiments.runner.sim import SimDriver, SimEngine
 from bidkv.experiments.traces import TraceError
@@ -215,23 +215,28 @@ def sim_driver(given: argparse.Namespace) -> SimDriver:
 def _sim_config(given: argparse.Namespace) -> EngineConfig:
     """Read the options both engines have, under either engine's names; the others mean nothing here."""
 
-    def first(*names: str) -> Any:
-        return next((v for name in names if (v := getattr(given, name, None)) is not None), None)
+    def stated(default: Any, *names: str) -> Any:
+        return next((v for name in names if (v := getattr(given, name, None)) is not None), default)
 
-    block_size = first("block_size", "page_size") or 16
-    tokens = first("max_total_tokens")
-    blocks = first("num_gpu_blocks_override") or (tokens and tokens // block_size + 1) or _DEFAULT_BLOCKS
+    block_size = stated(16, "block_size", "page_size")
+    blocks = stated(_DEFAULT_BLOCKS, "num_gpu_blocks_override")
+    if (tokens := stated(None, "max_total_tokens")) is not None:
+        blocks = tokens // max(block_size, 1) + 1
     return EngineConfig(
         num_gpu_blocks=blocks,
         block_size=block_size,
-        max_num_seqs=first("max_num_seqs", "max_running_requests") or 32,
-        max_num_batched_tokens=first("max_num_batched_tokens", "chunked_prefill_size") or 2048,
-        max_model_len=first("max_model_len", "context_length"),
+        max_num_seqs=stated(32, "max_num_seqs", "max_running_requests"),
+        max_num_batched_tokens=stated(2048, "max_num_batched_tokens", "chunked_prefill_size"),
+        max_model_len=stated(None, "max_model_len", "context_length"),
     )
 
 
 def _rates(given: argparse.Namespace, workload: str) -> tuple[float, ...]:
     own = getattr(given, f"rates:{_dashed(workload)}", None)
+    try:
+        require_workload(workload)
+    except ValueError as error:
+        raise UsageError(f"--workloads: {error}") from error
     text, option = (own, f"--{_dashed(workload)}-rates") if own is not None else (given.rates, "--rates")
     if text is not None:
         return tuple(_rate(word, option) for word in _words(text, option))

@@ -19,6 +19,14 @@ def known_workloads() -> tuple[str, ...]:
     return tuple(dict.fromkeys((*available_workloads(), *FAMILIES, *available_traces())))
 
 
+def require_workload(workload: str) -> None:
+    """Raise ValueError unless `workload` is a name out of :func:`known_workloads`, or a file."""
+    if workload not in known_workloads() and not Path(workload).exists():
+        raise ValueError(
+            f"workload {workload!r} is neither a file nor one of: {', '.join(known_workloads())}"
+        )
+
+
 def requests_of(workload: str, n: int, rate_rps: float, seed: int) -> list[WorkloadRequest]:
     """Return the first `n` requests of a workload at a mean rate.
 
@@ -32,12 +40,9 @@ def requests_of(workload: str, n: int, rate_rps: float, seed: int) -> list[Workl
         ValueError: no such workload, or an argument out of range.
         TraceError: a file that is no trace.
     """
+    require_workload(workload)
     if workload in available_workloads():
         return list(generate(workload, n=n, rate_rps=rate_rps, seed=seed))
     if workload in FAMILIES:
         return FAMILIES[workload](n, rate_rps, seed)
-    if workload not in available_traces() and not Path(workload).exists():
-        raise ValueError(
-            f"workload {workload!r} is neither a file nor one of: {', '.join(known_workloads())}"
-        )
     return list(islice(read_trace(workload, rate_rps=rate_rps, limit=n, seed=seed), n))

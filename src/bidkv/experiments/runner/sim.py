@@ -58,7 +58,10 @@ class SimEngine:
             requests = _late(requests, draw)
         policy = resolve(_seeded(policy_of(cell.strategy), cell.block.repetition))
         result = simulate(requests, policy, self.config, profile, timeline_points=self.timeline_points)
-        return replace(result, strategy=cell.strategy)
+        # In the order of the workload, as every engine's results are: a request has the same row in all runs.
+        place = {request.request_id: index for index, request in enumerate(task.requests)}
+        records = sorted(result.records, key=lambda record: place[record.request_id])
+        return replace(result, strategy=cell.strategy, records=records)
 
 
 class SimDriver:
