@@ -1,8 +1,10 @@
 """Options of the tests on the real engine; run with `python -m pytest tests/vllm` in its environment."""
 
 import os
+from pathlib import Path
 
 import pytest
+from tests.engine_model import write_model
 
 # Quiet, offline and on as many threads as there are requests to serve: set before vLLM is imported.
 os.environ.update(
@@ -29,3 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def campaign(request: pytest.FixtureRequest) -> bool:
     """Whether the long version was asked for."""
     return bool(request.config.getoption("--campaign"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random Llama on disk."""
+    return write_model(tmp_path_factory.mktemp("model"), max_model_len=1024)
