@@ -2,23 +2,29 @@
 
 Usage: python scripts/validate_service_rate.py rates [TRACE_DIRECTORY]
        python scripts/validate_service_rate.py verdicts [TRACE_DIRECTORY]
+       python scripts/validate_service_rate.py loads [TRACE_DIRECTORY]
+       python scripts/validate_service_rate.py recorded
 
 TRACE_DIRECTORY may hold the full traces (AzureLLMInferenceTrace_conv.csv, mooncake_conversation_trace.jsonl);
 without it the slices that ship are used.
 """
 
+import csv
 import statistics
 import sys
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from bidkv.experiments.saturation import saturated_rate
+from bidkv.experiments.saturation import ENGINE_OWN_RULE, poisson, saturated_rate
 from bidkv.experiments.traces import read_trace
+from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile, load_profile
-from bidkv.simulator import EngineConfig
+from bidkv.simulator import EngineConfig, simulate
 from bidkv.stability import (
     EmpiricalLaw,
     LengthLaw,
+    LoadModel,
     ReplicaShape,
     ServiceRate,
     UniformLaw,
@@ -36,6 +42,7 @@ UNIFORM = (
     UniformLaw((10, 1066), (10, 2133)),
 )
 REQUESTS = 4000
+RECORDED = Path(__file__).parents[1] / "tests" / "data" / "h100"
 SCENARIOS = 200
 
 
@@ -127,7 +134,61 @@ def verdicts(directory: Path | None) -> None:
     print(f"rate error: median {100 * statistics.median(errors):.1f} %, worst {100 * max(errors):.1f} %")
 
 
+def loads(directory: Path | None) -> None:
+    recorded = traces(directory)
+    even = UNIFORM[0]
+    cases = [("U(10,1600)^2", even, drawn(even, REQUESTS, Random(1)), shape) for shape in SHAPES[::2]]
+    cases += [(n, EmpiricalLaw.of(p), p, (16384, 256)) for n, p in recorded.items()]
+    cases += [("azure-conv", EmpiricalLaw.of(recorded["azure-conv"]), recorded["azure-conv"], (2048, 128))]
+    profile = load_profile(PROFILES[0])
+    print("| lengths | blocks / sequences | utilization | KV in use | ms a token | first token s | its p99 |")
+    print("|---|---|---|---|---|---|---|")
+    for name, law, pairs, (blocks, seqs) in cases:
+        shape = ReplicaShape(blocks, max_num_seqs=seqs)
+        model = LoadModel(law, shape, profile.for_engine(seqs, shape.max_num_batched_tokens).step_s)
+        for utilization in (0.3, 0.6, 0.8, 0.9):
+            rate = utilization * model.sustainable_rps
+            point = model.at(rate)
+            run = simulate(poisson(pairs, rate, 2), resolve(ENGINE_OWN_RULE), engine(blocks, seqs), profile)
+            seen = run.summary()
+            figures = (
+                (100 * point.memory_fill, 100 * seen["kv_utilization_mean"], ".0f"),
+                (1e3 * point.tpot_s, 1e3 * seen["tpot_s"]["mean"], ".1f"),
+                (point.ttft_s, seen["ttft_s"]["mean"], ".2f"),
+                (point.ttft_p99_s, seen["ttft_s"]["p99"], ".2f"),
+            )
+            cells = " | ".join(
+                f"{model_value:{form}} / {value:{form}}" for model_value, value, form in figures
+            )
+            print(f"| {name} | {blocks} / {seqs} | {utilization:.0%} | {cells} |", flush=True)
+
+
+def recorded_run(_: Path | None) -> None:
+    """The overloaded stretch of the recorded run: from the 50th end to the last moment with a queue."""
+    with (RECORDED / "run_compiled.requests.csv").open() as file:
+        requests = list(csv.DictReader(file))
+    with (RECORDED / "run_compiled.steps.csv").open() as file:
+        steps = [(float(row["step_s"]), int(row["waiting"])) for row in csv.DictReader(file)]
+    ends = sorted(float(row["finish"]) for row in requests)
+    times = list(accumulate(seconds for seconds, _ in steps))
+    since = ends[50]
+    until = max(at for at, (_, waiting) in zip(times, steps, strict=True) if waiting)
+    measured = sum(since < at <= until for at in ends) / (until - since)
+    law = EmpiricalLaw.of((int(row["prompt"]), int(row["output"])) for row in requests)
+    rate = predicted(law, 599, 32, load_profile(PROFILES[0]))
+    counted = [seconds for at, (seconds, _) in zip(times, steps, strict=True) if since < at <= until]
+    for name, value in (
+        ("measured", measured),
+        ("model", rate.sustainable_rps),
+        ("plain formula", rate.plain_rps),
+    ):
+        print(f"{name:<14} {value:6.2f} req/s {100 * (value / measured - 1):+6.1f} %")
+    print(f"mean step      {1e3 * statistics.fmean(counted):6.2f} ms, model {1e3 * rate.mean_step_s:.2f} ms")
+
+
+COMMANDS = {"rates": rates, "verdicts": verdicts, "loads": loads, "recorded": recorded_run}
+
 if __name__ == "__main__":
-    if len(sys.argv) not in (2, 3) or sys.argv[1] not in ("rates", "verdicts"):
+    if len(sys.argv) not in (2, 3) or sys.argv[1] not in COMMANDS:
         sys.exit(__doc__)
-    {"rates": rates, "verdicts": verdicts}[sys.argv[1]](Path(sys.argv[2]) if len(sys.argv) == 3 else None)
+    COMMANDS[sys.argv[1]](Path(sys.argv[2]) if len(sys.argv) == 3 else None)
