@@ -12,9 +12,9 @@ from bidkv.policy.classes import WithinClasses
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.results import RunResult
+from bidkv.results import RequestRecord, RunResult
 from bidkv.simulator.config import EngineConfig
-from bidkv.simulator.progress import ProgressCallback
+from bidkv.simulator.progress import ProgressCallback, RecordCallback
 from bidkv.simulator.stepping import SteppingRun
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def simulate(
     progress: ProgressCallback | None = None,
     timeline_points: int = 2000,
     backend: Backend = "auto",
+    on_record: RecordCallback | None = None,
 ) -> RunResult:
     """Run a workload through a simulated engine under a policy.
 
@@ -44,6 +45,8 @@ def simulate(
         timeline_points: most points of the timeline kept, at least 2.
         backend: "python" is the reference; "compiled" is equal and many times faster, needs numba and covers
             first-come-first-served scheduling without prefix caching; "auto" takes it where it can.
+        on_record: takes each request's record as it leaves the engine, in the order of the result's records,
+            which then stay empty: a run of any length needs no more memory than the requests that live.
 
     Returns:
         The result; deterministic for equal arguments, but for `wall_s`. Requests the engine could never
@@ -59,7 +62,16 @@ def simulate(
         WithinClasses(policy) if engine.scheduling_policy == "priority" else policy, time_budget_s=None
     )
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
-    arguments = (engine, timed, controller, iter(requests), progress, timeline_points)
+    records: list[RequestRecord] = []
+    arguments = (
+        engine,
+        timed,
+        controller,
+        iter(requests),
+        on_record or records.append,
+        progress,
+        timeline_points,
+    )
     run: SteppingRun | CompiledRun
     if _compiled(backend, engine):
         from bidkv.simulator.compiled import CompiledRun
@@ -70,7 +82,7 @@ def simulate(
     run.to_end()
     return RunResult(
         strategy=str(policy.name),
-        records=run.records,
+        records=records,
         totals=run.totals,
         simulated_s=run.simulated_s,
         wall_s=time.perf_counter() - started,

@@ -11,7 +11,7 @@ from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import SimulationError, in_order, rejection
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.engine import Engine
-from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback
+from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.timeline import TimelineRecorder
 
@@ -20,7 +20,7 @@ _PATIENCE_STEPS = 20_000
 
 
 class SteppingRun:
-    """One workload through one replica; `to_end` runs it, the attributes hold what came out.
+    """One workload through one replica; `to_end` runs it; attributes hold what came out but records.
 
     Raises:
         SimulationError: while it runs, when the requests preempt one another for ever and no token comes out.
@@ -32,11 +32,13 @@ class SteppingRun:
         profile: StepTimeProfile,
         controller: Controller,
         requests: Iterator[WorkloadRequest],
+        on_record: RecordCallback,
         progress: ProgressCallback | None,
         timeline_points: int,
     ) -> None:
         self.replica = Engine(config, profile, controller)
-        self.records: list[RequestRecord] = []
+        self._on_record = on_record
+        self._records = 0
         self._timeline = TimelineRecorder(timeline_points)
         self._source = in_order(requests)
         self._progress = progress
@@ -79,7 +81,7 @@ class SteppingRun:
         """Real engines can preempt in a circle too (priority scheduling, equal arrival times): say so."""
         replica = self.replica
         live = (*replica.running, *replica.waiting())
-        progress = (len(self.records), sum(request.num_output_tokens for request in live))
+        progress = (self._records, sum(request.num_output_tokens for request in live))
         if live and progress == self._progress_made:
             raise SimulationError(
                 f"no token came out in {self._patience_steps} steps with {len(replica.running)} requests "
@@ -96,14 +98,14 @@ class SteppingRun:
             source = self._next
             self._count += 1
             if source.prompt_tokens >= model_len:
-                self.records.append(rejection(source, model_len))
+                self._hand_out(rejection(source, model_len))
             else:
                 replica.submit(SimRequest(source, self._count, model_len))
             self._next = next(self._source, None)
 
     def _record(self, request: SimRequest) -> None:
         now = self._last_finish_s = self.replica.now_s
-        self.records.append(
+        self._hand_out(
             RequestRecord(
                 request.request_id,
                 request.arrival_s,
@@ -114,8 +116,12 @@ class SteppingRun:
                 request.num_preemptions,
             )
         )
-        if self._progress is not None and len(self.records) % PROGRESS_EVERY == 0:
-            self._progress(len(self.records), now)
+        if self._progress is not None and self._records % PROGRESS_EVERY == 0:
+            self._progress(self._records, now)
+
+    def _hand_out(self, record: RequestRecord) -> None:
+        self._records += 1
+        self._on_record(record)
 
     # --- what came out ---------------------------------------------------------------------------
     @property

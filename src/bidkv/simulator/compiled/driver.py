@@ -18,7 +18,7 @@ from bidkv.simulator.compiled import layout as at
 from bidkv.simulator.compiled.kernel import advance
 from bidkv.simulator.compiled.views import KernelRequest, KernelView
 from bidkv.simulator.config import EngineConfig
-from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback
+from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 
 _CHUNK = 4096
 _FIRST_SLOTS = 256
@@ -32,7 +32,7 @@ _LISTENERS = {
 
 
 class CompiledRun:
-    """One workload through one compiled replica; `to_end` runs it, the attributes hold what came out.
+    """One workload through one compiled replica; `to_end` runs it; attributes hold what came out but records.
 
     Args:
         leap: take uneventful decode steps in a tight loop; False steps one by one (for comparison).
@@ -44,12 +44,14 @@ class CompiledRun:
         profile: StepTimeProfile,
         controller: Controller,
         requests: Iterator[WorkloadRequest],
+        on_record: RecordCallback,
         progress: ProgressCallback | None,
         timeline_points: int,
         *,
         leap: bool = True,
     ) -> None:
-        self.records: list[RequestRecord] = []
+        self._on_record = on_record
+        self._records = 0
         self._config = config
         self._control = controller
         self._source = in_order(requests)
@@ -157,7 +159,7 @@ class CompiledRun:
             uid = self._uid
             self._uid += 1
             if request.prompt_tokens >= model_len:
-                self.records.append(rejection(request, model_len))
+                self._hand_out(rejection(request, model_len))
                 continue
             output = request.output_tokens
             if request.max_tokens is not None:
@@ -186,7 +188,7 @@ class CompiledRun:
         for uid, tokens, preemptions, first_s, finish_s in zip(*columns, strict=True):
             request = self._live.pop(uid)
             self._view.views.pop(uid, None)
-            self.records.append(
+            self._hand_out(
                 RequestRecord(
                     request.request_id,
                     request.arrival_s,
@@ -197,8 +199,12 @@ class CompiledRun:
                     preemptions,
                 )
             )
-            if self._progress is not None and len(self.records) % PROGRESS_EVERY == 0:
-                self._progress(len(self.records), finish_s)
+            if self._progress is not None and self._records % PROGRESS_EVERY == 0:
+                self._progress(self._records, finish_s)
+
+    def _hand_out(self, record: RequestRecord) -> None:
+        self._records += 1
+        self._on_record(record)
 
     # --- the policy's answers --------------------------------------------------------------------
     def _choose_victims(self) -> None:
