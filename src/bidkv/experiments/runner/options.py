@@ -204,7 +204,7 @@ def sim_driver(given: argparse.Namespace) -> SimDriver:
         load_profile(given.profile)
         if given.noise < 0.0:
             raise ValueError(f"noise must be at least 0, got {given.noise}")
-        engine = SimEngine(_sim_config(given), given.profile, given.noise)
+        engine = SimEngine(_sim_config(given), given.profile, given.noise, given.seed)
     except (ValueError, ProfileError) as error:
         raise UsageError(str(error)) from error
     if given.jobs is not None and given.jobs < 1:

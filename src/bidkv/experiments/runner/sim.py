@@ -31,12 +31,14 @@ class SimEngine:
         noise: relative standard deviation of a run's speed. With any noise a request also arrives late, by
             an exponential time of mean :data:`SEND_DELAY_S`, as on a real engine: two runs of the same cell
             never differ otherwise.
+        seed: of the noise.
         timeline_points: most points of a run's timeline.
     """
 
     config: EngineConfig
     profile: str
     noise: float = 0.0
+    seed: int = 0
     timeline_points: int = 500
 
     def run(self, task: Task) -> Done:
@@ -53,7 +55,7 @@ class SimEngine:
         profile = load_profile(self.profile)
         requests = list(task.requests)
         if self.noise > 0.0:
-            draw = Random(f"{cell.cell_id}:noise")
+            draw = Random(f"{self.seed}:{cell.cell_id}")
             profile = scaled(profile, draw.lognormvariate(0.0, self.noise))
             requests = _late(requests, draw)
         policy = resolve(_seeded(policy_of(cell.strategy), cell.block.repetition))
