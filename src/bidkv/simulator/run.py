@@ -15,6 +15,7 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RequestRecord, RunResult
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.progress import ProgressCallback, RecordCallback
+from bidkv.simulator.sglang_config import SglangConfig
 from bidkv.simulator.stepping import SteppingRun
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ Backend = Literal["auto", "compiled", "python"]
 def simulate(
     requests: Iterable[WorkloadRequest],
     policy: Policy,
-    engine: EngineConfig,
+    engine: EngineConfig | SglangConfig,
     profile: StepTimeProfile,
     *,
     progress: ProgressCallback | None = None,
@@ -39,7 +40,7 @@ def simulate(
     Args:
         requests: in the order of arrival; streamed, never held as a whole.
         policy: a fresh policy object (it learns while it runs).
-        engine: the engine's options.
+        engine: the options of a vLLM replica, or with a `SglangConfig` of an SGLang replica.
         profile: turns a step's batch into seconds.
         progress: called every few hundred finished requests.
         timeline_points: most points of the timeline kept, at least 2.
@@ -58,13 +59,10 @@ def simulate(
     """
     started = time.perf_counter()
     # The machine's speed must not change a simulated result, so the time budget is off.
-    controller = Controller(
-        WithinClasses(policy) if engine.scheduling_policy == "priority" else policy, time_budget_s=None
-    )
+    controller = Controller(WithinClasses(policy) if _by_priority(engine) else policy, time_budget_s=None)
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
     records: list[RequestRecord] = []
     arguments = (
-        engine,
         timed,
         controller,
         iter(requests),
@@ -73,12 +71,12 @@ def simulate(
         timeline_points,
     )
     run: SteppingRun | CompiledRun
-    if _compiled(backend, engine):
+    if _compiled(backend, engine) and isinstance(engine, EngineConfig):
         from bidkv.simulator.compiled import CompiledRun
 
-        run = CompiledRun(*arguments)
+        run = CompiledRun(engine, *arguments)
     else:
-        run = SteppingRun(*arguments)
+        run = SteppingRun(engine, *arguments)
     run.to_end()
     return RunResult(
         strategy=str(policy.name),
@@ -91,15 +89,23 @@ def simulate(
     )
 
 
-def _compiled(backend: Backend, engine: EngineConfig) -> bool:
+def _by_priority(engine: EngineConfig | SglangConfig) -> bool:
+    return isinstance(engine, EngineConfig) and engine.scheduling_policy == "priority"
+
+
+def _compiled(backend: Backend, engine: EngineConfig | SglangConfig) -> bool:
     if backend not in ("auto", "compiled", "python"):
         raise ValueError(f"backend must be 'auto', 'compiled' or 'python', got {backend!r}")
     if backend == "python":
         return False
-    uncovered = engine.scheduling_policy != "fcfs" or engine.enable_prefix_caching
+    uncovered = (
+        isinstance(engine, SglangConfig) or engine.scheduling_policy != "fcfs" or engine.enable_prefix_caching
+    )
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
-        raise ValueError("the compiled backend covers scheduling_policy='fcfs' without prefix caching only")
+        raise ValueError(
+            "the compiled backend covers vLLM with scheduling_policy='fcfs' without prefix caching only"
+        )
     if backend == "compiled" and missing:
         raise ValueError("the compiled backend needs numba: pip install 'bidkv[sim]'")
     return not uncovered and not missing

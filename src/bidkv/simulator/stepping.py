@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
+from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import SimulationError, in_order, rejection
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.engine import Engine
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.request import SimRequest
+from bidkv.simulator.sglang_config import SglangConfig
+from bidkv.simulator.sglang_engine import SglangEngine
 from bidkv.simulator.timeline import TimelineRecorder
 
 _PATIENCE_STEPS = 20_000
@@ -28,7 +30,7 @@ class SteppingRun:
 
     def __init__(
         self,
-        config: EngineConfig,
+        config: EngineConfig | SglangConfig,
         profile: StepTimeProfile,
         controller: Controller,
         requests: Iterator[WorkloadRequest],
@@ -36,7 +38,11 @@ class SteppingRun:
         progress: ProgressCallback | None,
         timeline_points: int,
     ) -> None:
-        self.replica = Engine(config, profile, controller)
+        self.replica: Engine | SglangEngine = (
+            SglangEngine(config, profile, controller)
+            if isinstance(config, SglangConfig)
+            else Engine(config, profile, controller)
+        )
         self._on_record = on_record
         self._records = 0
         self._timeline = TimelineRecorder(timeline_points)
@@ -70,10 +76,13 @@ class SteppingRun:
             self._used_block_seconds += used * duration
             self._timeline.offer(
                 replica.num_steps,
-                (replica.now_s, used, len(replica.running), replica.num_waiting, replica.num_preemptions),
+                (replica.now_s, used, replica.num_running, replica.num_waiting, replica.num_preemptions),
             )
             for request in replica.finished:
                 self._record(request)
+            if isinstance(replica, SglangEngine):
+                for request in replica.aborted:
+                    self._record(request, Outcome.FAILED, "it did not fit into the KV pool even alone")
             if replica.num_steps >= self._next_check:
                 self._require_progress()
 
@@ -84,7 +93,7 @@ class SteppingRun:
         progress = (self._records, sum(request.num_output_tokens for request in live))
         if live and progress == self._progress_made:
             raise SimulationError(
-                f"no token came out in {self._patience_steps} steps with {len(replica.running)} requests "
+                f"no token came out in {self._patience_steps} steps with {replica.num_running} requests "
                 f"running and {replica.num_waiting} waiting, first {live[0].request_id!r}: "
                 f"the engine preempts them in a circle ({replica.num_preemptions} preemptions so far)"
             )
@@ -103,7 +112,7 @@ class SteppingRun:
                 replica.submit(SimRequest(source, self._count, model_len))
             self._next = next(self._source, None)
 
-    def _record(self, request: SimRequest) -> None:
+    def _record(self, request: SimRequest, outcome: Outcome = Outcome.COMPLETED, detail: str = "") -> None:
         now = self._last_finish_s = self.replica.now_s
         self._hand_out(
             RequestRecord(
@@ -112,8 +121,10 @@ class SteppingRun:
                 request.num_prompt_tokens,
                 request.num_output_tokens,
                 request._first_token_s,
-                now,
+                now if outcome is Outcome.COMPLETED else None,
                 request.num_preemptions,
+                outcome,
+                detail,
             )
         )
         if self._progress is not None and self._records % PROGRESS_EVERY == 0:
