@@ -16,7 +16,7 @@ def rows(name):
 
 
 def test_the_rate_of_a_real_overloaded_h100_is_predicted_within_5_percent():
-    """599 blocks, 32 sequences, 250 requests of which the queue is never empty between 50 ends and the last."""
+    """599 blocks, 32 sequences; the queue is never empty from the 50th end to the last moment counted."""
     requests, steps = rows("run_compiled.requests.csv"), rows("run_compiled.steps.csv")
     ends = sorted(float(row["finish"]) for row in requests)
     times = list(accumulate(float(row["step_s"]) for row in steps))
