@@ -9,17 +9,21 @@ what asks the whole process to stop (KeyboardInterrupt, the SystemExit of a sign
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from bidkv.policy.guards import CircuitBreaker, PreemptionCap
+from bidkv.protocol.observer import Decision, Observer
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
 if TYPE_CHECKING:
     from bidkv.stability import QueueingController
+
+logger = logging.getLogger("bidkv")
 
 DEFAULT_TIME_BUDGET_S = 0.05
 """One answer may take this long: a few times an ordinary decode step, far above any garbage collection."""
@@ -67,6 +71,7 @@ class Controller:
         clock: seconds, monotonic; only measures the policy's answers.
         stability: queueing controller to feed, or None.
         on_decision_time: called with the seconds each victim decision took (a histogram's `observe`).
+        observer: told of every decision and of what came of it, or None.
     """
 
     def __init__(
@@ -77,6 +82,7 @@ class Controller:
         clock: Callable[[], float] = time.perf_counter,
         stability: QueueingController | None = None,
         on_decision_time: Callable[[float], None] | None = None,
+        observer: Observer | None = None,
     ) -> None:
         if time_budget_s is not None and not time_budget_s > 0:
             raise ValueError(f"time_budget_s must be > 0 or None, got {time_budget_s}")
@@ -84,6 +90,7 @@ class Controller:
         self.breaker = CircuitBreaker()
         self.stability = stability
         self.on_decision_time = on_decision_time
+        self.observer = observer
         self.call_started_s: float | None = None
         self._clock = clock
         self._time_budget_s = time_budget_s
@@ -139,6 +146,7 @@ class Controller:
         self._cap = cap
         self._killed = False
         self._resync = afresh
+        self._last_reserve: int | None = None
         self.breaker.close()
         self._refresh()
 
@@ -149,6 +157,9 @@ class Controller:
         self.keeps_reserve = self._active and self._policy.keeps_reserve
         self._victim_ids: Set[str] = _NOBODY
         self.forget_answers()
+        if self.observer is not None:
+            reason = "kill switch" if self._killed else self.breaker.reason
+            self._observe(self.observer.policy_changed, self._policy, active=self._active, reason=reason)
 
     def forget_answers(self) -> None:
         """An event happened that was not reported here: ask anew who enters and how much stays free."""
@@ -191,7 +202,8 @@ class Controller:
         excluded: set[str] = set()
         last_to_go = len(engine.running) - 1
         while need > free and candidates and len(victims) < last_to_go:
-            victim = self._choose(engine, candidates, need - free)
+            own_choice = None if self.observer is None else _tail(engine.running, excluded)
+            victim = self._choose(engine, candidates, need - free, own_choice)
             if victim is None:
                 break
             position = _position(candidates, victim)
@@ -224,7 +236,7 @@ class Controller:
             self.counters.all_capped += 1
         order: list[RequestView] = []
         while remaining and need_blocks > 0:
-            victim = self._choose(engine, remaining, need_blocks)
+            victim = self._choose(engine, remaining, need_blocks, None)
             if victim is None:
                 break
             position = _position(remaining, victim)
@@ -238,15 +250,25 @@ class Controller:
         return order
 
     def _choose(
-        self, engine: EngineView, candidates: Sequence[RequestView], need_blocks: int
+        self,
+        engine: EngineView,
+        candidates: Sequence[RequestView],
+        need_blocks: int,
+        own_choice: RequestView | None,
     ) -> RequestView | None:
         started = self._clock()
         # A copy: whatever the policy does to the sequence, the controller's own list stays whole.
         victim = self._ask(self._policy.select_victim, tuple(candidates), need_blocks, engine)
+        took_s = self._clock() - started
         if self.on_decision_time is not None:
-            self.on_decision_time(self._clock() - started)
+            self.on_decision_time(took_s)
         if not self._active:
             return None
+        if self.observer is not None:
+            decision = Decision(
+                self._policy, tuple(candidates), need_blocks, victim, own_choice, self._last_reserve, took_s
+            )
+            self._observe(self.observer.decided, decision, engine)
         if victim is None:
             self.counters.abstentions += 1
             return None
@@ -299,7 +321,7 @@ class Controller:
                     f"reserve {_describe(answer)} is not an int in [0, {engine.num_blocks}]",
                 )
                 return 0
-            self._reserve = answer
+            self._reserve = self._last_reserve = answer
         return self._reserve
 
     # --- events ----------------------------------------------------------------------------------
@@ -314,18 +336,26 @@ class Controller:
         """`request` runs now; `cached_tokens` of it came from the prefix cache."""
         self.counters.admissions += 1
         self._lives.begin(request.request_id, engine.now_s, cached_tokens)
+        if self.observer is not None:
+            self._observe(self.observer.admitted, request, cached_tokens, engine)
         self._event(self._policy.on_admit, request, engine)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """`request` was preempted by the engine, by our choice or by its own; it waits again."""
         counters = self.counters
-        if request.request_id in self._victim_ids:
+        by_policy = request.request_id in self._victim_ids
+        if by_policy:
             counters.preemptions_by_policy += 1
         else:
             counters.preemptions_by_engine += 1
         counters.tokens_lost += lost_tokens
         counters.blocks_freed += -(-lost_tokens // engine.block_size)
-        counters.recomputed_tokens += self._lives.preempt(request.request_id, lost_tokens)
+        recomputed = self._lives.preempt(request.request_id, lost_tokens)
+        counters.recomputed_tokens += recomputed
+        if self.observer is not None:
+            self._observe(
+                self.observer.preempted, request, lost_tokens, recomputed, engine, by_policy=by_policy
+            )
         self._event(self._policy.on_preempt, request, lost_tokens, engine)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
@@ -338,6 +368,8 @@ class Controller:
         computed = request.num_computed_tokens
         recomputed, admitted_s = self._lives.end(request.request_id, computed)
         counters.recomputed_tokens += recomputed
+        if self.observer is not None:
+            self._observe(self.observer.finished, request, recomputed, engine, completed=completed)
         if completed and self.stability is not None and admitted_s is not None:
             self.stability.record_request_completion(
                 engine.now_s,
@@ -352,7 +384,14 @@ class Controller:
         self.counters.steps += 1
         self.counters.scheduled_tokens += scheduled_tokens
 
-    # --- the guarded call ------------------------------------------------------------------------
+    # --- the guarded calls -----------------------------------------------------------------------
+    def _observe(self, tell: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        try:
+            tell(*args, **kwargs)
+        except Exception:  # watching must not disturb what is watched
+            self.observer = None
+            logger.exception("bidkv: the observer failed and is told nothing more")
+
     def _event(self, handler: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         # Resynchronisation replays the engine's state, this event included, so nothing is told twice.
         self.forget_answers()

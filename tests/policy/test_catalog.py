@@ -150,3 +150,9 @@ def test_another_package_adds_policies_through_entry_points(
     assert len(warnings) == 2
     assert any("clash" in text and "already registered" in text for text in warnings)
     assert any("broken" in text for text in warnings)
+
+
+def test_every_policy_that_chooses_victims_says_by_what() -> None:
+    for name in available():
+        policy = resolve(name)
+        assert bool(policy.victim_rule) is policy.chooses_victims, name

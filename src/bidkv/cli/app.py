@@ -16,6 +16,9 @@ COMMANDS: dict[str, str] = {
     "calibrate": "bidkv.cli.calibrate",
     "tournament": "bidkv.cli.tournament",
     "doctor": "bidkv.cli.doctor",
+    "explain": "bidkv.cli.explain",
+    "replay": "bidkv.cli.replay",
+    "timeline": "bidkv.cli.timeline",
 }
 """Command name -> module that holds its function `command`; in the order `--help` lists them."""
 

@@ -62,15 +62,16 @@ def command(
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
+
+    from bidkv.cli.outputs import table_console
 
     marks = {"ok": "[green]ok[/]", "note": "[yellow]note[/]", "fail": "[red]FAIL[/]"}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for finding in report.findings:
         table.add_row(marks[finding.status.value], escape(finding.subject), escape(finding.text))
-    console = Console(highlight=False)
+    console = table_console()
     console.print(table)
     verdict = "; ".join(report.active) if report.ready else "no policy would be in charge"
     console.print(f"\nWould be active: {verdict}", markup=False)

@@ -12,6 +12,8 @@ import typer
 from bidkv.cli.errors import bad_input, fail
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bidkv.results import RunResult
 
 _PIPED_WIDTH = 120
@@ -40,16 +42,22 @@ def hand_out(
 
 
 def _print_table(summaries: Sequence[dict[str, Any]], title: str, arrival_rps: float | None) -> None:
-    from rich.console import Console
-
     from bidkv.experiments.report import judge
     from bidkv.experiments.table import summary_table
+
+    console = table_console()
+    console.print(summary_table(summaries, title))
+    console.print(f"\n{judge(summaries, arrival_rps)}", markup=False)
+
+
+def table_console() -> Console:
+    """Return a console for a command's table: as wide as the terminal, or wide enough where there is none."""
+    from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
-    console.print(summary_table(summaries, title))
-    console.print(f"\n{judge(summaries, arrival_rps)}", markup=False)
+    return console
 
 
 def require_report_extra() -> None:

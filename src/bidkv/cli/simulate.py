@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from bidkv.cli.outputs import hand_out, require_report_extra, require_writable
 
 if TYPE_CHECKING:
     from bidkv.profiles import StepTimeProfile
+    from bidkv.protocol.observer import Observer
     from bidkv.protocol.requests import WorkloadRequest
     from bidkv.results import RunResult
     from bidkv.simulator import EngineConfig
@@ -82,6 +84,10 @@ def command(
     html_file: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Write the self-contained report page.")
     ] = None,
+    decision_log: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write every decision of the one --strategy as JSON lines."),
+    ] = None,
 ) -> None:
     """Compare scheduling strategies on one trace, without a GPU.
 
@@ -112,12 +118,20 @@ def command(
         step_times = load_profile(profile)
     if html_file is not None:
         require_report_extra()
-    for option, file in (("--json", json_file if json_file != "-" else None), ("--html", html_file)):
+    if decision_log is not None and len(strategies) > 1:
+        fail("--decision-log: expected one --strategy: a log tells of one run")
+    outputs = (
+        ("--json", json_file if json_file != "-" else None),
+        ("--html", html_file),
+        ("--decision-log", decision_log),
+    )
+    for option, file in outputs:
         if file is not None:
             require_writable(option, Path(file))
 
     requests, left_out = _workload(trace, trace_format, rate, limit, seed, engine)
-    results = _run_all(strategies, requests, engine, step_times, seed)
+    with _decision_log(decision_log) as log:
+        results = _run_all(strategies, requests, engine, step_times, seed, log)
     config = {
         "trace": trace,
         "trace_format": trace_format.value,
@@ -201,6 +215,7 @@ def _run_all(
     engine: EngineConfig,
     profile: StepTimeProfile,
     seed: int,
+    observer: Observer | None,
 ) -> list[RunResult]:
     from bidkv.policy import resolve
     from bidkv.simulator import simulate
@@ -215,6 +230,7 @@ def _run_all(
                 resolve(_seeded(name, seed)),
                 engine,
                 profile,
+                observer=observer,
                 progress=lambda done, _, name=name, before=before: advance(name, before + done),  # type: ignore[misc]
             )
             # A result is called what its strategy was asked for as, options included.
@@ -232,6 +248,22 @@ def _seeded(spec: str, seed: int) -> str:
     ):
         return spec
     return f"{name}:{options};seed={seed}"
+
+
+@contextmanager
+def _decision_log(path: Path | None) -> Iterator[Observer | None]:
+    """Yield a log that holds this run alone, as a whole: nothing is rotated away."""
+    if path is None:
+        yield None
+        return
+    from bidkv.observability.decision_log import DecisionLog
+    from bidkv.observability.rotating import RotatingFile, discard_series
+
+    with bad_input("--decision-log"):
+        discard_series(path)
+        log = DecisionLog(path, file=RotatingFile(path, max_bytes=sys.maxsize))
+    yield log
+    log.close()
 
 
 @contextmanager

@@ -1,65 +1,242 @@
-"""A log of victim decisions: one JSON line for every step in which the policy named victims."""
+"""A log of what a controller decided and what came of it: JSON lines, bounded, in files of their owner only.
+
+docs/decision-log.md describes every field.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
-from bidkv.protocol.policy import EngineView
+from bidkv._version import __version__
+from bidkv.observability.rotating import RotatingFile
+from bidkv.protocol.observer import Decision
+from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
 logger = logging.getLogger("bidkv")
 
+SCHEMA = 1
+MOST_CANDIDATES = 64
+"""Candidates written for one decision; a decision among more says how many there were."""
+
+CANDIDATE_FIELDS = (
+    "request_id",
+    "arrival_s",
+    "prompt_tokens",
+    "output_tokens",
+    "computed_tokens",
+    "max_tokens",
+    "preemptions",
+    "held_blocks",
+    "freed_blocks",
+    "priority",
+    "deadline_s",
+    "weight",
+)
+
 
 class DecisionLog:
-    """Appends to a file that only its owner can read (request ids may name people).
+    """Writes what an :class:`~bidkv.protocol.observer.Observer` hears; one JSON object a line.
 
-    A file that cannot be written is reported once; the engine goes on.
+    A file that cannot be written (a full disk) is reported once, and the engine goes on without a log.
+
+    Args:
+        path: the newest file; older ones are `path.1`, `path.2`, ... (see :class:`RotatingFile`).
+        file: written to instead of the file at `path`.
+        wall_clock: seconds since 1970 for the first line of a file; None leaves it out, so that equal
+            simulated runs write equal logs.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        file: RotatingFile | None = None,
+        wall_clock: Callable[[], float] | None = None,
+    ) -> None:
         self._path = path
-        self._descriptor: int | None = None
+        self._wall_clock = wall_clock
+        self._file: RotatingFile | None = None
+        self._policy: dict[str, Any] | None = None
+        self._policy_is_new = False
         try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._file = file or RotatingFile(path)
         except OSError as error:
             self._give_up(error)
 
-    def victims(self, policy_name: str, victims: Sequence[RequestView], engine: EngineView) -> None:
-        """Log the victims of the coming step, first choice first, before they are preempted."""
-        if self._descriptor is None:
-            return
-        record = {
-            "time_s": round(engine.now_s, 6),
-            "step": engine.num_steps,
-            "policy": policy_name,
-            "free_blocks": engine.free_blocks,
-            "running": len(engine.running),
-            "victims": [
-                {
-                    "request_id": victim.request_id,
-                    "computed_tokens": victim.num_computed_tokens,
-                    "output_tokens": victim.num_output_tokens,
-                    "held_blocks": victim.num_held_blocks,
-                    "preemptions": victim.num_preemptions,
-                }
-                for victim in victims
-            ],
+    # --- what happened -----------------------------------------------------------------------------
+    def policy_changed(self, policy: Policy, *, active: bool, reason: str) -> None:
+        """Remember who decides; it is written before the next line."""
+        self._policy = {
+            "policy": str(policy.name),
+            "rule": str(policy.victim_rule),
+            "active": active,
+            "reason": reason,
         }
-        try:
-            os.write(self._descriptor, (json.dumps(record) + "\n").encode())
-        except OSError as error:
-            self.close()
-            self._give_up(error)
+        self._policy_is_new = True
+
+    def decided(self, decision: Decision, engine: EngineView) -> None:
+        """Write a decision and its candidates."""
+        if self._file is None:
+            return
+        shown = _shown(decision)
+        terms = [decision.policy.victim_terms(request, engine) for request in shown]
+        names = list(terms[0])
+        self._write(
+            "decision",
+            engine,
+            policy=str(decision.policy.name),
+            need_blocks=decision.need_blocks,
+            reserve_blocks=decision.reserve_blocks,
+            took_us=round(decision.took_s * 1e6, 1) if self._wall_clock is not None else None,
+            victim=None if decision.victim is None else decision.victim.request_id,
+            own_choice=None if decision.own_choice is None else decision.own_choice.request_id,
+            candidates_total=len(decision.candidates),
+            terms=names,
+            candidates=[
+                [*_candidate(request, engine), *(_number(values[name]) for name in names)]
+                for request, values in zip(shown, terms, strict=True)
+            ],
+        )
+
+    def admitted(self, request: RequestView, cached_tokens: int, engine: EngineView) -> None:
+        """Write an admission."""
+        self._write(
+            "admit",
+            engine,
+            request_id=request.request_id,
+            arrival_s=_seconds(request.arrival_s),
+            prompt_tokens=request.num_prompt_tokens,
+            output_tokens=request.num_output_tokens,
+            preemptions=request.num_preemptions,
+            cached_tokens=cached_tokens,
+        )
+
+    def preempted(
+        self,
+        request: RequestView,
+        lost_tokens: int,
+        recomputed_tokens: int,
+        engine: EngineView,
+        *,
+        by_policy: bool,
+    ) -> None:
+        """Write a preemption."""
+        self._write(
+            "preempt",
+            engine,
+            request_id=request.request_id,
+            by="policy" if by_policy else "engine",
+            lost_tokens=lost_tokens,
+            recomputed_tokens=recomputed_tokens,
+            output_tokens=request.num_output_tokens,
+        )
+
+    def finished(
+        self, request: RequestView, recomputed_tokens: int, engine: EngineView, *, completed: bool
+    ) -> None:
+        """Write how a request left."""
+        self._write(
+            "finish",
+            engine,
+            request_id=request.request_id,
+            arrival_s=_seconds(request.arrival_s),
+            completed=completed,
+            prompt_tokens=request.num_prompt_tokens,
+            output_tokens=request.num_output_tokens,
+            preemptions=request.num_preemptions,
+            recomputed_tokens=recomputed_tokens,
+        )
 
     def close(self) -> None:
-        """Close the file; later decisions are not logged."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Close the file; nothing more is logged."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # --- lines -------------------------------------------------------------------------------------
+    def _write(self, kind: str, engine: EngineView, **fields: Any) -> None:
+        file = self._file
+        if file is None:
+            return
+        state = {
+            "time_s": _seconds(engine.now_s),
+            "step": engine.num_steps,
+            "free_blocks": engine.free_blocks,
+            "running": engine.num_running,
+            "waiting": engine.num_waiting,
+        }
+        try:
+            if file.is_new:
+                # Every file of the series can be read alone.
+                file.write(_line({"kind": "start", **self._start(engine), **state}))
+                self._policy_is_new = True
+            if self._policy_is_new and self._policy is not None:
+                file.write(_line({"kind": "policy", **state, **self._policy}))
+                self._policy_is_new = False
+            file.write(_line({"kind": kind, **state, **fields}))
+        except OSError as error:
+            self._give_up(error)
+
+    def _start(self, engine: EngineView) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "bidkv": __version__,
+            "unix_s": None if self._wall_clock is None else round(self._wall_clock(), 3),
+            "block_size": engine.block_size,
+            "num_blocks": engine.num_blocks,
+            "max_num_seqs": engine.max_num_seqs,
+            "max_num_batched_tokens": engine.max_num_batched_tokens,
+            "prefix_caching": engine.prefix_caching,
+            "candidate_fields": CANDIDATE_FIELDS,
+        }
 
     def _give_up(self, error: OSError) -> None:
-        logger.warning("bidkv: no decision log at %s: %s", self._path, error)
+        logger.warning("bidkv: no decision log at %s from now on: %s", self._path, error)
+        self.close()
+
+
+def _shown(decision: Decision) -> Sequence[RequestView]:
+    """All candidates; of too many the two that matter most and, from the engine's tail, as many as fit."""
+    candidates = decision.candidates
+    if len(candidates) <= MOST_CANDIDATES:
+        return candidates
+    first = [request for request in (decision.victim, decision.own_choice) if request is not None]
+    chosen = {id(request) for request in islice(chain(first, reversed(candidates)), MOST_CANDIDATES)}
+    return [request for request in candidates if id(request) in chosen]
+
+
+def _candidate(request: RequestView, engine: EngineView) -> list[Any]:
+    return [
+        request.request_id,
+        _seconds(request.arrival_s),
+        request.num_prompt_tokens,
+        request.num_output_tokens,
+        request.num_computed_tokens,
+        request.max_tokens,
+        request.num_preemptions,
+        request.num_held_blocks,
+        engine.freed_blocks(request),
+        request.priority,
+        None if request.deadline_s is None else _seconds(request.deadline_s),
+        request.weight,
+    ]
+
+
+def _seconds(value: float) -> float:
+    return round(value, 6)
+
+
+def _number(value: float) -> float | None:
+    """Six digits are plenty to explain with; JSON knows no infinity."""
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":"), allow_nan=False).encode() + b"\n"

@@ -29,6 +29,7 @@ class WithinClasses(Policy):
 
     def __init__(self, policy: Policy) -> None:
         self.name = policy.name
+        self.victim_rule = f"of the least important class, {policy.victim_rule}"
         self.preemption_cap = policy.preemption_cap
         self._whole = policy
         self._pristine = copy.deepcopy(policy)
@@ -56,6 +57,10 @@ class WithinClasses(Policy):
         least_important = max(request.priority for request in candidates)
         inside = [request for request in candidates if request.priority == least_important]
         return self._whole.select_victim(inside, need_blocks, engine)
+
+    def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
+        """Ask the copy that chose."""
+        return self._whole.victim_terms(request, engine)
 
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Choose within the most important class that waits."""

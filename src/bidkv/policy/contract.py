@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from bidkv.baselines import bidkv_utility
+from bidkv.baselines.bidkv import bidkv_disruption, bidkv_utility
 from bidkv.policy.ordering import WaitingHeap, least
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
@@ -56,6 +56,7 @@ class StaticRandom(Policy):
     """`static-random`: any running request, drawn from a seeded generator."""
 
     name = "static-random"
+    victim_rule = "drawn at random"
 
     def __init__(self, *, seed: int = 0) -> None:
         self._random = random.Random(seed)
@@ -72,6 +73,7 @@ class LargestFirst(Policy):
     """`largest-first`: who holds the most KV."""
 
     name = "largest-first"
+    victim_rule = "the most computed tokens"
 
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
@@ -84,6 +86,7 @@ class BidKV(Policy):
     """`bidkv`: the auction as the contract states it, U = tokens freed / (disruption + 1e-3)."""
 
     name = "bidkv"
+    victim_rule = "the highest utility, tokens freed / (disruption + 0.001)"
 
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
@@ -95,6 +98,17 @@ class BidKV(Policy):
                 candidates, lambda request: -self._utility(request, engine.freed_blocks(request) * size)
             )
         return least(candidates, lambda request: -self._utility(request, 0))
+
+    def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
+        """Return the utility and what it is made of."""
+        private = engine.freed_blocks(request) * engine.block_size if engine.prefix_caching else 0
+        generated = request.num_output_tokens
+        cap = request.max_tokens or 0
+        return {
+            "utility": self._utility(request, private),
+            "freed_tokens": private if private > 0 else request.num_prompt_tokens + generated,
+            "disruption": bidkv_disruption(generated, cap, request.num_preemptions, private),
+        }
 
     @staticmethod
     def _utility(request: RequestView, private_tokens: int) -> float:

@@ -28,6 +28,7 @@ class Fair(Policy):
     """
 
     name = "fair"
+    victim_rule = "the fewest computed tokens, the cheapest to compute again"
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Fast(Policy):
     """
 
     name = "fast"
+    victim_rule = "the fewest computed tokens, the cheapest to compute again"
 
     def __init__(
         self,

@@ -17,6 +17,7 @@ class SglangDefault(Policy):
     """
 
     name = "sglang_default"
+    victim_rule = "the fewest generated tokens, of equals the longest prompt"
 
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
@@ -36,6 +37,7 @@ class SlackAware(Policy):
     """
 
     name = "slack_aware"
+    victim_rule = "the most slack to its deadline"
 
     def __init__(self) -> None:
         self._lengths = _FinishedLengths()
@@ -58,6 +60,11 @@ class SlackAware(Policy):
         step_s = self._mean_step_s(engine)
         now_s = engine.now_s
         return least(candidates, lambda request: self._urgency(request, now_s, step_s))
+
+    def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
+        """Return the slack and the predicted tokens left."""
+        slack_s, remaining = self._urgency(request, engine.now_s, self._mean_step_s(engine))
+        return {"slack_s": -slack_s, "remaining_tokens": -remaining}
 
     def _urgency(self, request: RequestView, now_s: float, step_s: float) -> tuple[float, float]:
         remaining = self._remaining_tokens(request)

@@ -104,11 +104,14 @@ class Policy:
         preemption_cap: how often one request may become this policy's victim; None is bounded only by
             progress (the contract's strategies and published rules run as published).
         clairvoyant: whether it reads true output lengths (possible in the simulator only).
+        victim_rule: what sets a victim apart from the other candidates, in words ("the fewest computed
+            tokens"), for explanations.
     """
 
     name: str = "policy"
     preemption_cap: int | None = None
     clairvoyant: ClassVar[bool] = False
+    victim_rule: str = ""
 
     # --- questions -------------------------------------------------------------------------------
     def select_victim(
@@ -134,6 +137,14 @@ class Policy:
     def reserve_blocks(self, engine: EngineView) -> int:
         """Blocks that must stay free after an admission while something runs; at least 0."""
         raise NotImplementedError
+
+    def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
+        """Return the figures :meth:`select_victim` compares for one candidate, the deciding one first.
+
+        Asked only while a decision log is written, after the choice; what a request's view says itself
+        need not be repeated.
+        """
+        return {}
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from bidkv.control import Controller
 from bidkv.policy.classes import WithinClasses
 from bidkv.profiles import StepTimeProfile
+from bidkv.protocol.observer import Observer
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RequestRecord, RunResult
@@ -33,6 +34,7 @@ def simulate(
     progress: ProgressCallback | None = None,
     timeline_points: int = 2000,
     backend: Backend = "auto",
+    observer: Observer | None = None,
     on_record: RecordCallback | None = None,
 ) -> RunResult:
     """Run a workload through a simulated engine under a policy.
@@ -46,6 +48,7 @@ def simulate(
         timeline_points: most points of the timeline kept, at least 2.
         backend: "python" is the reference; "compiled" is equal and many times faster, needs numba and covers
             first-come-first-served scheduling without prefix caching; "auto" takes it where it can.
+        observer: told of every decision and of what came of it (a decision log), or None.
         on_record: takes each request's record as it leaves the engine, in the order of the result's records,
             which then stay empty: a run of any length needs no more memory than the requests that live.
 
@@ -59,7 +62,11 @@ def simulate(
     """
     started = time.perf_counter()
     # The machine's speed must not change a simulated result, so the time budget is off.
-    controller = Controller(WithinClasses(policy) if _by_priority(engine) else policy, time_budget_s=None)
+    controller = Controller(
+        WithinClasses(policy) if _by_priority(engine) else policy,
+        time_budget_s=None,
+        observer=observer,
+    )
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
     records: list[RequestRecord] = []
     arguments = (

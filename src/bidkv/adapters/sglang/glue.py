@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from bidkv.adapters.sglang.views import SglangEngine, SglangRequest
 from bidkv.control import Controller
-from bidkv.protocol.requests import RequestView
 
 _RECONCILE_EVERY = 256
 """Scheduling passes between two searches for requests that left without any hook seeing it."""

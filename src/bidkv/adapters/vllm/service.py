@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from typing import Any
 
 from bidkv.adapters.environment import Environment, read_environment
 from bidkv.adapters.vllm.mixin import Glue
-from bidkv.adapters.vllm.views import VllmRequest
 from bidkv.control import Controller
 from bidkv.control_file import INTERVAL_S, ControlFile, obey
+from bidkv.observability.decision_log import DecisionLog
 from bidkv.policy import resolve
 from bidkv.policy.classes import WithinClasses
 from bidkv.protocol.policy import Policy
@@ -34,7 +35,9 @@ class Service:
         stability = None
         if environment.metrics_port is not None:
             stability = QueueingController(_queueing_config(scheduler), clock=clock)
-        self.controller = Controller(policy, stability=stability)
+        log = environment.decision_log
+        observer = None if log is None else DecisionLog(log, wall_clock=time.time)
+        self.controller = Controller(policy, stability=stability, observer=observer)
         self.glue = Glue(scheduler, self.controller, clock)
         self.metrics = None
         self._clock = clock
@@ -44,8 +47,6 @@ class Service:
             self._control_file = ControlFile(environment.control_file, clock=clock)
         if environment.metrics_port is not None:
             self.metrics = self._export(scheduler, environment.metrics_port)
-        if environment.decision_log is not None:
-            self._log_decisions(environment)
         logger.info("bidkv: policy %r schedules this engine (%s)", policy.name, type(scheduler).__name__)
 
     @classmethod
@@ -93,18 +94,6 @@ class Service:
             "gate_shut": Gauge("1 while the policy admits nobody.", lambda: self.glue.gate_shut),
         }
         return MetricsExporter(self.controller, port, gauges)
-
-    def _log_decisions(self, environment: Environment) -> None:
-        from bidkv.observability.decision_log import DecisionLog
-
-        assert environment.decision_log is not None
-        log = DecisionLog(environment.decision_log)
-        engine = self.glue.engine
-
-        def write(victims: Sequence[VllmRequest]) -> None:
-            log.victims(self.controller.policy.name, victims, engine)
-
-        self.glue.on_victims = write
 
 
 def _queueing_config(scheduler: Any) -> QueueingConfig:

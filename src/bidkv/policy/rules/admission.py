@@ -18,6 +18,7 @@ class Priority(Policy):
     """
 
     name = "priority"
+    victim_rule = "the least important, of equals the latest arrival"
 
     def __init__(self) -> None:
         self._queue = WaitingHeap()

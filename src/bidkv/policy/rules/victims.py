@@ -16,6 +16,7 @@ class LeastComputedFirst(Policy):
     """
 
     name = "lcf"
+    victim_rule = "the fewest computed tokens"
 
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
@@ -31,6 +32,7 @@ class MostRemaining(Policy):
     """
 
     name = "most-remaining"
+    victim_rule = "the most tokens left to its cap"
 
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
@@ -39,6 +41,10 @@ class MostRemaining(Policy):
         return least(
             candidates, lambda request: request.num_output_tokens - output_budget_tokens(request, engine)
         )
+
+    def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
+        """Return the tokens left."""
+        return {"remaining_tokens": output_budget_tokens(request, engine) - request.num_output_tokens}
 
 
 class CostAwareVictim(Policy):
@@ -49,12 +55,17 @@ class CostAwareVictim(Policy):
     """
 
     name = "pr-56897"
+    victim_rule = "the highest score, blocks per token of the unfinished share"
 
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the highest score."""
         return least(candidates, lambda request: -self._score(request, engine))
+
+    def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
+        """Return the score."""
+        return {"score": self._score(request, engine)}
 
     @staticmethod
     def _score(request: RequestView, engine: EngineView) -> float:

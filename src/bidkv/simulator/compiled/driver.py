@@ -89,7 +89,7 @@ class CompiledRun:
         state[at.KEEPS_RESERVE] = control.keeps_reserve
         for flag, method in _LISTENERS.items():
             overridden = getattr(type(control.policy), method) is not getattr(Policy, method)
-            state[flag] = control.active and overridden
+            state[flag] = (control.active and overridden) or control.observer is not None
 
     def to_end(self) -> None:
         """Run the whole workload."""

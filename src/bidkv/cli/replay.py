@@ -1,0 +1,86 @@
+"""`bidkv replay`: what other policies would have chosen on a decision log's candidates."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bidkv.cli.errors import bad_input, fail
+
+if TYPE_CHECKING:
+    from bidkv.observability.replay import Replay
+
+
+def command(
+    log: Annotated[Path, typer.Argument(metavar="LOG", help="Decision log (BIDKV_DECISION_LOG).")],
+    strategy: Annotated[
+        str, typer.Option(metavar="A[,B...]", help="Policies to ask: name or name:key=value;key=value.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score what other policies would have done with the logged decisions.
+
+    Every logged question is put to every policy as it stood: the same candidates, the same need. One
+    decision deep: what would have followed is for `bidkv simulate` to say.
+
+    \b
+    Examples:
+      bidkv replay decisions.jsonl --strategy preempt-evict,lcf,fair
+    """
+    from bidkv.observability.log_reader import read_log
+    from bidkv.observability.replay import replay
+    from bidkv.policy import resolve
+
+    names = [part.strip() for part in strategy.split(",") if part.strip()]
+    if not names:
+        fail("--strategy: expected at least one policy")
+    with bad_input("--strategy"):
+        policies = [(name, resolve(name)) for name in names]
+    with bad_input("LOG"):
+        outcome = replay(read_log(log), policies)
+    if as_json:
+        document = {"truncated": outcome.truncated, "scores": [asdict(score) for score in outcome.scores]}
+        typer.echo(json.dumps(document, indent=2))
+    else:
+        _print(outcome)
+
+
+def _print(outcome: Replay) -> None:
+    from rich.table import Table
+
+    from bidkv.cli.outputs import table_console
+
+    table = Table(box=None)
+    table.add_column("policy")
+    for heading in (
+        "decisions",
+        "same victim",
+        "tokens to recompute",
+        "blocks freed",
+        "tokens a block",
+        "one was enough",
+    ):
+        table.add_column(heading, justify="right")
+    for score in outcome.scores:
+        per_block = score.lost_tokens / score.freed_blocks if score.freed_blocks else 0.0
+        table.add_row(
+            score.name,
+            f"{score.decisions:,}",
+            f"{_share(score.same, score.decisions)}",
+            f"{score.lost_tokens:,}",
+            f"{score.freed_blocks:,}",
+            f"{per_block:.1f}",
+            f"{_share(score.sufficient, score.decisions)}",
+        )
+    console = table_console()
+    console.print(table)
+    if outcome.truncated:
+        console.print(f"{outcome.truncated:,} decisions show only some of their candidates.")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "-"

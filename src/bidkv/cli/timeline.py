@@ -1,0 +1,44 @@
+"""`bidkv timeline`: a decision log as a picture over time, for Perfetto."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bidkv.cli.errors import bad_input
+from bidkv.cli.outputs import require_writable
+
+
+def command(
+    log: Annotated[
+        Path, typer.Argument(metavar="LOG", help="Decision log, of an engine or of bidkv simulate.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Write the trace (Chrome Trace Event JSON).")
+    ] = Path("timeline.json"),
+) -> None:
+    """Turn a decision log into a trace: who ran when, who waited, who was preempted, how full memory was.
+
+    Open the file at https://ui.perfetto.dev (it stays on your machine) or in chrome://tracing.
+
+    \b
+    Examples:
+      bidkv simulate --strategy fair --decision-log decisions.jsonl
+      bidkv timeline decisions.jsonl --out timeline.json
+    """
+    from bidkv.observability.log_reader import read_log
+    from bidkv.observability.timeline import trace_events
+
+    with bad_input("LOG"):
+        log.open("rb").close()
+    require_writable("--out", out)
+    count = 0
+    with bad_input("LOG"), out.open("w", encoding="utf-8") as file:
+        file.write('{"displayTimeUnit":"ms","traceEvents":[\n')
+        for count, event in enumerate(trace_events(read_log(log)), 1):
+            file.write(("" if count == 1 else ",\n") + json.dumps(event, separators=(",", ":")))
+        file.write("\n]}\n")
+    typer.echo(f"timeline: {out}, {count:,} events")
