@@ -17,11 +17,12 @@ from typing import Any
 from bidkv.policy.contract import CONTRACT_POLICIES
 from bidkv.policy.fair import Fair
 from bidkv.policy.fast import Fast
+from bidkv.policy.queueing_floor import QueueingFloor
 from bidkv.policy.rules import RULE_POLICIES
 from bidkv.policy.sglang_rules import SGLANG_POLICIES
 from bidkv.protocol.policy import Policy
 
-OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast)
+OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast, QueueingFloor)
 """This project's own."""
 
 _CATALOG: dict[str, type[Policy]] = {
