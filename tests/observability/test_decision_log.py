@@ -15,7 +15,15 @@ from tests.support import FakeEngine, FakeRequest, Scripted, requests_of, steady
 from bidkv.control import Controller
 from bidkv.observability.decision_log import MOST_CANDIDATES, DecisionLog
 from bidkv.observability.explain import stories
-from bidkv.observability.log_lines import Admission, DecisionLine, Finish, Line, PolicyChange, Preemption, Start
+from bidkv.observability.log_lines import (
+    Admission,
+    DecisionLine,
+    Finish,
+    Line,
+    PolicyChange,
+    Preemption,
+    Start,
+)
 from bidkv.observability.log_reader import LogError, read_log
 from bidkv.observability.rotating import RotatingFile
 from bidkv.policy import available, resolve
@@ -33,7 +41,9 @@ def logged_run(path: Path, strategy: str, engine: EngineConfig = TIGHT, **option
     return result
 
 
-@pytest.mark.parametrize("strategy", ["preempt-evict", "bidkv", "fair", "lcf", "static-random", "past-future"])
+@pytest.mark.parametrize(
+    "strategy", ["preempt-evict", "bidkv", "fair", "lcf", "static-random", "past-future"]
+)
 def test_the_log_tells_what_the_engine_counted(tmp_path: Path, strategy: str) -> None:
     result = logged_run(tmp_path / "log", strategy)
     lines = list(read_log(tmp_path / "log"))
