@@ -15,6 +15,8 @@ COMMANDS: dict[str, str] = {
     "plan": "bidkv.cli.plan",
     "calibrate": "bidkv.cli.calibrate",
     "tournament": "bidkv.cli.tournament",
+    "experiment": "bidkv.cli.experiment",
+    "report": "bidkv.cli.report",
     "doctor": "bidkv.cli.doctor",
     "explain": "bidkv.cli.explain",
     "replay": "bidkv.cli.replay",
@@ -35,7 +37,9 @@ class LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name=cmd_name)(import_module(COMMANDS[cmd_name]).command)
+        module = import_module(COMMANDS[cmd_name])
+        settings = getattr(module, "CONTEXT_SETTINGS", None)
+        single.command(name=cmd_name, context_settings=settings)(module.command)
         return typer.main.get_command(single)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterator
 from statistics import fmean
 
@@ -95,7 +97,7 @@ def markdown(outcome: Outcome) -> str:
     lines += [f"- {line}" for line in in_words(outcome).splitlines()]
     lines += ["", f"{plan.runs} runs of {plan.requests} requests a cell; objective: {outcome.objective}.", ""]
     lines += ["## Means over runs", ""]
-    lines += _table(["load", "strategy", *(figure.heading for figure in COLUMNS)], _mean_rows(outcome))
+    lines += _table(["load", "strategy", *(figure.heading for figure in COLUMNS)], mean_rows(outcome))
     for figure in JUDGED:
         others = [label for label in plan.strategies if label != outcome.baseline]
         if not others:
@@ -111,7 +113,21 @@ def markdown(outcome: Outcome) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _mean_rows(outcome: Outcome) -> list[list[str]]:
+def runs_csv(outcome: Outcome) -> str:
+    """Return one row a run: its cell, its place, and every figure."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["workload", "rate_rps", "run", "strategy", "position", *(f.path for f in COLUMNS)])
+    for run in outcome.runs:
+        cell, summary = run.cell, summary_of(run, outcome.objective)
+        load = cell.block.load
+        place = [load.workload, load.rate_rps, cell.block.repetition + 1, cell.strategy, cell.position]
+        writer.writerow([*place, *(figure.of(summary) for figure in COLUMNS)])
+    return text.getvalue()
+
+
+def mean_rows(outcome: Outcome) -> list[list[str]]:
+    """Return the table of means as text: load, strategy, then a cell for each of :data:`COLUMNS`."""
     rows = []
     for load in outcome.plan.loads:
         for label in outcome.plan.strategies:

@@ -1,0 +1,79 @@
+"""`bidkv report`: the verdict, the page and the tables of an experiment's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.outputs import require_report_extra, require_writable, table_console
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An experiment's --output-dir.")],
+    html_file: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write the self-contained page.")
+    ] = None,
+    markdown_file: Annotated[
+        Path | None, typer.Option("--markdown", metavar="FILE", help="Write everything as Markdown tables.")
+    ] = None,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write one row for each run, all figures.")
+    ] = None,
+    ttft_slo_s: Annotated[
+        float, typer.Option(metavar="S", help="Objective: seconds to the first token.")
+    ] = 2.0,
+    tpot_slo_s: Annotated[
+        float, typer.Option(metavar="S", help="Objective: seconds for each token after it, on average.")
+    ] = 0.1,
+) -> None:
+    """Judge an experiment, finished or not, as far as it has run.
+
+    \b
+    Examples:
+      bidkv report results/vllm_experiment
+      bidkv report results/vllm_experiment --html report.html --markdown report.md
+    """
+    from importlib.util import find_spec
+
+    if find_spec("scipy") is None:
+        fail("the verdict needs scipy: install bidkv with its [experiments] extra")
+    if html_file is not None:
+        require_report_extra()
+    for option, file in (("--html", html_file), ("--markdown", markdown_file), ("--csv", csv_file)):
+        if file is not None:
+            require_writable(option, file)
+
+    from rich.table import Table
+    from rich.text import Text
+
+    from bidkv.experiments.objectives import Objective
+    from bidkv.experiments.outcome import outcome_of
+    from bidkv.experiments.outcome_text import COLUMNS, in_words, markdown, mean_rows, runs_csv
+    from bidkv.experiments.runner.store import Store, StoreError
+
+    try:
+        with bad_input("report"):
+            outcome = outcome_of(Store.open(folder), Objective(ttft_s=ttft_slo_s, tpot_s=tpot_slo_s))
+    except StoreError as error:
+        fail(f"report: {error}")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("load", "strategy", *(figure.heading for figure in COLUMNS)):
+        table.add_column(heading, justify="left" if heading in ("load", "strategy") else "right")
+    for row in mean_rows(outcome):
+        table.add_row(*map(Text, row))
+    console = table_console()
+    console.print(table)
+    console.print(f"\n{in_words(outcome)}", markup=False)
+    if markdown_file is not None:
+        markdown_file.write_text(markdown(outcome), encoding="utf-8")
+    if csv_file is not None:
+        csv_file.write_text(runs_csv(outcome), encoding="utf-8")
+    if html_file is not None:
+        from bidkv.experiments.report.experiment_page import write_experiment_page
+
+        write_experiment_page(html_file, outcome)
+    for file in filter(None, (html_file, markdown_file, csv_file)):
+        typer.echo(f"written: {file}")
