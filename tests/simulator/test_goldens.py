@@ -10,6 +10,7 @@ from tests.support import Scripted, requests_of, steady_profile
 
 from bidkv.policy import guards, resolve
 from bidkv.simulator import EngineConfig, SimulationError, simulate
+from bidkv.simulator.run import Backend
 
 ENGINE = EngineConfig(num_gpu_blocks=5, block_size=4, max_num_seqs=4, max_num_batched_tokens=64)
 
@@ -196,6 +197,13 @@ def test_arrivals_out_of_order_name_the_request() -> None:
     requests = requests_of((4, 1), (4, 1), arrivals=[5.0, 4.0])
     with pytest.raises(SimulationError, match=r"request 'r1' arrives at 4\.0 s, before 'r0' at 5\.0 s"):
         simulate(requests, resolve("lcf"), ENGINE, steady_profile(), backend="python")
+
+
+@pytest.mark.parametrize("backend", ["python", "auto"])
+def test_a_name_that_occurs_twice_is_an_error(backend: Backend) -> None:
+    requests = [replace(request, request_id="twin") for request in requests_of((4, 9), (4, 9))]
+    with pytest.raises(SimulationError, match="request 'twin' occurs twice"):
+        simulate(requests, resolve("lcf"), ENGINE, steady_profile(), backend=backend)
 
 
 def test_a_circle_of_preemptions_is_an_error_and_no_hang() -> None:

@@ -29,6 +29,29 @@ def in_order(requests: Iterable[WorkloadRequest]) -> Iterator[WorkloadRequest]:
         yield request
 
 
+class Inside:
+    """The names of the requests that are in an engine; policies and queues tell requests apart by them."""
+
+    __slots__ = ("_names",)
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def enter(self, name: str) -> None:
+        """A request came in.
+
+        Raises:
+            SimulationError: one of the same name has not left yet.
+        """
+        if name in self._names:
+            raise SimulationError(f"request {name!r} occurs twice: names must be unique within a workload")
+        self._names.add(name)
+
+    def leave(self, name: str) -> None:
+        """A request is through."""
+        self._names.remove(name)
+
+
 def rejection(request: WorkloadRequest, model_len: int) -> RequestRecord:
     """Return the record of a request whose prompt is too long for the engine."""
     return RequestRecord(

@@ -57,7 +57,7 @@ def simulate(
         run (prompt as long as the model's limit) are recorded as rejected.
 
     Raises:
-        SimulationError: arrivals are not in order.
+        SimulationError: arrivals are not in order, a name occurs twice, or preemption goes in a circle.
         ValueError: the compiled backend was asked for what it does not cover.
     """
     started = time.perf_counter()

@@ -8,7 +8,7 @@ from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
-from bidkv.simulator.arrivals import SimulationError, in_order, rejection
+from bidkv.simulator.arrivals import Inside, SimulationError, in_order, rejection
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.engine import Engine
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
@@ -47,6 +47,7 @@ class SteppingRun:
         self._records = 0
         self._timeline = TimelineRecorder(timeline_points)
         self._source = in_order(requests)
+        self._inside = Inside()
         self._progress = progress
         self._used_block_seconds = 0.0
         self._last_finish_s = 0.0
@@ -109,11 +110,13 @@ class SteppingRun:
             if source.prompt_tokens >= model_len:
                 self._hand_out(rejection(source, model_len))
             else:
+                self._inside.enter(source.request_id)
                 replica.submit(SimRequest(source, self._count, model_len))
             self._next = next(self._source, None)
 
     def _record(self, request: SimRequest, outcome: Outcome = Outcome.COMPLETED, detail: str = "") -> None:
         now = self._last_finish_s = self.replica.now_s
+        self._inside.leave(request.request_id)
         self._hand_out(
             RequestRecord(
                 request.request_id,

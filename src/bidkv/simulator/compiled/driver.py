@@ -13,7 +13,7 @@ from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
-from bidkv.simulator.arrivals import in_order, rejection
+from bidkv.simulator.arrivals import Inside, in_order, rejection
 from bidkv.simulator.compiled import layout as at
 from bidkv.simulator.compiled.kernel import advance
 from bidkv.simulator.compiled.views import KernelRequest, KernelView
@@ -55,6 +55,7 @@ class CompiledRun:
         self._config = config
         self._control = controller
         self._source = in_order(requests)
+        self._inside = Inside()
         self._progress = progress
         self._live: dict[int, WorkloadRequest] = {}
         self._uid = 0
@@ -164,6 +165,7 @@ class CompiledRun:
             output = request.output_tokens
             if request.max_tokens is not None:
                 output = min(output, request.max_tokens)
+            self._inside.enter(request.request_id)
             self._live[uid] = request
             self._in_s[count] = request.arrival_s
             self._in[:, count] = (uid, request.prompt_tokens, min(request.prompt_tokens + output, model_len))
@@ -187,6 +189,7 @@ class CompiledRun:
         columns = (*self._out[:, :count].tolist(), *self._out_s[:, :count].tolist())
         for uid, tokens, preemptions, first_s, finish_s in zip(*columns, strict=True):
             request = self._live.pop(uid)
+            self._inside.leave(request.request_id)
             self._view.views.pop(uid, None)
             self._hand_out(
                 RequestRecord(
