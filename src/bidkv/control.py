@@ -72,6 +72,9 @@ class Controller:
         stability: queueing controller to feed, or None.
         on_decision_time: called with the seconds each victim decision took (a histogram's `observe`).
         observer: told of every decision and of what came of it, or None.
+
+    Attributes:
+        last_reserve_blocks: the reserve the policy asked for last; None before it did.
     """
 
     def __init__(
@@ -146,7 +149,7 @@ class Controller:
         self._cap = cap
         self._killed = False
         self._resync = afresh
-        self._last_reserve: int | None = None
+        self.last_reserve_blocks: int | None = None
         self.breaker.close()
         self._refresh()
 
@@ -266,7 +269,13 @@ class Controller:
             return None
         if self.observer is not None:
             decision = Decision(
-                self._policy, tuple(candidates), need_blocks, victim, own_choice, self._last_reserve, took_s
+                self._policy,
+                tuple(candidates),
+                need_blocks,
+                victim,
+                own_choice,
+                self.last_reserve_blocks,
+                took_s,
             )
             self._observe(self.observer.decided, decision, engine)
         if victim is None:
@@ -321,7 +330,7 @@ class Controller:
                     f"reserve {_describe(answer)} is not an int in [0, {engine.num_blocks}]",
                 )
                 return 0
-            self._reserve = self._last_reserve = answer
+            self._reserve = self.last_reserve_blocks = answer
         return self._reserve
 
     # --- events ----------------------------------------------------------------------------------

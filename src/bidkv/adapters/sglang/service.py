@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bidkv.adapters.cycle_watch import LIMIT_CYCLE, CycleWatch
 from bidkv.adapters.environment import Environment
 from bidkv.adapters.sglang.glue import SchedulerGlue
 from bidkv.adapters.sglang.ranks import LocalWord, SharedWord, Word, poll_nothing
@@ -87,6 +88,7 @@ class Service:
                 "bidkv: policy %r stays off and SGLang keeps its own rules: %s", policy.name, reason
             )
         self.metrics: Any = None
+        self._cycles = CycleWatch(self.controller.counters, scheduler.max_running_requests)
         if exports:
             self.metrics = self._export(environment.metrics_port)
 
@@ -124,6 +126,7 @@ class Service:
         }
         if self.controller.stability is not None:
             self.controller.stability.compute_stability_state(free, engine.num_blocks)
+        self._cycles.look(self._clock(), len(engine.running))
 
     def _export(self, port: int | None) -> Any:
         from bidkv.observability.metrics import Gauge, MetricsExporter
@@ -138,6 +141,11 @@ class Service:
             "free_blocks": Gauge("KV pages nobody has locked.", lambda: self._gauges["free_blocks"]),
             "running_requests": Gauge("Requests that run.", lambda: self._gauges["running_requests"]),
             "waiting_requests": Gauge("Requests that wait.", lambda: self._gauges["waiting_requests"]),
+            "floor_blocks": Gauge(
+                "Blocks the last admission had to leave free.",
+                lambda: self.controller.last_reserve_blocks or 0,
+            ),
+            "limit_cycle": Gauge(LIMIT_CYCLE, lambda: self._cycles.cycling),
         }
         return MetricsExporter(self.controller, port, gauges)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bidkv.adapters.cycle_watch import LIMIT_CYCLE, CycleWatch
 from bidkv.adapters.environment import Environment, read_environment
 from bidkv.adapters.vllm.mixin import Glue
 from bidkv.control import Controller
@@ -40,6 +41,7 @@ class Service:
         self.controller = Controller(policy, stability=stability, observer=observer)
         self.glue = Glue(scheduler, self.controller, clock)
         self.metrics = None
+        self._cycles = CycleWatch(self.controller.counters, scheduler.max_num_running_reqs)
         self._clock = clock
         self._next_poll_s = clock()
         self._control_file = None
@@ -78,6 +80,7 @@ class Service:
         if stability is not None:
             engine = self.glue.engine
             stability.compute_stability_state(engine.free_blocks, engine.num_blocks)
+            self._cycles.look(now, engine.num_running)
 
     def _export(self, scheduler: Any, port: int) -> Any:
         from bidkv.observability.metrics import Gauge, MetricsExporter
@@ -92,6 +95,7 @@ class Service:
                 "Blocks the last admission had to leave free.", lambda: self.glue.floor_blocks
             ),
             "gate_shut": Gauge("1 while the policy admits nobody.", lambda: self.glue.gate_shut),
+            "limit_cycle": Gauge(LIMIT_CYCLE, lambda: self._cycles.cycling),
         }
         return MetricsExporter(self.controller, port, gauges)
 
