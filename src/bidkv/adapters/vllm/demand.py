@@ -16,13 +16,16 @@ class BlockDemand:
     only as many as it must, first choice first.
     """
 
-    __slots__ = ("_counted_without", "_managers", "_scheduler", "_sizes", "_total")
+    __slots__ = ("_counted_without", "_managers", "_plain", "_scheduler", "_sizes", "_total")
 
     def __init__(self, scheduler: Any) -> None:
         self._scheduler = scheduler
         managers = scheduler.kv_cache_manager.coordinator.single_type_managers
         self._managers = [manager.req_to_blocks for manager in managers]
         self._sizes = [manager.block_size for manager in managers]
+        self._plain = (
+            len(self._sizes) == 1 and not scheduler.num_spec_tokens and not scheduler.num_lookahead_tokens
+        )
         self._total = 0
         # Whom the total leaves out; None while it must be counted anew.
         self._counted_without: frozenset[str] | None = None
@@ -42,19 +45,38 @@ class BlockDemand:
     def blocks(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes without the requests `excluded`; O(running) once a step."""
         counted_without = self._counted_without
+        if not excluded and self._sum():
+            return self._total
         if not excluded or counted_without is None or not counted_without <= excluded:
             return self._walk(excluded)
         requests = self._scheduler.requests
         gone = excluded - counted_without
         return self._total - sum([self._need(requests[request_id])[1] for request_id in gone])
 
+    def _sum(self) -> bool:
+        """Count without regard to order, which matters only when token budget is short; False when it is."""
+        scheduler = self._scheduler
+        if not self._plain:
+            return False
+        running = scheduler.running
+        prefills = [request for request in scheduler._inflight_prefills if request.status.name == "RUNNING"]
+        needs = [self._need(request) for request in prefills]
+        if len(running) + sum([tokens for tokens, _ in needs]) >= scheduler.max_num_scheduled_tokens:
+            return False
+        size = self._sizes[0]
+        # A decoding request takes one token, so a block when its computed positions fill those it holds.
+        full = [request for request in running if request.num_computed_tokens % size == 0]
+        decodes = [request for request in full if request not in scheduler._inflight_prefills]
+        self._total = sum([blocks for _, blocks in needs]) + sum([self._need(r)[1] for r in decodes])
+        self._counted_without = frozenset()
+        return True
+
     def _walk(self, excluded: frozenset[str]) -> int:
         scheduler = self._scheduler
         prefills = scheduler._inflight_prefills
         budget = scheduler.max_num_scheduled_tokens
         size = self._sizes[0]
-        # A decoding request takes one token, so a block when its computed positions fill those it holds.
-        plain = len(self._sizes) == 1 and not scheduler.num_spec_tokens and not scheduler.num_lookahead_tokens
+        plain = self._plain
         demand = 0
         for request in scheduler.running:
             if excluded and request.request_id in excluded:
