@@ -61,6 +61,32 @@ def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> st
         "figures": [_flat(summary) for summary in summaries],
     }
     sections = _sections(results, strategies, baseline_of(summaries)["strategy"])
+    named = strategies[0] if len(strategies) == 1 else f"{len(strategies)} strategies"
+    return render(
+        "page.html.j2",
+        sections,
+        datasets,
+        title=f"{named} on {config.get('trace', 'one workload')}",
+        verdict=verdict,
+        strategies=strategies,
+        baseline=baseline_of(summaries)["strategy"],
+        headings=[figure.heading for figure in TABLE],
+        rows=table_rows(summaries),
+        config=config,
+    )
+
+
+def render(
+    template: str, sections: Sequence[Section], datasets: Mapping[str, Sequence[series.Row]], **words: Any
+) -> str:
+    """Return a page: a template filled with words, charts and the data they share.
+
+    Args:
+        template: its name; it extends `base.html.j2`.
+        sections: the parts with charts, in order.
+        datasets: each data set of the sections, and `figures`.
+        words: what else the template says.
+    """
     specs = {chart.chart_id: chart.spec for section in sections for chart in section.charts}
     chart_data = {chart.chart_id: section.dataset for section in sections for chart in section.charts}
     environment = Environment(
@@ -69,17 +95,12 @@ def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> st
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(template).render(
         version=__version__,
-        verdict=verdict,
-        strategies=strategies,
-        baseline=baseline_of(summaries)["strategy"],
-        headings=[figure.heading for figure in TABLE],
-        rows=table_rows(summaries),
         sections=sections,
-        config=config,
         page_data=_for_script({"data": datasets, "specs": specs, "chartData": chart_data}),
         library=_chart_library(),
+        **words,
     )
 
 

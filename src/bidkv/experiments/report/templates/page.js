@@ -9,6 +9,8 @@
   let chosenTheme = null;
 
   const color = (name) => getComputedStyle(root).getPropertyValue(`--${name}`).trim();
+  const selects = [...document.querySelectorAll("[data-signal]")];
+  const has = (id, signal) => page.specs[id].params.some((p) => p.name === signal);
   const shown = () => chips.filter((c) => c.getAttribute("aria-pressed") === "true").map((c) => c.dataset.strategy);
 
   function chartConfig() {
@@ -41,6 +43,7 @@
     });
     if (old) old.finalize();
     views.set(id, view);
+    for (const select of selects) if (has(id, select.dataset.signal)) view.signal(select.dataset.signal, select.value);
     await view.signal("shown", shown()).runAsync();
   }
 
@@ -84,6 +87,13 @@
     chip.addEventListener("click", () => {
       chip.setAttribute("aria-pressed", String(chip.getAttribute("aria-pressed") !== "true"));
       for (const view of views.values()) view.signal("shown", shown()).runAsync();
+    });
+  }
+
+  for (const select of selects) {
+    select.addEventListener("change", () => {
+      const name = select.dataset.signal;
+      for (const [id, view] of views) if (has(id, name)) view.signal(name, select.value).runAsync();
     });
   }
 
