@@ -4,6 +4,7 @@ Usage: python scripts/validate_service_rate.py rates [TRACE_DIRECTORY]
        python scripts/validate_service_rate.py verdicts [TRACE_DIRECTORY]
        python scripts/validate_service_rate.py loads [TRACE_DIRECTORY]
        python scripts/validate_service_rate.py recorded
+       python scripts/validate_service_rate.py engine
 
 TRACE_DIRECTORY may hold the full traces (AzureLLMInferenceTrace_conv.csv, mooncake_conversation_trace.jsonl);
 without it the slices that ship are used.
@@ -16,10 +17,12 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from bidkv.experiments.saturation import ENGINE_OWN_RULE, poisson, saturated_rate
+from bidkv.experiments.saturation import ENGINE_OWN_RULE, poisson, rate_while_waiting, saturated_rate
 from bidkv.experiments.traces import read_trace
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile, load_profile
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results.codec import decode
 from bidkv.simulator import EngineConfig, simulate
 from bidkv.stability import (
     EmpiricalLaw,
@@ -186,7 +189,32 @@ def recorded_run(_: Path | None) -> None:
     print(f"mean step      {1e3 * statistics.fmean(counted):6.2f} ms, model {1e3 * rate.mean_step_s:.2f} ms")
 
 
-COMMANDS = {"rates": rates, "verdicts": verdicts, "loads": loads, "recorded": recorded_run}
+def engine_runs(_: Path | None) -> None:
+    """Runs of a real engine that had everybody waiting from the start, and the same requests simulated."""
+    profile = load_profile(PROFILES[0])
+    print("| run | steps, preemptions: real | simulated | real req/s | simulator | model | plain formula |")
+    print("|---|---|---|---|---|---|---|")
+    for file in sorted((RECORDED / "saturated").glob("*.json")):
+        real = decode(file.read_text(), file.name)
+        records = sorted(real.records, key=lambda r: int(r.request_id.strip("abcdefghijklmnopqrstuvwxyz-")))
+        requests = [WorkloadRequest(r.request_id, 0.0, r.prompt_tokens, r.output_tokens) for r in records]
+        run = simulate(requests, resolve(ENGINE_OWN_RULE), engine(2048, 256), profile)
+        law = EmpiricalLaw.of((r.prompt_tokens, r.output_tokens) for r in records)
+        rate = predicted(law, 2048, 256, profile)
+        measured = rate_while_waiting(real)
+        shown = (rate_while_waiting(run), rate.sustainable_rps, rate.plain_rps)
+        cells = " | ".join(f"{value:.2f} ({100 * (value / measured - 1):+.1f} %)" for value in shown)
+        counts = " | ".join(f"{r.totals.steps}, {r.totals.preemptions}" for r in (real, run))
+        print(f"| {file.stem} | {counts} | {measured:.2f} | {cells} |")
+
+
+COMMANDS = {
+    "rates": rates,
+    "verdicts": verdicts,
+    "loads": loads,
+    "recorded": recorded_run,
+    "engine": engine_runs,
+}
 
 if __name__ == "__main__":
     if len(sys.argv) not in (2, 3) or sys.argv[1] not in COMMANDS:
