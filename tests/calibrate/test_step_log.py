@@ -20,10 +20,10 @@ def _log(tmp_path: Path, *lines: str, header: str = HEADER) -> Path:
     ("row", "message"),
     [
         ("fast,4,0,4,100", "line 3, field 'step_s': expected a number, found 'fast'"),
-        ("0.008,4,0,-4,100", "line 3, field 'decode': expected a finite number, at least 0, found '-4'"),
+        ("0.008,4,0,-4,100", "line 3, field 'decode': expected a number from 0 to 1e+15, found '-4'"),
         ("0.008,4.5,0.5,4,100", "line 3, field 'tokens': expected a whole number, found '4.5'"),
         ("0,4,0,4,100", "line 3, field 'step_s': expected seconds above 0, found '0'"),
-        ("nan,4,0,4,100", "line 3, field 'step_s': expected a finite number, at least 0, found 'nan'"),
+        ("nan,4,0,4,100", "line 3, field 'step_s': expected a number from 0 to 1e+15, found 'nan'"),
         ("0.008,9,4,4,100", "line 3, field 'tokens': expected prefill + decode = 8, found '9'"),
         ("0.008,4,0,4", "line 3, field 'context': expected a number, found None"),
     ],

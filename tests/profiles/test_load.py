@@ -48,7 +48,7 @@ def _broken(path: str, value: object) -> str:
         ("name", 3, "field name: expected text, got 3"),
         ("graph_max_tokens", -1, "field graph_max_tokens: expected a whole number >= 0, got -1"),
         ("prefill_graphs", "no", "field prefill_graphs: expected true or false, got 'no'"),
-        ("empty_step_s", None, "field empty_step_s: expected a finite number of seconds, got None"),
+        ("empty_step_s", None, "field empty_step_s: expected a number of seconds up to 1e+09, got None"),
         ("regimes/eager", ..., "field regimes: expected also eager"),
         ("regimes/eager/tpu", {}, "field regimes.eager: unknown tpu; expected only host, gpu"),
         ("regimes/decode/gpu", [], "field regimes.decode.gpu: expected an object, got list"),

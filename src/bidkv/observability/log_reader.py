@@ -56,7 +56,7 @@ def _read_file(file: Path) -> Iterator[Line]:
             where = f"{file}, line {number}"
             try:
                 record = json.loads(text)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise LogError(f"{where}: expected a JSON object, got {text[:60]!r}") from error
             if not isinstance(record, dict) or not isinstance(record.get("kind"), str):
                 raise LogError(f"{where}: expected a JSON object with a field 'kind', got {text[:60]!r}")

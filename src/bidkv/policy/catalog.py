@@ -35,6 +35,10 @@ ENTRY_POINTS = "bidkv.policies"
 logger = logging.getLogger("bidkv")
 
 
+_QUOTED = 80
+"""Characters of a wrong text that an error shows."""
+
+
 class PolicySpecError(ValueError):
     """A policy text names what does not exist or gives an impossible value; the message lists what does."""
 
@@ -73,7 +77,9 @@ def resolve(spec: str) -> Policy:
     if name not in _CATALOG:
         _discover()
     if name not in _CATALOG:
-        raise PolicySpecError(f"policy {name!r} does not exist. Available: {', '.join(available())}")
+        raise PolicySpecError(
+            f"policy {name[:_QUOTED]!r} does not exist. Available: {', '.join(available())}"
+        )
     policy_class = _CATALOG[name]
     arguments = _parse_options(name, policy_class, options)
     try:
@@ -119,7 +125,7 @@ def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str
         if not separator or key not in known:
             options = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
             raise PolicySpecError(
-                f"policy {name!r} has no option {part!r}; options (with defaults): {options}"
+                f"policy {name!r} has no option {part[:_QUOTED]!r}; options (with defaults): {options}"
             )
         if key in arguments:
             raise PolicySpecError(f"policy {name!r}: option {key!r} is given twice")
@@ -127,7 +133,9 @@ def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str
         try:
             arguments[key] = parse(value)
         except ValueError:
-            raise PolicySpecError(f"policy {name!r}: option {key!r} must be {kind}, got {value!r}") from None
+            raise PolicySpecError(
+                f"policy {name!r}: option {key!r} must be {kind}, got {value[:_QUOTED]!r}"
+            ) from None
     return arguments
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from bidkv.profiles.errors import ProfileError
+from bidkv.profiles.errors import ProfileError, parse_json, quoted
 from bidkv.profiles.model import CostLine, Regime, StepTimeProfile
 
 BANDWIDTH_SHARE = 0.85
@@ -38,6 +38,8 @@ HOST_GRAPH_STEP_S = 0.011
 
 HOST_EAGER_STEP_S_PER_LAYER = 0.0008
 """Least time a layer of a step launched kernel by kernel: read off the recorded H100 steps."""
+
+_MOST = 10**9
 
 EMPTY_STEP_S = 0.0005
 """Time of a step that schedules nothing; an assumption."""
@@ -104,15 +106,12 @@ def read_shape(model: str | os.PathLike[str]) -> ModelShape:
     else:
         try:
             text = path.read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ProfileError(
                 f"model {model}: expected a packaged shape ({', '.join(_packaged_shapes())}), "
-                f"a config.json or its directory ({error.strerror})"
+                f"a config.json or its directory ({error})"
             ) from error
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ProfileError(f"{path}: line {error.lineno}: not JSON ({error.msg})") from error
+    config = parse_json(text, str(path))
     if not isinstance(config, dict):
         raise ProfileError(f"{path}: expected an object, got {type(config).__name__}")
     return _shape(config, str(path))
@@ -201,6 +200,8 @@ def _count(config: Mapping[str, object], where: str, field: str, default: int | 
         value = default
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ProfileError(
-            f"{where}: field {field}: expected a whole number above 0, got {config.get(field)!r}"
+            f"{where}: field {field}: expected a whole number above 0, got {quoted(config.get(field))}"
         )
+    if value > _MOST:
+        raise ProfileError(f"{where}: field {field}: expected at most {_MOST:,}, got {quoted(value)}")
     return value

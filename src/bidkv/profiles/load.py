@@ -26,19 +26,19 @@ LINE is an object of seconds, absent ones are 0: ``base_s``, ``per_token_s``, ``
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 
-from bidkv.profiles.errors import ProfileError
+from bidkv.profiles.errors import ProfileError, parse_json, quoted
 from bidkv.profiles.model import CostLine, Regime, StepTimeProfile
 
 FORMAT = "bidkv-step-time-profile/1"
 _REQUIRED = ("format", "name", "kind", "graph_max_tokens", "prefill_graphs", "empty_step_s", "regimes")
 _OPTIONAL = ("notes", "evidence")
+_MOST_S = 1e9
 _REGIMES = ("decode", "graph", "eager")
 _COEFFICIENTS = tuple(f.name for f in fields(CostLine))
 
@@ -59,8 +59,8 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> StepTimeProfile:
     if text.endswith(".json") or os.sep in text:
         try:
             content = Path(text).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ProfileError(f"profile {text}: cannot be read ({error.strerror})") from error
+        except (OSError, ValueError) as error:
+            raise ProfileError(f"profile {text}: cannot be read ({error})") from error
         return read_profile(content, where=text)
     names = profile_names()
     if text not in names:
@@ -77,24 +77,22 @@ def read_profile(content: str, where: str) -> StepTimeProfile:
     Raises:
         ProfileError: the content breaks the schema.
     """
-    try:
-        raw = json.loads(content)
-    except json.JSONDecodeError as error:
-        raise ProfileError(f"{where}: line {error.lineno}: not JSON ({error.msg})") from error
-    document = _mapping(raw, where, "(top level)", _REQUIRED, _OPTIONAL)
+    document = _mapping(parse_json(content, where), where, "(top level)", _REQUIRED, _OPTIONAL)
     if document["format"] != FORMAT:
-        raise ProfileError(f"{where}: field format: expected {FORMAT!r}, got {document['format']!r}")
+        raise ProfileError(f"{where}: field format: expected {FORMAT!r}, got {quoted(document['format'])}")
     kind = _text(document, where, "kind")
     if kind not in ("fitted", "analytic"):
-        raise ProfileError(f"{where}: field kind: expected 'fitted' or 'analytic', got {kind!r}")
+        raise ProfileError(f"{where}: field kind: expected 'fitted' or 'analytic', got {quoted(kind)}")
     graph_max_tokens = document["graph_max_tokens"]
     if isinstance(graph_max_tokens, bool) or not isinstance(graph_max_tokens, int) or graph_max_tokens < 0:
         raise ProfileError(
-            f"{where}: field graph_max_tokens: expected a whole number >= 0, got {graph_max_tokens!r}"
+            f"{where}: field graph_max_tokens: expected a whole number >= 0, got {quoted(graph_max_tokens)}"
         )
     prefill_graphs = document["prefill_graphs"]
     if not isinstance(prefill_graphs, bool):
-        raise ProfileError(f"{where}: field prefill_graphs: expected true or false, got {prefill_graphs!r}")
+        raise ProfileError(
+            f"{where}: field prefill_graphs: expected true or false, got {quoted(prefill_graphs)}"
+        )
     regimes = _mapping(document["regimes"], where, "regimes", _REGIMES)
     decode, graph, eager = (_regime(regimes[name], where, f"regimes.{name}") for name in _REGIMES)
     return StepTimeProfile(
@@ -160,20 +158,24 @@ def _mapping(
     unknown = sorted(set(raw) - set(required) - set(optional))
     if unknown:
         allowed = ", ".join(required + optional)
-        raise ProfileError(f"{where}: field {field}: unknown {', '.join(unknown)}; expected only {allowed}")
+        raise ProfileError(
+            f"{where}: field {field}: unknown {', '.join(unknown)[:80]}; expected only {allowed}"
+        )
     return raw
 
 
 def _text(document: Mapping[str, object], where: str, field: str) -> str:
     value = document[field]
     if not isinstance(value, str):
-        raise ProfileError(f"{where}: field {field}: expected text, got {value!r}")
+        raise ProfileError(f"{where}: field {field}: expected text, got {quoted(value)}")
     return value
 
 
 def _seconds(value: object, where: str, field: str, minimum: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ProfileError(f"{where}: field {field}: expected a finite number of seconds, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= _MOST_S:
+        raise ProfileError(
+            f"{where}: field {field}: expected a number of seconds up to {_MOST_S:g}, got {quoted(value)}"
+        )
     if value < minimum:
-        raise ProfileError(f"{where}: field {field}: expected at least {minimum:g} s, got {value!r}")
+        raise ProfileError(f"{where}: field {field}: expected at least {minimum:g} s, got {quoted(value)}")
     return float(value)

@@ -7,6 +7,7 @@ JSON and loads as a table. Numbers come back to the last bit. docs/experiments.m
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
@@ -18,6 +19,8 @@ SCHEMA = "bidkv.run"
 SCHEMA_VERSION = 1
 
 _NUMBER = (int, float)
+_MOST = 2**63
+"""No whole number of a run is larger."""
 _MAYBE = (int, float, type(None))
 _RECORD_KINDS: dict[str, tuple[type, ...]] = {
     "request_id": (str,),
@@ -130,7 +133,7 @@ def _rows(where: str, name: str, table: Any, kinds: Mapping[str, tuple[type, ...
         if type(row) is not list or len(row) != len(kinds):
             _fail(where, f"{name}.rows[{number}]", f"{len(kinds)} values", row)
         for (column, allowed), value in zip(kinds.items(), row, strict=True):
-            if type(value) not in allowed:
+            if type(value) not in allowed or _is_too_large(value):
                 _fail(where, f"{name}.rows[{number}].{column}", _names(allowed), value)
     return rows
 
@@ -138,7 +141,7 @@ def _rows(where: str, name: str, table: Any, kinds: Mapping[str, tuple[type, ...
 def _totals(where: str, given: Any) -> EngineTotals:
     _check_object(where, "totals", given, {**dict.fromkeys(_TOTALS, _NUMBER), "extra": (dict,)})
     for name, value in given["extra"].items():
-        if type(value) not in _NUMBER:
+        if type(value) not in _NUMBER or _is_too_large(value):
             _fail(where, f"totals.extra.{name}", _names(_NUMBER), value)
     return EngineTotals(**given)
 
@@ -154,8 +157,15 @@ def _check_object(where: str, name: str, value: Any, kinds: Mapping[str, tuple[t
     if type(value) is not dict or set(value) != set(kinds):
         _fail(where, name, f"an object with exactly the fields {', '.join(kinds)}", value)
     for field, allowed in kinds.items():
-        if type(value[field]) not in allowed:
+        if type(value[field]) not in allowed or _is_too_large(value[field]):
             _fail(where, f"{name}.{field}".lstrip("."), _names(allowed), value[field])
+
+
+def _is_too_large(value: object) -> bool:
+    # JSON's 1e999 reads as infinity and an integer may have thousands of digits: neither can be counted with.
+    if isinstance(value, float):
+        return not math.isfinite(value)
+    return isinstance(value, int) and abs(value) > _MOST
 
 
 def _names(kinds: Sequence[type]) -> str:

@@ -8,6 +8,18 @@ from typing import Literal
 SchedulingPolicy = Literal["fcfs", "priority"]
 
 
+_LIMITS = {
+    "num_gpu_blocks": (2, 10**8),
+    "block_size": (1, 10**6),
+    "max_num_seqs": (1, 10**6),
+    "max_num_batched_tokens": (1, 10**9),
+    "max_model_len": (2, 10**9),
+    "prefix_chunk_tokens": (1, 10**9),
+    "long_prefill_token_threshold": (0, 10**9),
+}
+"""Least and most: tables of these sizes are made at the start, and a slip must not fill the memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Options of one engine replica, named and counted as vLLM does.
@@ -44,28 +56,20 @@ class EngineConfig:
     long_prefill_token_threshold: int = 0
 
     def __post_init__(self) -> None:
-        minima = {
-            "num_gpu_blocks": 2,
-            "block_size": 1,
-            "max_num_seqs": 1,
-            "max_num_batched_tokens": 1,
-            "prefix_chunk_tokens": 1,
-        }
-        for name, least in minima.items():
+        for name, (least, most) in _LIMITS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-        if not 0.0 <= self.watermark < 1.0:
-            raise ValueError(f"watermark must be in [0.0, 1.0), got {self.watermark!r}")
-        if self.max_model_len is not None and self.max_model_len < 2:
-            raise ValueError(f"max_model_len must be >= 2 or None, got {self.max_model_len!r}")
-        if self.long_prefill_token_threshold < 0:
-            raise ValueError(
-                f"long_prefill_token_threshold must be >= 0, got {self.long_prefill_token_threshold!r}"
-            )
+            if name == "max_model_len" and value is None:
+                continue
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(f"{name} must be an integer >= {least} and <= {most:,}, got {value!r:.80}")
+        for name in ("enable_prefix_caching", "enable_chunked_prefill", "reserve_full_isl"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r:.80}")
+        if type(self.watermark) not in (int, float) or not 0.0 <= self.watermark < 1.0:
+            raise ValueError(f"watermark must be in [0.0, 1.0), got {self.watermark!r:.80}")
         if self.scheduling_policy not in ("fcfs", "priority"):
             raise ValueError(
-                f"scheduling_policy must be 'fcfs' or 'priority', got {self.scheduling_policy!r}"
+                f"scheduling_policy must be 'fcfs' or 'priority', got {self.scheduling_policy!r:.80}"
             )
         if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.model_len:
             raise ValueError(

@@ -8,7 +8,6 @@ enter in order, elsewhere as equal fresh prompts, one a prefilling request.
 from __future__ import annotations
 
 import csv
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +20,7 @@ from bidkv.experiments.step_columns import CELL_COLUMNS, COLUMNS, REQUIRED_COLUM
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+_MOST = 1e15  # whole numbers up to here are exact
 _BLOCK_ROWS = 100  # a log without cells is cut into blocks this long, because neighboring steps are alike
 
 
@@ -88,12 +88,15 @@ def read_step_log(path: str | Path) -> StepLog:
     name = str(path)
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
-        header = reader.fieldnames or []
-        missing = [column for column in REQUIRED_COLUMNS if column not in header]
-        if missing:
-            raise StepLogError(f"{name}, line 1: expected the columns {', '.join(missing)} too")
-        known = [column for column in COLUMNS if column in header]
-        rows = [_numbers(name, reader.line_num, row, known) for row in reader]
+        try:
+            header = reader.fieldnames or []
+            missing = [column for column in REQUIRED_COLUMNS if column not in header]
+            if missing:
+                raise StepLogError(f"{name}, line 1: expected the columns {', '.join(missing)} too")
+            known = [column for column in COLUMNS if column in header]
+            rows = [_numbers(name, reader.line_num, row, known) for row in reader]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise StepLogError(f"{name}, line {reader.line_num + 1}: expected CSV text ({error})") from error
     if not rows:
         raise StepLogError(f"{name}: expected at least one step, found none")
     columns = {column: np.array([row[i] for row in rows]) for i, column in enumerate(known)}
@@ -115,7 +118,9 @@ def read_step_log(path: str | Path) -> StepLog:
 
 def _numbers(name: str, line: int, row: dict[str, str], known: list[str]) -> list[float]:
     def fail(field: str, expected: str) -> NoReturn:
-        raise StepLogError(f"{name}, line {line}, field {field!r}: expected {expected}, found {row[field]!r}")
+        raise StepLogError(
+            f"{name}, line {line}, field {field!r}: expected {expected}, found {repr(row[field])[:80]}"
+        )
 
     values = []
     for column in known:
@@ -123,8 +128,8 @@ def _numbers(name: str, line: int, row: dict[str, str], known: list[str]) -> lis
             value = float(row[column])
         except (TypeError, ValueError):
             fail(column, "a number")
-        if not math.isfinite(value) or value < 0:
-            fail(column, "a finite number, at least 0")
+        if not 0 <= value <= _MOST:
+            fail(column, f"a number from 0 to {_MOST:g}")
         if column not in ("step_s", "prefill_attention") and value != int(value):
             fail(column, "a whole number")
         values.append(value)

@@ -167,8 +167,8 @@ def _read_plan(path: Path) -> Plan:
         return Plan.from_dict(json.loads(path.read_bytes()))
     except OSError as error:
         raise StoreError(f"{path.parent}: no experiment here ({error.strerror})") from error
-    except (ValueError, AttributeError) as error:
-        raise StoreError(f"{path}: expected the manifest of an experiment ({error})") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{path}: expected the manifest of an experiment ({str(error)[:200]})") from error
 
 
 def _require_same(folder: Path, held: Plan, asked: Plan) -> None:

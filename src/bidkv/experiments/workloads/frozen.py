@@ -96,7 +96,7 @@ def load_frozen(path: str | Path) -> tuple[Manifest, Iterator[WorkloadRequest]]:
         raise TraceError(f"{path}: cannot be read: {error}") from error
     if sha256 != manifest.sha256:
         raise TraceError(
-            f"{path}: expected the file that was frozen, SHA-256 {manifest.sha256}, found {sha256}: "
+            f"{path}: expected the file that was frozen, SHA-256 {manifest.sha256[:64]}, found {sha256}: "
             "it was changed since; freeze it again"
         )
     return manifest, read_trace(path, trace_format="mooncake")
