@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture lint test test-core test-pages test-vllm test-sglang bench nightly clean
+.PHONY: help setup demo picture lint test test-core test-pages test-deploy test-vllm test-sglang bench nightly clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -41,17 +41,22 @@ lint: setup ## linter, formatter, type checker, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint test-core test-pages ## everything; a skipped suite is a failure
+test: lint test-core test-pages test-deploy ## everything; a skipped suite is a failure
 
 test-core: setup ## quick: all but engines and browser
-	$(PYTEST) tests --ignore=tests/vllm --ignore=tests/sglang -m "not browser" --no-skips
+	$(PYTEST) tests --ignore=tests/vllm --ignore=tests/sglang -m "not browser and not prometheus" --no-skips
 
 test-pages: setup ## the report in a real headless browser
 	scripts/setup-browser.sh
 	$(PYTEST) tests/pages -m browser --no-skips
 
+test-deploy: setup ## dashboard, alert rules and metrics, held against promtool
+	scripts/setup-prometheus.sh
+	$(PYTEST) tests/observability -m prometheus --no-skips
+
 test-vllm: ## policies inside a real vLLM, in .venv-vllm
 	PYTHON=$(PYTHON) scripts/setup-vllm.sh
+	scripts/setup-prometheus.sh
 	.venv-vllm/bin/python -m pytest -q tests/vllm --no-skips
 
 test-sglang: ## policies inside a real SGLang, in .venv-sglang

@@ -21,6 +21,7 @@ COMMANDS: dict[str, str] = {
     "explain": "bidkv.cli.explain",
     "replay": "bidkv.cli.replay",
     "timeline": "bidkv.cli.timeline",
+    "top": "bidkv.cli.top",
 }
 """Command name -> module that holds its function `command`; in the order `--help` lists them."""
 

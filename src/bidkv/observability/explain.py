@@ -110,6 +110,7 @@ def _tell(
     if isinstance(line, Finish):
         story.finish = line
         return
-    if line.by != "policy" or (decision is not None and decision.step != line.step):
+    # Engines count the step before or after the question is asked.
+    if line.by != "policy" or (decision is not None and line.step - decision.step > 1):
         decision = None
     story.setbacks.append(Setback(line, decision, "" if decision is None else rules.get(decision.policy, "")))
