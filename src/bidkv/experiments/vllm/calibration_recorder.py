@@ -109,32 +109,34 @@ class Recorder:
     def _watched_schedule(self, *args: Any, **kwargs: Any) -> Any:
         output = self._schedule(*args, **kwargs)
         started = self._clock()
-        self._batch = self._described(output.num_scheduled_tokens)
+        self._batch = describe_batch(self.scheduler, output.num_scheduled_tokens)
         self._looking_s += self._clock() - started
         return output
 
-    def _described(self, scheduled: dict[str, int]) -> Row:
-        prefill = decode = context = prefills = 0
-        attention = 0.0
-        for request_id, tokens in scheduled.items():
-            request = self.scheduler.requests[request_id]
-            computed = request.num_computed_tokens  # already advanced over this step's tokens
-            before = computed - tokens
-            context += computed
-            if tokens == 1 and request.num_output_tokens and computed == request.num_tokens:
-                decode += 1
-            else:
-                prefill += tokens
-                prefills += 1
-                attention += tokens * (before + tokens / 2)
-        return {
-            "tokens": prefill + decode,
-            "prefill": prefill,
-            "decode": decode,
-            "context": context,
-            "prefill_attention": attention,
-            "num_prefills": prefills,
-            "running": len(self.scheduler.running),
-            "waiting": len(self.scheduler.waiting),
-            "free_blocks": self.scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
-        }
+
+def describe_batch(scheduler: Any, scheduled: dict[str, int]) -> Row:
+    """What a step holds, as the columns of a step log; call it right after the step was scheduled."""
+    prefill = decode = context = prefills = 0
+    attention = 0.0
+    for request_id, tokens in scheduled.items():
+        request = scheduler.requests[request_id]
+        computed = request.num_computed_tokens  # already advanced over this step's tokens
+        before = computed - tokens
+        context += computed
+        if tokens == 1 and request.num_output_tokens and computed == request.num_tokens:
+            decode += 1
+        else:
+            prefill += tokens
+            prefills += 1
+            attention += tokens * (before + tokens / 2)
+    return {
+        "tokens": prefill + decode,
+        "prefill": prefill,
+        "decode": decode,
+        "context": context,
+        "prefill_attention": attention,
+        "num_prefills": prefills,
+        "running": len(scheduler.running),
+        "waiting": len(scheduler.waiting),
+        "free_blocks": scheduler.kv_cache_manager.block_pool.get_num_free_blocks(),
+    }

@@ -10,15 +10,18 @@ seed, a policy, and optionally the step's token budget and how many of the engin
     [{"name": "t-lcf-1", "family": "mixed", "n": 250, "rate_rps": 7.0, "seed": 1001, "policy": "lcf",
       "chunk": 512, "blocks": 600}]
 
-A `rate_rps` of null queues everything at the start. Requests are submitted when they are due, the engine is
-stepped by hand, and between two runs it is idle and its prefix cache is empty: one engine serves all runs, so
-that no two of them differ in how it was started. Every run is written as one result file when it ends; the
-same command again makes only the runs that are missing.
+A `rate_rps` of null queues everything before the clock starts. Requests are submitted when they are due, the
+engine is stepped by hand, and between two runs it is idle and its prefix cache is empty: one engine serves
+all runs, so that no two of them differ in how it was started. Every run is written as one result file when it
+ends; the same command again makes only the runs that are missing. A run with `"steps": true` leaves its step
+log beside its result, in the columns a calibration reads; a step's time there runs to the next step's start,
+so that what the host does between two steps is part of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import math
 import os
@@ -31,6 +34,8 @@ from random import Random
 from typing import Any
 
 from bidkv.experiments.families import FAMILIES
+from bidkv.experiments.step_columns import RECORDED_COLUMNS
+from bidkv.experiments.vllm.calibration_recorder import Row, describe_batch
 from bidkv.experiments.vllm.engine import build_engine
 from bidkv.experiments.workloads import generate
 from bidkv.policy import resolve
@@ -52,6 +57,27 @@ class Replayer:
         self._pool = self._scheduler.kv_cache_manager.block_pool
         self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
         self._random = Random(seed)
+        self.preempted: dict[str, int] = {}
+        self.batch: Row = {}
+        self.step_log: list[Row] | None = None
+        self._watch()
+
+    def _watch(self) -> None:
+        """Count preemptions by request, and describe each step's batch while a step log is kept."""
+        scheduler = self._scheduler
+        preempt, schedule = scheduler._preempt_request, scheduler.schedule
+
+        def watched_preempt(request: Any, *args: Any, **kwargs: Any) -> Any:
+            self.preempted[request.request_id] = self.preempted.get(request.request_id, 0) + 1
+            return preempt(request, *args, **kwargs)
+
+        def watched_schedule(*args: Any, **kwargs: Any) -> Any:
+            output = schedule(*args, **kwargs)
+            if self.step_log is not None:
+                self.batch = describe_batch(scheduler, output.num_scheduled_tokens)
+            return output
+
+        scheduler._preempt_request, scheduler.schedule = watched_preempt, watched_schedule
 
     def run(self, spec: dict[str, Any]) -> RunResult:
         """Make one run of the plan."""
@@ -66,31 +92,42 @@ class Replayer:
         policy = spec["policy"]
         self._controller.switch(resolve(policy))
         self._controller.policy.name = policy
+        self.preempted.clear()
+        self.step_log = [] if spec.get("steps") else None
+        prompts = {
+            request.request_id: self._random.choices(range(self._vocabulary), k=request.prompt_tokens)
+            for request in requests
+        }
         try:
-            return _Drive(self, requests, policy).to_end()
+            return _Drive(self, requests, prompts, policy).to_end()
         finally:
             if pinned:
                 self._pool.free_blocks(reversed(pinned))
 
-    def submit(self, request: WorkloadRequest) -> None:
-        """Hand one request to the engine, with random tokens."""
+    def submit(self, request: WorkloadRequest, prompt: list[int]) -> None:
+        """Hand one request to the engine."""
         from vllm import SamplingParams
 
-        tokens = self._random.choices(range(self._vocabulary), k=request.prompt_tokens)
         sampling = SamplingParams(
             max_tokens=request.output_tokens, ignore_eos=True, temperature=0.0, detokenize=False
         )
-        self._engine.add_request(request.request_id, {"prompt_token_ids": tokens}, sampling)
+        self._engine.add_request(request.request_id, {"prompt_token_ids": prompt}, sampling)
 
 
 class _Drive:
-    def __init__(self, replayer: Replayer, requests: Sequence[WorkloadRequest], policy: str) -> None:
+    def __init__(
+        self,
+        replayer: Replayer,
+        requests: Sequence[WorkloadRequest],
+        prompts: dict[str, list[int]],
+        policy: str,
+    ) -> None:
         self._replayer = replayer
+        self._prompts = prompts
         self._requests = {request.request_id: request for request in requests}
         self._due = deque(requests)
         self._policy = policy
         self._first_s: dict[str, float] = {}
-        self._preempted: dict[str, int] = {}
         self._records: list[RequestRecord] = []
         self._timeline: list[TimelinePoint] = []
         self._used_block_seconds = 0.0
@@ -101,17 +138,23 @@ class _Drive:
         engine, view, controller = replayer._engine, replayer._view, replayer._controller
         before = controller.counters.as_dict()
         tokens_before = view.num_scheduled_tokens
+        while self._due and self._due[-1].arrival_s == 0.0:
+            self._submit_next()
         started = time.perf_counter()
         while self._due or engine.has_unfinished_requests():
             now = time.perf_counter() - started
             while self._due and self._due[0].arrival_s <= now:
-                replayer.submit(self._due.popleft())
+                self._submit_next()
             if not engine.has_unfinished_requests():
                 time.sleep(max(0.0, self._due[0].arrival_s - (time.perf_counter() - started)))
                 continue
             outputs = engine.step()
             ended = time.perf_counter() - started
             self._take(outputs, now, ended)
+            if replayer.step_log is not None and replayer.batch:
+                next_s = time.perf_counter() - started
+                replayer.step_log.append({"step_s": next_s - now, **replayer.batch})
+                replayer.batch = {}
         wall_s = time.perf_counter() - started
         counters = controller.counters.as_dict()
         grown = {name: counters[name] - before[name] for name in counters}
@@ -127,6 +170,10 @@ class _Drive:
         notes = {"control": grown, "active": controller.active, "breaker": controller.breaker.reason}
         return RunResult(self._policy, self._records, totals, wall_s, wall_s, self._timeline, notes)
 
+    def _submit_next(self) -> None:
+        request = self._due.popleft()
+        self._replayer.submit(request, self._prompts[request.request_id])
+
     def _take(self, outputs: Sequence[Any], began_s: float, ended_s: float) -> None:
         replayer = self._replayer
         scheduler, view = replayer._scheduler, replayer._view
@@ -138,9 +185,6 @@ class _Drive:
             preemptions = counters.preemptions_by_policy + counters.preemptions_by_engine
             point = TimelinePoint(ended_s, used, len(scheduler.running), view.num_waiting, preemptions)
             self._timeline.append(point)
-        for request_id, request in scheduler.requests.items():
-            if request.num_preemptions:
-                self._preempted[request_id] = request.num_preemptions
         for output in outputs:
             name = output.request_id
             self._first_s.setdefault(name, ended_s)
@@ -154,7 +198,7 @@ class _Drive:
                         request.output_tokens,
                         self._first_s[name],
                         ended_s,
-                        self._preempted.get(name, 0),
+                        replayer.preempted.get(name, 0),
                     )
                 )
 
@@ -167,6 +211,15 @@ def workload(spec: dict[str, Any]) -> list[WorkloadRequest]:
     return list(
         generate(spec["family"], n=spec["n"], rate_rps=rate, seed=spec["seed"], **spec.get("params", {}))
     )
+
+
+def write_steps(path: Path, spec: dict[str, Any], rows: Sequence[Row]) -> None:
+    """Write a run's step log; the cell columns say which run it was."""
+    place = {"cell": spec["seed"], "conc": 0, "plen": 0, "chunk": spec.get("chunk", 0)}
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, RECORDED_COLUMNS)
+        writer.writeheader()
+        writer.writerows([place | row for row in rows])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -210,6 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         part = path.with_suffix(".part")
         part.write_text(encode(result))
         os.replace(part, path)
+        if replayer.step_log is not None:
+            write_steps(path.with_suffix(".steps.csv"), spec, replayer.step_log)
         left -= 1
         figures = result.summary()
         print(
