@@ -20,11 +20,15 @@ import tempfile
 import time
 from pathlib import Path
 
+HERE = "--here"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import atheris
+if HERE in sys.argv:
+    import atheris
 
-with atheris.instrument_imports(include=["bidkv"]):
+    with atheris.instrument_imports(include=["bidkv"]):
+        from tests.reliability.readers import Reader, feed, readers
+else:
     from tests.reliability.readers import Reader, feed, readers
 
 FOUND = Path("out/fuzz")
@@ -60,7 +64,7 @@ def fuzz_apart(reader: Reader, inputs: int, seconds: int) -> bool:
     words = [
         sys.executable,
         __file__,
-        "--here",
+        HERE,
         "--inputs",
         str(inputs),
         "--seconds",
@@ -91,7 +95,7 @@ def main() -> int:
     parser.add_argument("--inputs", type=int, default=-1, help="inputs a reader; default: no limit")
     parser.add_argument("--seconds", type=int, default=0, help="seconds a reader; default: no limit")
     parser.add_argument("--list", action="store_true", help="print the readers' names")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(HERE, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     known = {reader.name: reader for reader in readers()}
     unknown = [name for name in options.names if name not in known]

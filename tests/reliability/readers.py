@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -55,7 +56,8 @@ class Reader:
     seeds: tuple[bytes, ...]
 
 
-SCRATCH = Path(tempfile.mkdtemp(prefix="bidkv-fuzz-"))
+_MEMORY = "/dev/shm"  # files in memory, where the system has them
+SCRATCH = Path(tempfile.mkdtemp(prefix="bidkv-fuzz-", dir=_MEMORY if os.path.isdir(_MEMORY) else None))
 atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 
