@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from bidkv.experiments.outcome import judge_runs
+from bidkv.experiments.runner import Load, Plan, StoredRun
 from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
 
 STRATEGIES = (
@@ -68,6 +70,23 @@ def page_file(runs: list[RunResult], tmp_path_factory: pytest.TempPathFactory) -
     page = pytest.importorskip("bidkv.experiments.report.page", reason="needs the [report] extra")
     file = tmp_path_factory.mktemp("report") / "deep" / "report.html"
     page.write_report(file, runs, {"trace": "made </script><b>up", "num_gpu_blocks": 600})
+    return Path(file)
+
+
+@pytest.fixture(scope="session")
+def experiment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a small experiment: two loads, two runs of each of three strategies."""
+    page = pytest.importorskip("bidkv.experiments.report.experiment_page", reason="needs the [report] extra")
+    strategies = ("preempt-evict", "bidkv", "fair:cap=8;w=0.5")
+    loads = (Load("mixed", 2.0), Load('made </script><b>"up"', 3.5))
+    plan = Plan("sim", strategies, loads, 2, 120, 7, {"profile": "made up"})
+    runs = []
+    for seed, cell in enumerate(plan.cells()):
+        run = made_up_run(cell.strategy, seed % 5, requests=120)
+        run.notes["control"] = {"decisions": 9, "overrides": 9, "admissions": 120}
+        runs.append(StoredRun(cell, run))
+    file = tmp_path_factory.mktemp("experiment") / "deep" / "experiment.html"
+    page.write_experiment_page(file, judge_runs(plan, runs))
     return Path(file)
 
 

@@ -14,7 +14,7 @@ from bidkv.results import RunResult
 
 pytestmark = pytest.mark.browser
 
-LINE_CHARTS = ("ttft", "e2e", "kv", "preemptions")
+LINE_CHARTS = ("ttft", "e2e", "kv", "preemptions", "queue")
 
 
 class Opened:

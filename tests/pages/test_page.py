@@ -33,7 +33,7 @@ def test_timeline_rows_are_time_averages_and_counts_so_far() -> None:
     assert {row["kv_use"] for row in rows} == {0.1, 0.6}
     assert sum(row["kv_use"] for row in rows) / TIME_STEPS == pytest.approx(0.35)
     assert [row["preemptions"] for row in rows] == sorted(row["preemptions"] for row in rows)
-    assert rows[-1] == {"strategy": "a", "time_s": 10.0, "kv_use": 0.6, "preemptions": 3}
+    assert rows[-1] == {"strategy": "a", "time_s": 10.0, "kv_use": 0.6, "preemptions": 3, "waiting": 0}
 
 
 def test_a_shorter_run_shares_the_grid_of_the_longest() -> None:
@@ -76,8 +76,9 @@ def test_the_page_says_how_it_was_thinned_and_holds_the_data(page_file: Path, ru
     found = re.search(r'id="page-data">(.*?)</script>', text, flags=re.DOTALL)
     assert found is not None
     data = json.loads(found.group(1))["data"]
-    assert [row["preemptions"] for row in data["figures"]] == [run.totals.preemptions for run in runs]
-    assert len(data["latency"]) == 2 * CDF_STEPS * len(runs)
+    place = data["figures"]["columns"].index("preemptions")
+    assert [row[place] for row in data["figures"]["rows"]] == [run.totals.preemptions for run in runs]
+    assert len(data["latency"]["rows"]) == 2 * CDF_STEPS * len(runs)
 
 
 def test_the_same_results_give_the_same_page(runs: list[RunResult]) -> None:

@@ -19,10 +19,20 @@ _MARK = {Verdict.BETTER: "better", Verdict.WORSE: "worse", Verdict.NOT_SHOWN: "-
 
 def in_words(outcome: Outcome) -> str:
     """Return the verdict as sentences, one line a strategy, then what has to be known to read them."""
-    lines = [_sentence(outcome, overall) for overall in outcome.overall if overall.figure is JUDGED[0]]
-    if not lines:
-        lines = [f"{outcome.baseline} ran alone: there is nothing to compare."]
-    return "\n".join([*lines, *cautions(outcome)])
+    return "\n".join([*sentences(outcome), *cautions(outcome)])
+
+
+def sentences(outcome: Outcome) -> list[str]:
+    """Return the changes over all cells in one sentence, then one a strategy: in how many cells it holds."""
+    overall = [each for each in outcome.overall if each.figure is JUDGED[0]]
+    if not overall:
+        return [f"{outcome.baseline} ran alone: there is nothing to compare."]
+    changes = [f"{o.strategy} {'no value' if o.effect is None else o.effect}" for o in overall]
+    headline = (
+        f"Against {outcome.baseline}, {JUDGED[0].label} over {len(outcome.plan.loads)} "
+        f"load{'s' * (len(outcome.plan.loads) > 1)}: {', '.join(changes)}."
+    )
+    return [headline, *(_sentence(outcome, each) for each in overall)]
 
 
 def _sentence(outcome: Outcome, overall: Overall) -> str:
@@ -35,8 +45,6 @@ def _sentence(outcome: Outcome, overall: Overall) -> str:
     )
     if counts[Verdict.REFUSED]:
         text += f", a claim refused in {counts[Verdict.REFUSED]}"
-    if overall.effect is not None:
-        text += f"; over all cells {overall.effect}"
     own = [j for j in outcome.judged if j.strategy == overall.strategy and j.figure is overall.figure]
     effects = [(j.effect.estimate, j) for j in own if j.effect is not None]
     if len(effects) > 1:

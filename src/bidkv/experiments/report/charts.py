@@ -12,8 +12,8 @@ from typing import Any
 
 import altair as alt
 
-_HEIGHT = 250
-_BAR_HEIGHT = 30
+HEIGHT = 250
+BAR_HEIGHT = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,18 +25,24 @@ class Chart:
     spec: dict[str, Any]
 
 
-def latency_curves(strategies: Sequence[str], baseline: str) -> tuple[Chart, Chart]:
-    """Plot the distribution of TTFT and of end-to-end latency; data set `latency`."""
+def latency_curves(strategies: Sequence[str], baseline: str, load: str | None = None) -> tuple[Chart, Chart]:
+    """Plot the distribution of TTFT and of end-to-end latency; data set `latency`.
+
+    With a `load` the data set has a column of that name, and the plots show that one first.
+    """
 
     def curve(metric: str) -> dict[str, Any]:
         x = alt.X("seconds:Q", title="seconds (log scale)").scale(type="log", nice=False)
         y = alt.Y("percent:Q", title="% of requests at most this slow").scale(domain=[0, 100])
-        base = _base("latency").transform_filter(alt.datum.metric == metric)
+        base = base_of("latency", load).transform_filter(alt.datum.metric == metric)
         lines = base.mark_line(strokeWidth=2).encode(
-            x, y, _color(strategies), order="percent:Q", strokeDash=_dash(baseline)
+            x, y, color_of(strategies), order="percent:Q", strokeDash=_dash(baseline)
         )
         return _layered(
-            lines, _ruler(base, y, "percent", "% of requests", "seconds", ".3~r", strategies), strategies
+            lines,
+            _ruler(base, y, "percent", "% of requests", "seconds", ".3~r", strategies),
+            strategies,
+            load,
         )
 
     return (
@@ -45,26 +51,32 @@ def latency_curves(strategies: Sequence[str], baseline: str) -> tuple[Chart, Cha
     )
 
 
-def timelines(strategies: Sequence[str], baseline: str) -> tuple[Chart, Chart]:
-    """Plot KV use and the preemptions so far over the engine's time; data set `timeline`."""
+def timelines(
+    strategies: Sequence[str], baseline: str, load: str | None = None
+) -> tuple[Chart, Chart, Chart]:
+    """Plot KV use, preemptions so far and the queue over the engine's time; data set `timeline`."""
 
     def line(field: str, y: alt.Y, form: str) -> dict[str, Any]:
         x = alt.X("time_s:Q", title="engine time in seconds")
-        base = _base("timeline")
-        lines = base.mark_line(strokeWidth=1.5).encode(x, y, _color(strategies), strokeDash=_dash(baseline))
-        return _layered(lines, _ruler(base, x, "time_s", "seconds", field, form, strategies), strategies)
+        base = base_of("timeline", load)
+        lines = base.mark_line(strokeWidth=1.5).encode(x, y, color_of(strategies), strokeDash=_dash(baseline))
+        return _layered(
+            lines, _ruler(base, x, "time_s", "seconds", field, form, strategies), strategies, load
+        )
 
     use = alt.Y("kv_use:Q", title="KV blocks in use").axis(format="%").scale(domain=[0, 1])
     events = alt.Y("preemptions:Q", title="preemptions")
+    queue = alt.Y("waiting:Q", title="requests that wait")
     return (
         Chart("kv", "KV cache in use", line("kv_use", use, ".1%")),
         Chart("preemptions", "Preemptions so far", line("preemptions", events, ",")),
+        Chart("queue", "Requests that wait to enter", line("waiting", queue, ",.1f")),
     )
 
 
-def tax_bars(strategies: Sequence[str]) -> Chart:
+def tax_bars(strategies: Sequence[str], load: str | None = None) -> Chart:
     """Plot the share of scheduled tokens that had been computed before; data set `tax`."""
-    base = _base("tax").encode(
+    base = base_of("tax", load).encode(
         alt.Y("strategy:N", title=None, sort=list(strategies)).axis(
             labelLimit=150, labelPadding=8, ticks=False, domain=False
         ),
@@ -77,27 +89,34 @@ def tax_bars(strategies: Sequence[str]) -> Chart:
             alt.Tooltip("preemptions:Q", format=","),
         ],
     )
-    bars = base.mark_bar(height=18).encode(_color(strategies))
+    bars = base.mark_bar(height=18).encode(color_of(strategies))
     labels = base.mark_text(align="left", dx=5).encode(text=alt.Text("recompute_tax:Q", format=".1%"))
     # The label of the longest bar stands to the right of it.
-    height = _BAR_HEIGHT * len(strategies)
+    height = BAR_HEIGHT * len(strategies)
     chart = (
         alt.layer(bars, labels)
-        .add_params(_shown(strategies))
+        .add_params(*params(strategies, load))
         .properties(width="container", height=height, padding={"left": 5, "top": 5, "right": 40, "bottom": 5})
     )
-    return Chart("tax", "Tokens computed again, as a share of all computed", _spec(chart))
+    return Chart("tax", "Tokens computed again, as a share of all computed", spec_of(chart))
 
 
-def _base(dataset: str) -> alt.Chart:
-    return alt.Chart(alt.NamedData(dataset)).transform_filter("indexof(shown, datum.strategy) >= 0")
+def base_of(dataset: str, load: str | None = None) -> alt.Chart:
+    """Return a chart of a data set's rows of the strategies shown and, with a `load`, of the one chosen."""
+    chart: alt.Chart = alt.Chart(alt.NamedData(dataset)).transform_filter(
+        "indexof(shown, datum.strategy) >= 0"
+    )
+    return chart if load is None else chart.transform_filter("datum.load === load")
 
 
-def _shown(strategies: Sequence[str]) -> alt.Parameter:
-    return alt.param(name="shown", value=list(strategies))
+def params(strategies: Sequence[str], load: str | None = None) -> list[alt.Parameter]:
+    """Return the parameters that the page's own buttons and selects set."""
+    shown = alt.param(name="shown", value=list(strategies))
+    return [shown] if load is None else [shown, alt.param(name="load", value=load)]
 
 
-def _color(strategies: Sequence[str]) -> alt.Color:
+def color_of(strategies: Sequence[str]) -> alt.Color:
+    """Return the encoding of strategies as the theme's colors; the page's buttons are the legend."""
     return alt.Color("strategy:N", legend=None).scale(domain=list(strategies))
 
 
@@ -145,14 +164,14 @@ def _escaped(field: str) -> str:
     return field
 
 
-def _layered(lines: alt.Chart, ruler: alt.Chart, strategies: Sequence[str]) -> dict[str, Any]:
-    chart = (
-        alt.layer(lines, ruler).add_params(_shown(strategies)).properties(width="container", height=_HEIGHT)
-    )
-    return _spec(chart)
+def _layered(
+    lines: alt.Chart, ruler: alt.Chart, strategies: Sequence[str], load: str | None
+) -> dict[str, Any]:
+    chart = alt.layer(lines, ruler).add_params(*params(strategies, load))
+    return spec_of(chart.properties(width="container", height=HEIGHT))
 
 
-def _spec(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
+def spec_of(chart: alt.LayerChart | alt.FacetChart | alt.Chart) -> dict[str, Any]:
     """Return the bare specification: Altair's own look is left out, the page's theme decides."""
     spec: dict[str, Any] = chart.to_dict()
     spec.pop("config", None)

@@ -89,6 +89,7 @@ def render(
     """
     specs = {chart.chart_id: chart.spec for section in sections for chart in section.charts}
     chart_data = {chart.chart_id: section.dataset for section in sections for chart in section.charts}
+    tables = {name: _as_table(rows) for name, rows in datasets.items()}
     environment = Environment(
         loader=PackageLoader("bidkv.experiments.report"),
         autoescape=True,
@@ -98,7 +99,7 @@ def render(
     return environment.get_template(template).render(
         version=__version__,
         sections=sections,
-        page_data=_for_script({"data": datasets, "specs": specs, "chartData": chart_data}),
+        page_data=_for_script({"data": tables, "specs": specs, "chartData": chart_data}),
         library=_chart_library(),
         **words,
     )
@@ -140,6 +141,12 @@ def _flat(summary: Summary) -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def _as_table(rows: Sequence[series.Row]) -> dict[str, Any]:
+    """Return column names and bare rows: names repeated in every row would be half of a large page."""
+    columns = list(rows[0]) if rows else []
+    return {"columns": columns, "rows": [[row[name] for name in columns] for row in rows]}
 
 
 def _for_script(value: Any) -> str:

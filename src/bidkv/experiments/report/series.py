@@ -21,7 +21,7 @@ TIME_STEPS = 160
 Row = dict[str, Any]
 
 
-def latency_rows(results: Sequence[RunResult]) -> list[Row]:
+def latency_rows(results: Sequence[RunResult], steps: int = CDF_STEPS) -> list[Row]:
     """Return the latency curves: one row a strategy, metric (`TTFT`, `end to end`) and percentile."""
     rows = []
     for result in results:
@@ -30,24 +30,24 @@ def latency_rows(results: Sequence[RunResult]) -> list[Row]:
             ordered = sorted(v for v in values if v is not None)
             if not ordered:
                 continue
-            for step in range(1, CDF_STEPS + 1):
-                percent = 100.0 * step / CDF_STEPS
-                value = _short(nearest_rank(ordered, percent))
+            for step in range(1, steps + 1):
+                percent = 100.0 * step / steps
+                value = short(nearest_rank(ordered, percent))
                 rows.append(
                     {"strategy": result.strategy, "metric": metric, "percent": percent, "seconds": value}
                 )
     return rows
 
 
-def timeline_rows(results: Sequence[RunResult]) -> list[Row]:
-    """Return KV use (share of usable blocks) and preemptions so far: a row for each strategy and part.
+def timeline_rows(results: Sequence[RunResult], steps: int = TIME_STEPS) -> list[Row]:
+    """Return KV use (share of usable blocks), preemptions so far and queue: a row a strategy and part.
 
     Every strategy has the same grid of times, that of the longest run; shorter runs have fewer rows.
     """
     end_s = max((result.simulated_s for result in results), default=0.0)
     if end_s <= 0.0:
         return []
-    edges = [end_s * step / TIME_STEPS for step in range(TIME_STEPS + 1)]
+    edges = [end_s * step / steps for step in range(steps + 1)]
     rows = []
     for result in results:
         points = result.timeline
@@ -62,9 +62,10 @@ def timeline_rows(results: Sequence[RunResult]) -> list[Row]:
             rows.append(
                 {
                     "strategy": result.strategy,
-                    "time_s": _short(end),
-                    "kv_use": _short(used / result.totals.usable_blocks),
+                    "time_s": short(end),
+                    "kv_use": short(used / result.totals.usable_blocks),
                     "preemptions": last.preemptions,
+                    "waiting": last.waiting,
                 }
             )
     return rows
@@ -100,6 +101,6 @@ def _mean_used(points: Sequence[TimelinePoint], times: Sequence[float], begin: f
     return held / (end - begin)
 
 
-def _short(value: float) -> float:
+def short(value: float) -> float:
     """Keep five significant digits: more would only make the page larger."""
     return float(f"{value:.5g}")

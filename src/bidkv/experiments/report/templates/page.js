@@ -1,6 +1,9 @@
 "use strict";
 (() => {
   const page = JSON.parse(document.getElementById("page-data").textContent);
+  for (const [name, { columns, rows }] of Object.entries(page.data)) {
+    page.data[name] = rows.map((row) => Object.fromEntries(columns.map((column, i) => [column, row[i]])));
+  }
   const root = document.documentElement;
   const themeButton = document.getElementById("theme");
   const chips = [...document.querySelectorAll("[data-strategy]")];
@@ -29,7 +32,10 @@
       axisY: { tickCount: 5 },
       text: { color: color("ink"), fontSize: 12 },
       rule: { color: color("ink") },
-      range: { category: Array.from({ length: 10 }, (_, i) => color(`c${i}`)) },
+      range: {
+        category: Array.from({ length: 10 }, (_, i) => color(`c${i}`)),
+        diverging: [color("c4"), color("line"), color("c1")],
+      },
     };
   }
 
