@@ -140,6 +140,18 @@ def test_figures_of_three_requests_that_never_meet(tmp_path: Path) -> None:
     assert one["throughput_rps"] == pytest.approx(3 / (120 + one["e2e_s"]["mean"]))
 
 
+def test_sglang_schedules_otherwise_than_vllm_on_the_same_requests() -> None:
+    arguments = [*SMALL[:-1], "preempt-evict,sglang_default", "--clip-max-new-tokens", "16"]
+    by_engine = {engine: simulated(*arguments, "--engine", engine) for engine in ("vllm", "sglang")}
+    for engine, document in by_engine.items():
+        assert document["config"]["engine"] == engine
+        assert all(one["completed"] == document["config"]["requests"] for one in document["runs"])
+    own_rule, same_as_policy = by_engine["sglang"]["runs"]
+    assert own_rule["preemptions"] > 0
+    assert own_rule["e2e_s"] == same_as_policy["e2e_s"]
+    assert own_rule["e2e_s"] != by_engine["vllm"]["runs"][0]["e2e_s"]
+
+
 def test_the_table_names_every_strategy_and_the_verdict_follows() -> None:
     result = run(*SMALL)
     assert result.exit_code == 0
@@ -176,6 +188,9 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         (["--trace", "sharegpt-lengths"], ["--trace", "rate"]),
         (["--rate", "fast"], ["--rate", "number"]),
         (["--html", "."], ["--html"]),
+        (["--engine", "sglang", "--watermark", "0.1"], ["--watermark", "SGLang has neither"]),
+        (["--engine", "sglang", "--max-num-batched-tokens", "10"], ["chunked_prefill_size", "multiple"]),
+        (["--engine", "sglang", "--clip-max-new-tokens", "0"], ["clip_max_new_tokens", ">= 1"]),
     ],
     ids=" ".join,
 )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bidkv.protocol.observer import Observer
     from bidkv.protocol.requests import WorkloadRequest
     from bidkv.results import RunResult
-    from bidkv.simulator import EngineConfig
+    from bidkv.simulator import EngineConfig, SglangConfig
 
 DEFAULT_STRATEGIES = "preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf"
 _SYNTHETIC_REQUESTS = 1000
@@ -34,6 +34,13 @@ class TraceFormat(StrEnum):
     MOONCAKE = "mooncake"
     AZURE = "azure"
     LENGTHS = "lengths"
+
+
+class EngineName(StrEnum):
+    """Engines of `--engine`."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
 
 
 def command(
@@ -64,6 +71,10 @@ def command(
     profile: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Step-time profile: how long an engine step takes.")
     ] = "h100-llama3.1-8b",
+    engine_name: Annotated[
+        EngineName,
+        typer.Option("--engine", help="Which engine's scheduler to follow, decision for decision."),
+    ] = EngineName.VLLM,
     num_gpu_blocks: Annotated[
         int, typer.Option(metavar="N", help="KV blocks, the engine's reserved null block included.")
     ] = 600,
@@ -78,6 +89,12 @@ def command(
     watermark: Annotated[
         float, typer.Option(metavar="F", help="Share of the blocks an admission must leave free.")
     ] = 0.0,
+    schedule_conservativeness: Annotated[
+        float, typer.Option(metavar="F", help="SGLang: scales the output that running requests reserve.")
+    ] = 1.0,
+    clip_max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", help="SGLang: most output tokens that one request reserves.")
+    ] = 4096,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the figures as JSON; - is stdout.")
     ] = None,
@@ -91,27 +108,42 @@ def command(
 ) -> None:
     """Compare scheduling strategies on one trace, without a GPU.
 
-    Every strategy runs the identical workload through a simulated engine that schedules as vLLM does.
+    Every strategy runs the identical workload through a simulated engine that schedules as the real one.
     Requests that can never fit into the KV cache are reported and left out.
 
     \b
     Examples:
       bidkv simulate
       bidkv simulate --strategy preempt-evict,lcf --num-gpu-blocks 800 --html report.html
+      bidkv simulate --engine sglang --clip-max-new-tokens 256 --strategy sglang_default,slack_aware,lcf
       bidkv simulate --trace my.jsonl --rate 4 --json - | jq '.runs[].e2e_s'
     """
-    from bidkv.simulator import EngineConfig
+    from bidkv.simulator import EngineConfig, SglangConfig
 
     strategies = _strategies(strategy)
+    engine: EngineConfig | SglangConfig
     with bad_input("engine options"):
-        engine = EngineConfig(
-            num_gpu_blocks=num_gpu_blocks,
-            block_size=block_size,
-            max_num_seqs=max_num_seqs,
-            max_num_batched_tokens=max_num_batched_tokens,
-            enable_prefix_caching=enable_prefix_caching,
-            watermark=watermark,
-        )
+        if engine_name is EngineName.SGLANG:
+            if enable_prefix_caching or watermark:
+                fail("--enable-prefix-caching and --watermark: the simulated SGLang has neither")
+            engine = SglangConfig(
+                # As many tokens as vLLM would have: its null block is none of SGLang's.
+                max_total_tokens=(num_gpu_blocks - 1) * block_size,
+                page_size=block_size,
+                max_running_requests=max_num_seqs,
+                chunked_prefill_size=max_num_batched_tokens,
+                schedule_conservativeness=schedule_conservativeness,
+                clip_max_new_tokens=clip_max_new_tokens,
+            )
+        else:
+            engine = EngineConfig(
+                num_gpu_blocks=num_gpu_blocks,
+                block_size=block_size,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=max_num_batched_tokens,
+                enable_prefix_caching=enable_prefix_caching,
+                watermark=watermark,
+            )
     with bad_input("--profile"):
         from bidkv.profiles import load_profile
 
@@ -140,12 +172,15 @@ def command(
         "seed": seed,
         "strategies": strategies,
         "profile": profile,
+        "engine": engine_name.value,
         "num_gpu_blocks": num_gpu_blocks,
         "block_size": block_size,
         "max_num_seqs": max_num_seqs,
         "max_num_batched_tokens": max_num_batched_tokens,
         "enable_prefix_caching": enable_prefix_caching,
         "watermark": watermark,
+        "schedule_conservativeness": schedule_conservativeness,
+        "clip_max_new_tokens": clip_max_new_tokens,
         "requests": len(requests),
         "arrival_rate_rps": _arrival_rate_rps(requests),
         "left_out": left_out,
@@ -174,7 +209,7 @@ def _workload(
     rate: float | None,
     limit: int | None,
     seed: int,
-    engine: EngineConfig,
+    engine: EngineConfig | SglangConfig,
 ) -> tuple[list[WorkloadRequest], int]:
     """Read the trace once, so that every strategy gets the identical requests; count those left out."""
     from bidkv.experiments.workloads import leave_out_unfit
@@ -212,7 +247,7 @@ def _arrival_rate_rps(requests: Sequence[WorkloadRequest]) -> float | None:
 def _run_all(
     strategies: Sequence[str],
     requests: Sequence[WorkloadRequest],
-    engine: EngineConfig,
+    engine: EngineConfig | SglangConfig,
     profile: StepTimeProfile,
     seed: int,
     observer: Observer | None,

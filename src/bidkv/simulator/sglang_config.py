@@ -86,7 +86,12 @@ class SglangConfig:
         return self.max_prefill_tokens if chunk is None else min(chunk, self.max_prefill_tokens)
 
     @property
-    def num_pages(self) -> int:
+    def block_size(self) -> int:
+        """Tokens per page, by vLLM's name for it."""
+        return self.page_size
+
+    @property
+    def usable_blocks(self) -> int:
         """Pages that requests can hold."""
         return self.max_total_tokens // self.page_size
 

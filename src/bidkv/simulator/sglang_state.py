@@ -21,7 +21,7 @@ class SglangState:
     def __init__(self, config: SglangConfig, profile: StepTimeProfile, controller: Controller) -> None:
         self.config = config
         self.block_size = config.page_size
-        self.num_blocks = self.free_blocks = config.num_pages
+        self.num_blocks = self.free_blocks = config.usable_blocks
         self.max_num_seqs = config.max_num_seqs
         self.max_num_batched_tokens = config.max_num_batched_tokens
         self.now_s = 0.0
