@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo picture lint test test-core test-pages test-deploy test-vllm test-sglang bench nightly clean
+.PHONY: help setup demo picture lint test test-core test-pages test-deploy test-vllm test-sglang docs bench nightly clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ test-vllm: ## policies inside a real vLLM, in .venv-vllm
 test-sglang: ## policies inside a real SGLang, in .venv-sglang
 	PYTHON=$(PYTHON) scripts/setup-sglang.sh
 	.venv-sglang/bin/python -m pytest -q tests/sglang --no-skips
+
+docs: setup ## the documentation as a site, out/site/index.html; needs no network to read
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 bench: setup ## speed, measured by pytest-benchmark
 	$(PYTEST) benchmarks --benchmark-only
