@@ -46,7 +46,7 @@ class Service:
         self._next_poll_s = clock()
         self._control_file = None
         if environment.control_file is not None:
-            self._control_file = ControlFile(environment.control_file, clock=clock)
+            self._control_file = ControlFile(environment.control_file, interval_s=0.0, clock=clock)
         if environment.metrics_port is not None:
             self.metrics = self._export(scheduler, environment.metrics_port)
         logger.info("bidkv: policy %r schedules this engine (%s)", policy.name, type(scheduler).__name__)
