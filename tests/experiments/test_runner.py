@@ -11,13 +11,16 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from bidkv.experiments.runner import (
     Cell,
+    DriverError,
     Load,
     Plan,
     SimDriver,
@@ -182,15 +185,29 @@ def test_requests_that_changed_since_they_were_frozen_are_refused(tmp_path: Path
     store.close()
 
 
-def test_many_processes_give_the_results_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["loky", *(name for name in ("ray",) if find_spec(name) is not None)])
+def test_many_processes_give_the_results_of_one(tmp_path: Path, backend: Literal["loky", "ray"]) -> None:
     pytest.importorskip("joblib", reason="needs the [experiments] extra")
     from bidkv.experiments.runner.parallel import on_cores
 
-    one = run(tmp_path / "one", plan())
-    store = Store.create(tmp_path / "two", plan())
-    with SimDriver(engine(), on_cores(2)) as driver:
+    given = plan(strategies=("preempt-evict", "bidkv", "lcf", "largest-first"), runs=8)
+    one = run(tmp_path / "one", given)
+    store = Store.create(tmp_path / "two", given)
+    with SimDriver(engine(), on_cores(2, backend)) as driver:
         run_experiment(store, driver, lambda line: None)
+    assert len(comparable(one)) == 64
     assert comparable(store) == comparable(one)
+
+
+def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bidkv.experiments.runner import parallel
+    from bidkv.experiments.runner.parallel import on_cores
+
+    monkeypatch.setattr(
+        parallel.importlib.util, "find_spec", lambda name: None if name == "distributed" else True
+    )
+    with pytest.raises(DriverError, match="--backend dask needs distributed"):
+        on_cores(2, "dask")
 
 
 def test_noise_makes_two_runs_of_one_policy_differ_and_repeats_itself(tmp_path: Path) -> None:
