@@ -239,3 +239,18 @@ def test_victims_are_the_policys_and_outputs_are_the_servers(tmp_path, model, re
     assert differed >= 5
     assert "bidkv_hooks_in_place 1.0" in metrics
     assert "bidkv_failures_total 0.0" in metrics
+
+
+def test_two_tensor_parallel_ranks_retract_the_same_requests(tmp_path, model, monkeypatch):
+    """Each rank decides alone, by a policy that reads the clock; both obey the control file in one pass."""
+    monkeypatch.setenv("SGLANG_CPU_OMP_THREADS_BIND", "0|1")
+    with _running(tmp_path / "server", model, "slack_aware", "--tp-size", "2") as server:
+        _, recorded, log = _answers(server, "slack")
+        named = _named_and_gone(log, "slack_aware")
+        server.control_file.write_text("largest-first")  # an idle server hears of it with the next request
+        _, recorded_later, log = _answers(server, "largest")
+        named += _named_and_gone(log, "largest-first")
+    gone = [rid for record in (*recorded, *recorded_later) for rid in record["retracted"]]
+    # Both ranks write to the same file, whichever comes first; the log is the first rank's.
+    assert sorted(gone) == sorted(2 * named)
+    assert len(named) >= 8
