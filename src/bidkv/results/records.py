@@ -51,7 +51,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class TimelinePoint:
-    """The engine's state from `time_s` on: blocks in use, requests running and waiting, preemptions so far."""
+    """The engine's state from `time_s` on: blocks in use, running, waiting, preemptions so far."""
 
     time_s: float
     used_blocks: int
