@@ -30,7 +30,6 @@ JUDGED = (E2E_MEAN, E2E_P99, TTFT_MEAN, TTFT_P99, THROUGHPUT, GOODPUT, TAX)
 """The figures with verdicts, fixed before any result is seen; the first is the one the summary states."""
 
 _ENGINES_OWN = ("preempt-evict", "sglang_default")
-_COUNTS_OVERRIDES = ("sim", "vllm")
 
 
 class Verdict(StrEnum):
@@ -245,15 +244,15 @@ def _forbidden(
             return f"it completed {completed} requests, {baseline} {of_theirs}"
     if policy_of(label) == policy_of(baseline):
         return ""  # an A/A comparison: what is called here is a false alarm, and must be seen
-    reasons = [idle_reason(plan.engine, name, side) for name, side in ((label, ours), (baseline, theirs))]
+    reasons = [idle_reason(plan, name, side) for name, side in ((label, ours), (baseline, theirs))]
     return reasons[0] if all(reasons) else ""
 
 
-def idle_reason(engine: str, label: str, runs: Sequence[StoredRun]) -> str:
+def idle_reason(plan: Plan, label: str, runs: Sequence[StoredRun]) -> str:
     """Say why the policy cannot have made a difference in these runs; empty when it can have.
 
     Args:
-        engine: "sim", "vllm" or "sglang".
+        plan: what the runs are part of.
         label: the strategy's label.
         runs: its runs; their notes hold the controller's counters under "control".
     """
@@ -268,7 +267,9 @@ def idle_reason(engine: str, label: str, runs: Sequence[StoredRun]) -> str:
         return ""
     if not total.get("decisions", 0):
         return "the policy was never called"
-    if engine in _COUNTS_OVERRIDES and not total.get("overrides", 0):
+    # SGLang asks for an order, which its own rule completes: what that would have been is not counted.
+    asks_for_order = plan.options.get("scheduler", plan.engine) == "sglang"
+    if not asks_for_order and not total.get("overrides", 0):
         return "the policy chose as the engine itself would have, every time"
     return ""
 

@@ -10,39 +10,34 @@ from types import FrameType
 
 from bidkv.experiments.runner.driver import Driver, DriverError
 from bidkv.experiments.runner.execute import Tally, run_experiment
-from bidkv.experiments.runner.options import EngineOption, UsageError, make_parser, plan_of, sim_driver
+from bidkv.experiments.runner.options import EngineKind, UsageError, make_parser, plan_of, sim_driver
 from bidkv.experiments.runner.store import Store, StoreError
 from bidkv.experiments.traces import TraceError
 
 FAILED, BAD_INPUT = 1, 2
 
 
-def run_main(
-    prog: str,
-    engine: str,
-    engine_options: Sequence[EngineOption],
-    real_driver: Callable[[argparse.Namespace, Store, Callable[[str], None]], Driver],
-    argv: Sequence[str] | None = None,
-) -> int:
+RealDriver = Callable[[argparse.Namespace, Store, Callable[[str], None]], Driver]
+
+
+def run_main(kind: EngineKind, real_driver: RealDriver, argv: Sequence[str] | None = None) -> int:
     """Run a runner's command line and return its exit code: 0, 1 when a run failed, 2 for bad input.
 
     Args:
-        prog: what messages call it.
-        engine: the real engine's name.
-        engine_options: what the real engine takes.
+        kind: what it is about.
         real_driver: makes the real engine's driver; raises DriverError when it cannot be driven.
         argv: the words; None takes the process's own.
     """
-    given = make_parser(prog, engine, engine_options).parse_args(argv)
+    given = make_parser(kind).parse_args(argv)
     signal.signal(signal.SIGTERM, _leave)
     try:
-        plan = plan_of(given, engine_options)
+        plan = plan_of(given, kind)
         if given.engine == "sim":
-            driver: Driver = sim_driver(given)
+            driver: Driver = sim_driver(given, kind)
             store = Store.create(given.output_dir, plan)
         else:
             # Before the folder is made: without a model there is nothing to keep.
-            require_model(given, engine)
+            require_model(given, kind.name)
             store = Store.create(given.output_dir, plan)
             driver = real_driver(given, store, _say)
         with driver:
@@ -51,7 +46,7 @@ def run_main(
             )
             tally = run_experiment(store, driver, _say)
     except (UsageError, StoreError, DriverError, TraceError, OSError) as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{kind.prog}: error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")

@@ -12,14 +12,12 @@ from bidkv.experiments.runner.parallel import on_cores
 from bidkv.experiments.runner.plan import Load, Plan, labels_of
 from bidkv.experiments.runner.requests import DEFAULT_SEED, known_workloads, require_workload
 from bidkv.experiments.runner.saturation import FRACTIONS, saturation_rps
-from bidkv.experiments.runner.sim import SimDriver, SimEngine
+from bidkv.experiments.runner.sim import SimConfig, SimDriver, SimEngine
 from bidkv.experiments.traces import TraceError
 from bidkv.policy import PolicySpecError, resolve
 from bidkv.profiles import ProfileError, load_profile
-from bidkv.simulator import EngineConfig
 
 DEFAULT_RATES = {"mixed": (2.0, 3.8, 5.7)}
-_DEFAULT_BLOCKS = 600
 _RATES_HELP = (
     f"Where no rates are named: {', '.join(map(str, FRACTIONS))} of the throughput at which a simulated H100 "
     "saturates on the workload with the same blocks and sequences; for mixed "
@@ -51,18 +49,32 @@ class EngineOption:
         return self.flag.lstrip("-").replace("-", "_")
 
 
-def make_parser(
-    prog: str, default_engine: str, engine_options: Sequence[EngineOption]
-) -> argparse.ArgumentParser:
-    """Return the parser of one runner.
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """What a runner's command line is about.
 
-    Args:
-        prog: what the usage line calls it.
-        default_engine: "vllm" or "sglang"; `--engine sim` runs the same on the simulator.
-        engine_options: what the real engine takes.
+    Attributes:
+        prog: what messages call the command.
+        name: of the real engine, "vllm" or "sglang"; `--engine sim` runs the same on the simulator.
+        options: what the real engine takes.
+        simulated: reads the options that the simulator has too; raises ValueError for impossible ones.
     """
+
+    prog: str
+    name: str
+    options: Sequence[EngineOption]
+    simulated: Callable[[argparse.Namespace], SimConfig]
+
+
+def stated(value: Any, default: Any) -> Any:
+    """Return an option's value, or the default where it was not given."""
+    return default if value is None else value
+
+
+def make_parser(kind: EngineKind) -> argparse.ArgumentParser:
+    """Return the parser of one runner."""
     parser = argparse.ArgumentParser(
-        prog=prog,
+        prog=kind.prog,
         description=__doc__,
         epilog=_RATES_HELP,
         allow_abbrev=False,
@@ -102,12 +114,12 @@ def make_parser(
     add("--output-dir", type=Path, required=True, metavar="DIR", help="where everything is kept")
     add(
         "--engine",
-        choices=(default_engine, "sim"),
-        default=default_engine,
-        help=f"sim runs the same experiment on the simulator (default: {default_engine})",
+        choices=(kind.name, "sim"),
+        default=kind.name,
+        help=f"sim runs the same experiment on the simulator (default: {kind.name})",
     )
-    real = parser.add_argument_group(f"the {default_engine} server")
-    for option in engine_options:
+    real = parser.add_argument_group(f"the {kind.name} server")
+    for option in kind.options:
         real.add_argument(option.flag, type=option.kind, metavar="X", help=option.help)
     real.add_argument("--server-args", default="", metavar="'...'", help="further words for the server")
     real.add_argument(
@@ -157,7 +169,7 @@ def make_parser(
     return parser
 
 
-def plan_of(given: argparse.Namespace, engine_options: Sequence[EngineOption]) -> Plan:
+def plan_of(given: argparse.Namespace, kind: EngineKind) -> Plan:
     """Return what the words ask for.
 
     Raises:
@@ -172,11 +184,11 @@ def plan_of(given: argparse.Namespace, engine_options: Sequence[EngineOption]) -
     loads = [
         Load(workload, rate)
         for workload in _words(given.workloads, "--workloads")
-        for rate in _rates(given, workload)
+        for rate in _rates(given, kind, workload)
     ]
-    options = {o.name: value for o in engine_options if (value := getattr(given, o.name)) is not None}
+    options = {o.name: value for o in kind.options if (value := getattr(given, o.name)) is not None}
     if given.engine == "sim":
-        options |= {"profile": given.profile, "noise": given.noise}
+        options |= {"scheduler": kind.name, "profile": given.profile, "noise": given.noise}
     else:
         options |= {"server_args": given.server_args, "warmup": given.warmup, "restart": given.restart}
     try:
@@ -193,7 +205,7 @@ def plan_of(given: argparse.Namespace, engine_options: Sequence[EngineOption]) -
         raise UsageError(str(error)) from error
 
 
-def sim_driver(given: argparse.Namespace) -> SimDriver:
+def sim_driver(given: argparse.Namespace, kind: EngineKind) -> SimDriver:
     """Return the simulator the words describe.
 
     Raises:
@@ -204,7 +216,7 @@ def sim_driver(given: argparse.Namespace) -> SimDriver:
         load_profile(given.profile)
         if given.noise < 0.0:
             raise ValueError(f"noise must be at least 0, got {given.noise}")
-        engine = SimEngine(_sim_config(given), given.profile, given.noise, given.seed)
+        engine = SimEngine(kind.simulated(given), given.profile, given.noise, given.seed)
     except (ValueError, ProfileError) as error:
         raise UsageError(str(error)) from error
     if given.jobs is not None and given.jobs < 1:
@@ -212,26 +224,7 @@ def sim_driver(given: argparse.Namespace) -> SimDriver:
     return SimDriver(engine, on_cores(given.jobs, given.backend))
 
 
-def _sim_config(given: argparse.Namespace) -> EngineConfig:
-    """Read the options both engines have, under either engine's names; the others mean nothing here."""
-
-    def stated(default: Any, *names: str) -> Any:
-        return next((v for name in names if (v := getattr(given, name, None)) is not None), default)
-
-    block_size = stated(16, "block_size", "page_size")
-    blocks = stated(_DEFAULT_BLOCKS, "num_gpu_blocks_override")
-    if (tokens := stated(None, "max_total_tokens")) is not None:
-        blocks = tokens // max(block_size, 1) + 1
-    return EngineConfig(
-        num_gpu_blocks=blocks,
-        block_size=block_size,
-        max_num_seqs=stated(32, "max_num_seqs", "max_running_requests"),
-        max_num_batched_tokens=stated(2048, "max_num_batched_tokens", "chunked_prefill_size"),
-        max_model_len=stated(None, "max_model_len", "context_length"),
-    )
-
-
-def _rates(given: argparse.Namespace, workload: str) -> tuple[float, ...]:
+def _rates(given: argparse.Namespace, kind: EngineKind, workload: str) -> tuple[float, ...]:
     own = getattr(given, f"rates:{_dashed(workload)}", None)
     try:
         require_workload(workload)
@@ -243,7 +236,7 @@ def _rates(given: argparse.Namespace, workload: str) -> tuple[float, ...]:
     if workload in DEFAULT_RATES:
         return DEFAULT_RATES[workload]
     try:
-        most = saturation_rps(workload, given.seed, _sim_config(given), load_profile("h100-llama3.1-8b"))
+        most = saturation_rps(workload, given.seed, kind.simulated(given), load_profile("h100-llama3.1-8b"))
     except (ValueError, TraceError) as error:
         raise UsageError(f"--workloads: {error}") from error
     return tuple(float(f"{fraction * most:.2g}") for fraction in FRACTIONS)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from bidkv.experiments.runner.requests import requests_of
+from bidkv.experiments.runner.sim import SimConfig
 from bidkv.experiments.workloads import leave_out_unfit
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile
-from bidkv.simulator import EngineConfig, simulate
+from bidkv.simulator import simulate
 
 FRACTIONS = (0.8, 1.0, 1.3)
 """Of saturation: below it, at it, and overloaded."""
@@ -15,7 +16,7 @@ _REQUESTS = 400
 _AT_ONCE_RPS = 1e6
 
 
-def saturation_rps(workload: str, seed: int, engine: EngineConfig, profile: StepTimeProfile) -> float:
+def saturation_rps(workload: str, seed: int, engine: SimConfig, profile: StepTimeProfile) -> float:
     """Return the throughput in requests a second when all requests are there from the start.
 
     The engine's own order schedules; the simulator needs no server and gives the same answer every time.

@@ -15,7 +15,10 @@ from bidkv.policy import options_of, resolve
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
-from bidkv.simulator import EngineConfig, simulate
+from bidkv.simulator import EngineConfig, SglangConfig, simulate
+
+SimConfig = EngineConfig | SglangConfig
+"""What is simulated: a vLLM replica or an SGLang one."""
 
 SEND_DELAY_S = 1e-3
 """Mean lateness of a request where noise is on: what a load generator on the same machine shows."""
@@ -35,7 +38,7 @@ class SimEngine:
         timeline_points: most points of a run's timeline.
     """
 
-    config: EngineConfig
+    config: SimConfig
     profile: str
     noise: float = 0.0
     seed: int = 0
@@ -96,7 +99,12 @@ class SimDriver:
     def facts(self) -> EngineFacts:
         """Say what is simulated."""
         config = self._engine.config
-        notes = {"engine": "simulator", "profile": self._engine.profile, "noise": self._engine.noise}
+        scheduler = "SGLang" if isinstance(config, SglangConfig) else "vLLM"
+        notes = {
+            "engine": f"simulator of {scheduler}",
+            "profile": self._engine.profile,
+            "noise": self._engine.noise,
+        }
         return EngineFacts(config.usable_blocks, config.block_size, config.model_len, notes)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Done]:

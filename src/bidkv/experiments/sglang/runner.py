@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from bidkv.experiments.runner.driver import Driver
 from bidkv.experiments.runner.main import run_main
-from bidkv.experiments.runner.options import EngineOption
+from bidkv.experiments.runner.options import EngineKind, EngineOption, stated
 from bidkv.experiments.runner.store import Store
-from bidkv.experiments.sglang.server import sglang_driver
+from bidkv.experiments.sglang.server import RESERVED_NEW_TOKENS, sglang_driver
+from bidkv.simulator import SglangConfig
 
 OPTIONS = (
     EngineOption("--model", str, "a folder with config.json and weights, or a name in the local cache"),
@@ -23,9 +24,24 @@ OPTIONS = (
 )
 
 
+def simulated(given: argparse.Namespace) -> SglangConfig:
+    """Read the options a simulated SGLang has too; the others mean nothing there."""
+    return SglangConfig(
+        max_total_tokens=stated(given.max_total_tokens, 9584),
+        page_size=stated(given.page_size, 1),
+        max_running_requests=stated(given.max_running_requests, 32),
+        chunked_prefill_size=stated(given.chunked_prefill_size, 2048),
+        context_length=given.context_length,
+        clip_max_new_tokens=RESERVED_NEW_TOKENS,
+    )
+
+
+SGLANG = EngineKind("bidkv.experiments.sglang.runner", "sglang", OPTIONS, simulated)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_main("bidkv.experiments.sglang.runner", "sglang", OPTIONS, _driver, argv)
+    return run_main(SGLANG, _driver, argv)
 
 
 def _driver(given: argparse.Namespace, store: Store, say: Callable[[str], None]) -> Driver:

@@ -18,6 +18,13 @@ from bidkv.experiments.runner.options import EngineOption
 from bidkv.experiments.runner.scrape import Reading, get_text
 from bidkv.experiments.runner.server import LoadSettings, ServerDriver
 
+RESERVED_NEW_TOKENS = 4
+"""Output tokens for which SGLang reserves memory at a request's admission, in experiments.
+
+It reserves the whole stated length otherwise, experiments state exact lengths, and nothing would ever be
+retracted.
+"""
+
 _CPU_WORDS = (
     "--device", "cpu", "--attention-backend", "torch_native", "--sampling-backend", "pytorch",
     "--dtype", "float32", "--disable-cuda-graph", "--grammar-backend", "none",
@@ -46,9 +53,7 @@ def sglang_driver(
         if option.flag != "--model" and value is not None:
             words += [option.flag, str(value)]
     environment = {
-        # SGLang reserves a request's whole stated length at admission; experiments ask for exact lengths, and
-        # with all of them reserved nothing would ever be retracted.
-        "SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION": "4",
+        "SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION": str(RESERVED_NEW_TOKENS),
     }
     if not has_tokenizer(given.model):
         say(f"{given.model} has no tokenizer: started with --skip-tokenizer-init")

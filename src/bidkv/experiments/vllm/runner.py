@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 
 from bidkv.experiments.runner.driver import Driver
 from bidkv.experiments.runner.main import run_main
-from bidkv.experiments.runner.options import EngineOption
+from bidkv.experiments.runner.options import EngineKind, EngineOption, stated
 from bidkv.experiments.runner.store import Store
 from bidkv.experiments.vllm.server import vllm_driver
+from bidkv.simulator import EngineConfig
 
 OPTIONS = (
     EngineOption("--model", str, "a folder with config.json and weights, or a name in the local cache"),
@@ -25,9 +26,23 @@ OPTIONS = (
 )
 
 
+def simulated(given: argparse.Namespace) -> EngineConfig:
+    """Read the options a simulated vLLM has too; the others mean nothing there."""
+    return EngineConfig(
+        num_gpu_blocks=stated(given.num_gpu_blocks_override, 600),
+        block_size=stated(given.block_size, 16),
+        max_num_seqs=stated(given.max_num_seqs, 32),
+        max_num_batched_tokens=stated(given.max_num_batched_tokens, 2048),
+        max_model_len=given.max_model_len,
+    )
+
+
+VLLM = EngineKind("bidkv.experiments.vllm.runner", "vllm", OPTIONS, simulated)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_main("bidkv.experiments.vllm.runner", "vllm", OPTIONS, _driver, argv)
+    return run_main(VLLM, _driver, argv)
 
 
 def _driver(given: argparse.Namespace, store: Store, say: Callable[[str], None]) -> Driver:
