@@ -29,7 +29,7 @@ setup: $(VENV)/.installed-dev ## everything for development, in .venv
 
 demo: $(VENV)/.installed-demo ## strategies compared on a real trace: a table, and the page out/demo.html
 	@$(BIN)/bidkv simulate --trace azure-conv --rate 2.4 --num-gpu-blocks 600 --max-num-seqs 32 \
-	  --strategy preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf --html out/demo.html
+	  --strategy preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf,fair,fast --html out/demo.html
 
 picture: setup demo ## docs/demo.png, the demo's page as a picture
 	scripts/setup-browser.sh
