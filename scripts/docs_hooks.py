@@ -41,7 +41,8 @@ def _command(name: str, command: click.Command, context: click.Context) -> str:
     rows = [record for p in command.params if (record := p.get_help_record(context)) is not None]
     if rows:
         table = ["| option | meaning |", "|---|---|"]
-        table += [f"| `{_cell(option)}` | {_cell(text)} |" for option, text in rows]
+        # Within backticks a bar ends no cell and needs no backslash.
+        table += [f"| `{' '.join(option.split())}` | {_cell(text)} |" for option, text in rows]
         lines.append("\n".join(table))
     return "\n\n".join(lines)
 

@@ -13,6 +13,7 @@ import pytest
 prometheus_client = pytest.importorskip("prometheus_client", reason="needs the [metrics] extra")
 
 from bidkv.adapters.vllm import service as vllm_service  # noqa: E402
+from bidkv.adapters.vllm.plugin import is_supported  # noqa: E402
 from bidkv.control import Controller  # noqa: E402
 from bidkv.observability.metrics import ControllerCollector, Gauge  # noqa: E402
 from bidkv.policy import resolve  # noqa: E402
@@ -103,6 +104,14 @@ def test_panels_are_laid_out_without_overlap() -> None:
         assert place["x"] + place["w"] <= 24
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def test_the_image_is_of_a_supported_version() -> None:
+    text = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^ARG VLLM_IMAGE=\S+:v(\S+)$", text, re.MULTILINE)
+    assert is_supported(version)
+    for path in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+        assert all((DEPLOY.parent / name).exists() for name in path.split())
 
 
 def test_nothing_is_labeled_by_request() -> None:
