@@ -41,7 +41,7 @@ lint: setup ## linter, formatter, type checker, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint test-core test-pages test-deploy ## everything; a skipped suite is a failure
+test: lint test-core test-pages test-deploy test-vllm test-sglang ## everything; a skipped suite is a failure
 
 test-core: setup ## quick: all but engines and browser
 	$(PYTEST) tests --ignore=tests/vllm --ignore=tests/sglang -m "not browser and not prometheus" --no-skips
