@@ -8,7 +8,7 @@ reserve by the engine's own watermark, for the length of one scheduling pass.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bidkv.adapters.vllm.queues import PriorityWaitingQueue, WaitingQueue
@@ -60,10 +60,14 @@ class Glue:
         self._set_aside = False
         self._in_pass = True
 
-    def end_pass(self) -> None:
-        """Leave the scheduler as the engine knows it."""
+    def end_pass(self, scheduled: Mapping[str, int]) -> None:
+        """Leave the scheduler as the engine knows it.
+
+        Args:
+            scheduled: tokens of each request in the pass, which the engine counts as computed by now.
+        """
         self._in_pass = False
-        self._tell_admissions()
+        self._tell_admissions(scheduled)
         self._manager.watermark_blocks = self._own_watermark
         while self._raised:
             self._lower(self._raised[-1])
@@ -97,7 +101,7 @@ class Glue:
         """Who of `queue` enters now: the policy's choice at the moment of admission, or the queue's head."""
         if not self._in_pass:
             return queue.head()
-        self._tell_admissions()
+        self._tell_admissions({})
         if queue is not self._ordered or len(self._scheduler.running) >= self._scheduler.max_num_running_reqs:
             return queue.head()
         control = self.controller
@@ -126,14 +130,15 @@ class Glue:
         if self._in_pass:
             self._popped.append(request)
 
-    def _tell_admissions(self) -> None:
+    def _tell_admissions(self, scheduled: Mapping[str, int]) -> None:
         if not self._popped:
             return
         popped, self._popped = self._popped, []
         for request in popped:
             if request.status.name == "RUNNING":
                 view = self.engine.view_of(request)
-                self.controller.on_admit(view, self.engine, request.num_computed_tokens)
+                cached_tokens = request.num_computed_tokens - scheduled.get(request.request_id, 0)
+                self.controller.on_admit(view, self.engine, cached_tokens)
 
     # --- events ----------------------------------------------------------------------------------
     def arrived(self, request: Any) -> None:
@@ -189,10 +194,11 @@ class BidKVSchedulerMixin(_Scheduler):
         glue = self._bidkv_glue
         self.bidkv.poll()
         glue.begin_pass()
+        output = None
         try:
             output = super().schedule(*args, **kwargs)
         finally:
-            glue.end_pass()
+            glue.end_pass({} if output is None else output.num_scheduled_tokens)
         glue.engine.num_scheduled_tokens += output.total_num_scheduled_tokens
         glue.controller.after_step(glue.engine, output.total_num_scheduled_tokens)
         return output
