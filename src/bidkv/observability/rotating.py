@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -19,7 +20,8 @@ class RotatingFile:
     """Appends lines to `path`; at `max_bytes` it becomes `path.1`, which became `path.2`, and so on.
 
     Args:
-        path: the newest file. A symbolic link in its place is refused.
+        path: the newest file. What is no regular file of this process's own user is refused, a symbolic
+            link too; others lose the permission to read it.
         max_bytes: longest file.
         older: how many older files are kept, at least 1.
 
@@ -36,8 +38,18 @@ class RotatingFile:
         self.is_new = True
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(self._path, flags, 0o600)
+        # Non-blocking, so that a named pipe in its place cannot hold the engine up.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(self._path, flags, 0o600)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+                raise OSError(errno.EPERM, "it is not a regular file of this process's user", str(self._path))
+            os.fchmod(descriptor, 0o600)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def write(self, line: bytes) -> None:
         """Append a line; `is_new` is true until the first line of a file (or of this process) is written.
