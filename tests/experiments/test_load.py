@@ -8,10 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
 
+from bidkv.adapters.sglang.views import SglangRequest
+from bidkv.adapters.vllm.views import VllmRequest
 from bidkv.experiments.load.aiperf import export_payloads, import_payloads
 from bidkv.experiments.load.bodies import prepare, prompt_source
 from bidkv.experiments.load.samples import LoadReport, Sample, read_samples, records_of
@@ -125,7 +128,7 @@ def test_equal_hash_ids_give_equal_prompts_and_other_runs_other_tokens() -> None
 def test_what_a_policy_may_know_travels_with_the_request() -> None:
     request = WorkloadRequest("a", 0.0, 3, 5, deadline_ms=900.0, weight=2.0, agent_id="x", priority=-1)
     vllm, sglang = (json.loads(prepare([request], d, "m", 100, "")[0].body) for d in ("vllm", "sglang"))
-    known = {"bidkv_deadline_ms": 900.0, "bidkv_weight": 2.0, "bidkv_agent_id": "x"}
+    known = {"bidkv_max_tokens": 0, "bidkv_deadline_ms": 900.0, "bidkv_weight": 2.0, "bidkv_agent_id": "x"}
     assert vllm["vllm_xargs"] == known
     assert sglang["sampling_params"]["custom_params"] == known
     # SGLang's sign is the other one: higher is more important.
@@ -156,3 +159,27 @@ def test_a_row_without_a_payload_is_refused_by_line(tmp_path: Path, row: str) ->
     (tmp_path / "rows.jsonl").write_text(f"{good}\n{row}\n")
     with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: expected timestamp"):
         import_payloads(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize(("cap", "seen"), [(None, None), (900, 900)])
+def test_no_policy_sees_the_length_a_request_is_ended_at(cap: int | None, seen: int | None) -> None:
+    request = WorkloadRequest("a", 0.0, 30, 50, max_tokens=cap)
+    vllm, sglang = (json.loads(prepare([request], d, "m", 100, "")[0].body) for d in ("vllm", "sglang"))
+    of_vllm = SimpleNamespace(
+        request_id="a",
+        priority=0,
+        num_prompt_tokens=30,
+        max_tokens=vllm["max_tokens"],
+        sampling_params=SimpleNamespace(extra_args=vllm["vllm_xargs"]),
+    )
+    sampling = SimpleNamespace(**sglang["sampling_params"])
+    of_sglang = SimpleNamespace(rid="a", priority=None, origin_input_ids=[1] * 30, sampling_params=sampling)
+    engine = SimpleNamespace(now_s=0.0, low_values_first=True, max_request_tokens=2000)
+    assert (vllm["max_tokens"], sglang["sampling_params"]["max_new_tokens"]) == (50, 50)
+    assert VllmRequest(of_vllm, 0.0, {}, 2000).max_tokens == seen
+    assert SglangRequest(of_sglang, engine).max_tokens == seen  # type: ignore[arg-type]
+    # Who says nothing of the kind is taken at its word.
+    of_vllm.sampling_params.extra_args = {}
+    sampling.custom_params = None
+    assert VllmRequest(of_vllm, 0.0, {}, 2000).max_tokens == 50
+    assert SglangRequest(of_sglang, engine).max_tokens == 50  # type: ignore[arg-type]

@@ -29,3 +29,14 @@ def positive_number(value: object) -> float | None:
 def agent_name(value: object) -> str:
     """Return a text of at most :data:`LONGEST_NAME` characters, "" for anything else."""
     return value if isinstance(value, str) and len(value) <= LONGEST_NAME else ""
+
+
+def shown_cap(value: object) -> int | None:
+    """Return the cap on generated tokens that policies see in place of the request's own, 0 for none at all.
+
+    For senders that end requests at lengths no policy may know, as experiments do; None says nothing.
+
+    >>> shown_cap(0), shown_cap(300), shown_cap(-1), shown_cap(2.5), shown_cap(None)
+    (0, 300, None, None, None)
+    """
+    return value if type(value) is int and value >= 0 else None

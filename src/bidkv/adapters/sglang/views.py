@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bidkv.adapters.client_values import agent_name, positive_number
+from bidkv.adapters.client_values import agent_name, positive_number, shown_cap
 from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
 from bidkv.protocol.requests import RequestView
 
@@ -16,8 +16,9 @@ class SglangRequest:
     """A live `Req`.
 
     Deadline, weight and agent come from the request's sampling parameters, from `custom_params`:
-    `bidkv_deadline_ms`, `bidkv_weight`, `bidkv_agent_id`. A value that makes no sense is ignored: a client
-    must not be able to fail a request, or others', with it.
+    `bidkv_deadline_ms`, `bidkv_weight`, `bidkv_agent_id`, and `bidkv_max_tokens`, the cap that policies see
+    (0: none). A value that makes no sense is ignored: a client must not be able to fail a request, or
+    others', with it.
 
     Attributes:
         req: SGLang's request.
@@ -27,6 +28,7 @@ class SglangRequest:
 
     __slots__ = (
         "_engine",
+        "_shown_cap",
         "admission",
         "agent_id",
         "arrival_s",
@@ -54,6 +56,7 @@ class SglangRequest:
         self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
         self.weight = positive_number(custom.get(_CUSTOM_PREFIX + "weight")) or 1.0
         self.agent_id = agent_name(custom.get(_CUSTOM_PREFIX + "agent_id"))
+        self._shown_cap = shown_cap(custom.get(_CUSTOM_PREFIX + "max_tokens"))
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -78,6 +81,8 @@ class SglangRequest:
     @property
     def max_tokens(self) -> int | None:
         """The cap on generated tokens; None when it is no more than what the context leaves."""
+        if self._shown_cap is not None:
+            return self._shown_cap or None
         cap = int(self.req.sampling_params.max_new_tokens)
         return None if cap >= self._engine.max_request_tokens - self.num_prompt_tokens - 1 else cap
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
-from bidkv.adapters.client_values import agent_name, positive_number
+from bidkv.adapters.client_values import agent_name, positive_number, shown_cap
 from bidkv.adapters.vllm.demand import BlockDemand
 from bidkv.protocol.requests import RequestView
 
@@ -19,13 +19,15 @@ class VllmRequest:
     """A live vLLM request as a `RequestView`.
 
     Deadline, weight and agent come from the request's extra arguments (`vllm_xargs` over HTTP,
-    `SamplingParams.extra_args` in Python): `bidkv_deadline_ms`, `bidkv_weight`, `bidkv_agent_id`. A value
-    that makes no sense is ignored: a client must not be able to fail a request, or others', with it.
+    `SamplingParams.extra_args` in Python): `bidkv_deadline_ms`, `bidkv_weight`, `bidkv_agent_id`, and from
+    `bidkv_max_tokens` the cap that policies see (0: none). A value that makes no sense is ignored: a client
+    must not be able to fail a request, or others', with it.
     """
 
     __slots__ = (
         "_blocks",
         "_max_model_len",
+        "_shown_cap",
         "agent_id",
         "arrival_s",
         "deadline_s",
@@ -51,6 +53,7 @@ class VllmRequest:
         self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
         self.weight = positive_number(extra.get(_EXTRA_PREFIX + "weight")) or 1.0
         self.agent_id = agent_name(extra.get(_EXTRA_PREFIX + "agent_id"))
+        self._shown_cap = shown_cap(extra.get(_EXTRA_PREFIX + "max_tokens"))
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -73,6 +76,8 @@ class VllmRequest:
     @property
     def max_tokens(self) -> int | None:
         """The cap on generated tokens; None when it is no more than what the model's length leaves."""
+        if self._shown_cap is not None:
+            return self._shown_cap or None
         cap: int = self.request.max_tokens
         return None if cap >= self._max_model_len - self.num_prompt_tokens else cap
 

@@ -79,7 +79,8 @@ def prompt_source(vocabulary: int, salt: str) -> Callable[[WorkloadRequest], lis
 
 def _extras(request: WorkloadRequest) -> dict[str, Any]:
     """What a policy may know beyond the prompt, under the names the adapters read."""
-    extras: dict[str, Any] = {}
+    # The output length that a request is ended at is the truth, which no policy may see; a stated cap it may.
+    extras: dict[str, Any] = {"bidkv_max_tokens": request.max_tokens or 0}
     if request.deadline_ms is not None:
         extras["bidkv_deadline_ms"] = request.deadline_ms
     if request.weight != 1.0:
@@ -99,11 +100,10 @@ def _vllm_body(request: WorkloadRequest, prompt: list[int], model: str) -> dict[
         "stream": True,
         # Chunks are not tokens: a busy server sends several at once and says how many there are by now.
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        "vllm_xargs": _extras(request),
     }
     if request.priority:
         body["priority"] = request.priority
-    if extras := _extras(request):
-        body["vllm_xargs"] = extras
     return body
 
 
@@ -112,9 +112,8 @@ def _sglang_body(request: WorkloadRequest, prompt: list[int], model: str) -> dic
         "max_new_tokens": request.output_tokens,
         "ignore_eos": True,
         "temperature": 0.0,
+        "custom_params": _extras(request),
     }
-    if extras := _extras(request):
-        sampling["custom_params"] = extras
     body: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
     if request.priority:
         body["priority"] = -request.priority
