@@ -10,6 +10,10 @@ from tests.vllm.simulated import simulate_case
 
 from bidkv.policy import resolve
 from bidkv.policy.classes import WithinClasses
+from vllm import __version_tuple__
+
+LONE_PREFILL_IS_WHOLE = __version_tuple__[:2] >= (0, 31)
+"""Since 0.31 a long prefill is not cut while its request is alone; the simulator does as the newer ones."""
 
 POLICIES = ("preempt-evict", "preempt-evict-sjf", "static-random", "largest-first", "bidkv", "lcf")
 KINDS = {
@@ -41,7 +45,11 @@ def test_the_simulator_repeats_the_real_scheduler(kind, campaign):
     """Tokens and victims of every step are equal, for the engine's own order and for every policy."""
     preempting = 0
     victims: dict[str, list[tuple[str, ...]]] = {policy: [] for policy in POLICIES}
-    workloads = cases(kind, campaign)
+    workloads = [
+        case
+        for case in cases(kind, campaign)
+        if LONE_PREFILL_IS_WHOLE or not case.shape.long_prefill_token_threshold
+    ]
     for case in workloads:
         for policy in POLICIES:
             real, _ = run_ours(case, policy)

@@ -1,0 +1,134 @@
+"""The entry point: what it changes, when it stays off, and that it leaves no trace."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from unittest.mock import patch
+
+import pytest
+from vllm.config.scheduler import SchedulerConfig
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.diffusion_scheduler import DiffusionScheduler
+from vllm.v1.core.sched.request_queue import RequestQueue
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from bidkv.adapters.vllm import BidKVAsyncScheduler, BidKVScheduler
+from bidkv.adapters.vllm.plugin import SUPPORTED, is_supported, register, unregister
+from bidkv.adapters.vllm.queues import PriorityWaitingQueue, WaitingQueue
+from bidkv.policy import PolicySpecError
+
+ORIGINAL = SchedulerConfig.get_scheduler_cls
+
+
+def config(**options) -> SchedulerConfig:
+    return SchedulerConfig(
+        max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64, is_encoder_decoder=False, **options
+    )
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    yield
+    unregister()
+    assert SchedulerConfig.get_scheduler_cls is ORIGINAL
+
+
+@pytest.fixture
+def strategy(monkeypatch):
+    def choose(value: str) -> None:
+        monkeypatch.setenv("BIDKV_STRATEGY", value)
+
+    return choose
+
+
+def test_vllm_finds_the_entry_point():
+    found = {entry.name: entry.value for entry in entry_points(group="vllm.general_plugins")}
+    assert found["bidkv"] == "bidkv.adapters.vllm.plugin:register"
+
+
+def test_nothing_changes_while_no_strategy_is_set(monkeypatch):
+    monkeypatch.delenv("BIDKV_STRATEGY", raising=False)
+    register()
+    assert SchedulerConfig.get_scheduler_cls is ORIGINAL
+
+
+def test_both_schedulers_are_extended_and_ours_are_kept(strategy):
+    strategy("lcf")
+    register()
+    assert config(async_scheduling=False).get_scheduler_cls() is BidKVScheduler
+    assert config(async_scheduling=True).get_scheduler_cls() is BidKVAsyncScheduler
+    named = config(scheduler_cls="bidkv.adapters.vllm.BidKVAsyncScheduler")
+    assert named.get_scheduler_cls() is BidKVAsyncScheduler
+    assert issubclass(BidKVScheduler, Scheduler)
+    assert not issubclass(BidKVScheduler, AsyncScheduler)
+    assert issubclass(BidKVAsyncScheduler, AsyncScheduler)
+
+
+def test_registering_twice_wraps_once(strategy):
+    strategy("lcf")
+    register()
+    once = SchedulerConfig.get_scheduler_cls
+    register()
+    assert SchedulerConfig.get_scheduler_cls is once
+
+
+def test_another_kind_of_scheduler_is_left_alone_with_a_warning(strategy, caplog):
+    strategy("lcf")
+    register()
+    other = config(scheduler_cls=DiffusionScheduler)
+    assert other.get_scheduler_cls() is DiffusionScheduler
+    assert "bidkv: stays off" in caplog.text
+
+
+@pytest.mark.parametrize("spec", ["no-such", "lcf:depth=1", "static-random:seed=x"])
+def test_a_bad_strategy_is_an_error_that_says_what_exists(strategy, spec):
+    strategy(spec)
+    with pytest.raises(PolicySpecError, match="BIDKV_STRATEGY: ") as error:
+        register()
+    assert any(word in str(error.value) for word in ("Available: ", "options", "must be an integer"))
+    assert SchedulerConfig.get_scheduler_cls is ORIGINAL
+
+
+def test_a_bad_port_is_an_error(strategy, monkeypatch):
+    strategy("lcf")
+    monkeypatch.setenv("BIDKV_METRICS_PORT", "many")
+    with pytest.raises(ValueError, match="BIDKV_METRICS_PORT"):
+        register()
+
+
+def test_another_version_of_vllm_stays_alone_with_one_warning(strategy):
+    strategy("lcf")
+    with (
+        patch("vllm.__version__", "0.33.1"),
+        pytest.warns(UserWarning, match="0.33.1 is not supported") as caught,
+    ):
+        register()
+    assert len(caught) == 1
+    assert all(version in str(caught[0].message) for version in SUPPORTED)
+    assert SchedulerConfig.get_scheduler_cls is ORIGINAL
+
+
+def test_versions():
+    assert [is_supported(v) for v in ("0.24.0+cu130", "0.32.0", "0.32.1rc1", "0.3.2", "0.25.0", "dev")] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
+@pytest.mark.parametrize("queue", [WaitingQueue, PriorityWaitingQueue])
+def test_the_queues_have_every_method_the_engine_calls(queue):
+    assert RequestQueue.__abstractmethods__ <= set(dir(queue))
+
+
+def test_importing_the_adapter_does_not_import_vllm():
+    code = (
+        "import sys, bidkv.adapters.vllm, bidkv.adapters.vllm.plugin, bidkv.adapters.vllm.service\n"
+        "sys.exit('vllm' in sys.modules or 'torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
