@@ -10,7 +10,7 @@ from modelfree import ModelFreeScheduler, make_req
 from sglang.srt.managers.schedule_policy import PrefillAdder
 
 from bidkv.adapters.sglang.memory import available_tokens
-from bidkv.policy import resolve
+from bidkv.policy import available, resolve
 from bidkv.policy.classes import WithinClasses
 from bidkv.protocol.policy import Policy
 from workloads import attach, random_requests, run_with_arrivals
@@ -116,7 +116,7 @@ class _Reserve(Policy):
         return self.blocks
 
 
-@pytest.mark.parametrize("tree", ["unified-rust", "radix"])
+@pytest.mark.parametrize("tree", ["unified-rust", "radix", "disabled"])
 def test_an_admission_leaves_the_reserve_free(hooks, tree):
     def least_free_after_an_admission(policy):
         scheduler = ModelFreeScheduler(tokens=320, tree=tree)
@@ -211,3 +211,46 @@ def test_an_aborted_request_is_forgotten(hooks):
     scheduler.run()
     assert glue.engine.known() == []
     assert glue.controller.counters.completions == 1
+
+
+def test_a_policy_hears_of_requests_that_an_operator_retracted(hooks):
+    from sglang.srt.managers.schedule_batch import retract_all
+
+    scheduler = ModelFreeScheduler(tokens=400)
+    glue = attach(hooks, scheduler, resolve("preempt-evict-sjf"))
+    for rid, length in (("a", 30), ("b", 10), ("c", 20)):
+        scheduler.submit(make_req(rid, [ord(rid)] * length, 20, ignore_eos=False))
+    while len(scheduler.running_batch.reqs) < 3:
+        scheduler.step()
+    running = list(scheduler.running_batch.reqs)
+    # What SGLang's `pause_generation` does in its retract mode.
+    retract_all(
+        reqs=running,
+        req_to_token_pool=scheduler.req_to_token_pool,
+        token_to_kv_pool_allocator=scheduler.token_to_kv_pool_allocator,
+        tree_cache=scheduler.tree_cache,
+        hisparse_coordinator=None,
+    )
+    scheduler.running_batch.reqs = []
+    for req in running:
+        scheduler._add_request_to_queue(req)
+    scheduler.last_batch = None
+    before = len(scheduler.step_log)
+    scheduler.run()
+    kind, rids = scheduler.step_log[before]
+    assert (kind, rids) == ("extend", ("b", "c", "a"))
+    assert glue.controller.counters.preemptions_by_engine == 3
+    assert all(req.finished() for req in running)
+
+
+@pytest.mark.parametrize("spec", [name for name in available() if not resolve(name).clairvoyant])
+def test_every_policy_of_the_catalog_serves_every_request(hooks, spec):
+    rng = random.Random(12)
+    scheduler = ModelFreeScheduler(tokens=320, chunked_prefill_size=64)
+    glue = attach(hooks, scheduler, resolve(spec))
+    requests = random_requests(rng, 40, pool=320)
+    run_with_arrivals(scheduler, requests, rng)
+    assert all(req.finished() for req in requests)
+    assert scheduler.aborted == []
+    assert glue.controller.counters.failures == 0
+    assert glue.controller.counters.completions == 40

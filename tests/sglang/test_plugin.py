@@ -237,6 +237,9 @@ def test_serve_refuses_a_bad_environment_before_it_loads_anything(monkeypatch, c
     monkeypatch.setenv("BIDKV_STRATEGY", "nonsense")
     assert serve.main(["--model-path", "nowhere"]) == 2
     assert "nonsense" in capsys.readouterr().err
+    monkeypatch.setenv("BIDKV_STRATEGY", "mc-sf")
+    assert serve.main(["--model-path", "nowhere"]) == 2
+    assert "simulator only" in capsys.readouterr().err
     monkeypatch.setenv("BIDKV_STRATEGY", "bidkv")
     monkeypatch.setenv("BIDKV_METRICS_PORT", "x")
     assert serve.main(["--model-path", "nowhere"]) == 2

@@ -55,15 +55,17 @@ class SchedulerGlue:
         if not queue or queue[-1] is not req:
             return  # refused or parked elsewhere
         lost = self._lost.pop(req.rid, None)
-        known = self.engine.knows(req)
-        if not known and self._on_arrival is not None:
-            self._on_arrival()
+        if not self.engine.knows(req):
+            if self._on_arrival is not None:
+                self._on_arrival()
+            self.controller.on_arrival(self.engine.view(req), self.engine)
+            return
         view = self.engine.view(req)
-        view.waiting = True
-        if lost is not None:
+        if not view.waiting:
+            view.waiting = True
+            if lost is None:  # retracted by no hook of ours: an operator paused the engine
+                lost = view.num_prompt_tokens + view.num_output_tokens - 1
             self.controller.on_preempt(view, lost, self.engine)
-        elif not known:
-            self.controller.on_arrival(view, self.engine)
 
     def admitted(self, req: Any) -> None:
         """`req` was taken into the coming prefill batch."""

@@ -8,11 +8,12 @@ anything is loaded. Ctrl-C stops the server and its processes.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
 
-from bidkv.adapters.environment import STRATEGY, read_environment
+from bidkv.adapters.environment import METRICS_PORT, STRATEGY, read_environment
 from bidkv.policy import resolve
 
 
@@ -20,10 +21,14 @@ def check_environment() -> str | None:
     """Return what is wrong with the environment variables, or None."""
     try:
         environment = read_environment()
-        if environment.strategy is not None:
-            resolve(environment.strategy)
+        if environment.strategy is not None and resolve(environment.strategy).clairvoyant:
+            return (
+                f"{STRATEGY}={environment.strategy} reads true output lengths: it runs in the simulator only"
+            )
     except ValueError as error:
         return str(error)
+    if environment.metrics_port is not None and importlib.util.find_spec("prometheus_client") is None:
+        return f"{METRICS_PORT} is set but prometheus-client is not installed: pip install 'bidkv[sglang]'"
     return None
 
 
