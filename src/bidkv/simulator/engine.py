@@ -50,6 +50,7 @@ class Engine:
         self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
         self._keys = BlockKeys(config.block_size, config.prefix_chunk_tokens)
         self._profile = profile
+        self._model_len = config.model_len
         self._control = controller
 
     # --- what a policy may ask -------------------------------------------------------------------
@@ -148,8 +149,9 @@ class Engine:
         if not self.preempted:  # rule 7
             self._admit(budget)
         self.used_blocks_in_step = self.num_blocks - self.free_blocks
+        before = self.num_scheduled_tokens
         duration = self._run()
-        self._control.after_step(self, sum(n for _, n in self.scheduled))
+        self._control.after_step(self, self.num_scheduled_tokens - before)
         return duration
 
     def _rearrange(self, victims: Sequence[Any]) -> None:
@@ -165,18 +167,21 @@ class Engine:
         running = self.running
         size = self.block_size
         threshold = self.config.long_prefill_token_threshold
-        model_len = self.config.model_len
+        model_len = self._model_len
+        cached = self._cache is not None
+        scheduled = self.scheduled
         index = 0
         while index < len(running) and budget > 0:
             request = running[index]
             computed = request.num_computed_tokens
             tokens = request.num_tokens - computed
-            if 0 < threshold < tokens and len(running) + len(self._waiting) > 1:
-                tokens = threshold
-            tokens = min(tokens, budget, model_len - 1 - computed)  # rule 3
-            if tokens <= 0:
-                index += 1
-                continue
+            if tokens != 1:  # a decode needs none of this: one token always fits the budget and the model
+                if 0 < threshold < tokens and len(running) + len(self._waiting) > 1:
+                    tokens = threshold
+                tokens = min(tokens, budget, model_len - 1 - computed)  # rule 3
+                if tokens <= 0:
+                    index += 1
+                    continue
             need = -(-(computed + tokens) // size) - request.num_held_blocks
             fits = True
             while need > self.free_blocks:  # rule 4
@@ -193,8 +198,9 @@ class Engine:
                     break
             if not fits:
                 break
-            self._allocate(request, need, computed + tokens)
-            self.scheduled.append((request, tokens))
+            if need > 0 or cached:
+                self._allocate(request, need, computed + tokens)
+            scheduled.append((request, tokens))
             budget -= tokens
             index += 1
         return budget
@@ -306,7 +312,7 @@ class Engine:
             if blocks + kept_free > self.free_blocks:
                 break
             if config.reserve_full_isl:  # rule 9
-                whole = -(-min(request.num_tokens, config.model_len) // size) - len(hits)
+                whole = -(-min(request.num_tokens, self._model_len) // size) - len(hits)
                 if whole + kept_free > self.free_blocks:
                     break
             waiting.remove(request)
