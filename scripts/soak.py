@@ -4,8 +4,9 @@
     .venv-vllm/bin/python scripts/soak.py vllm --requests 100000
 
 `simulator` streams a workload through the simulated engine; `vllm` drives the real scheduler of vLLM without
-a model, through the adapter. Prints a line for each tenth of the run; exits 1 when the last line shows
-more memory than the third by over 5 %, when a request is lost, or when the books do not agree.
+a model, through the adapter. Prints a line for each tenth of the run, with the median of the time a victim
+decision took; exits 1 when the last line shows over 5 % more memory than the third, when a request is lost,
+or when the books do not agree.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,14 +42,12 @@ class Watch:
         self._every = max(1, requests // TENTHS)
         self._started = self._mark = time.perf_counter()
         self._lines: list[float] = []
-        self.decision_s = 0.0
-        self.decisions = 0
+        self._decisions_s: list[float] = []
         print(f"{'requests':>12} {'resident MiB':>13} {'us/request':>11} {'us/decision':>12}")
 
     def decided(self, seconds: float) -> None:
         """One victim decision took so long."""
-        self.decision_s += seconds
-        self.decisions += 1
+        self._decisions_s.append(seconds)
 
     def count(self, done: int) -> None:
         """`done` requests are through."""
@@ -57,10 +57,10 @@ class Watch:
         now = time.perf_counter()
         self._lines.append(resident_mib())
         each = (now - self._mark) / self._every * 1e6
-        decision = f"{self.decision_s / self.decisions * 1e6:12.1f}" if self.decisions else " " * 11 + "-"
+        decision = f"{median(self._decisions_s) * 1e6:12.1f}" if self._decisions_s else " " * 11 + "-"
         print(f"{done:12,} {self._lines[-1]:13.1f} {each:11.1f} {decision}", flush=True)
         self._mark = now
-        self.decision_s, self.decisions = 0.0, 0
+        self._decisions_s.clear()
 
     def verdict(self, problems: list[str]) -> int:
         """The exit status."""
