@@ -100,6 +100,10 @@ class FakeEngine:
     num_scheduled_tokens: int = 0
 
     @property
+    def num_running(self) -> int:
+        return len(self.running)
+
+    @property
     def num_waiting(self) -> int:
         return len(self.queue)
 

@@ -249,15 +249,21 @@ def test_nothing_to_run_is_an_empty_result() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"num_gpu_blocks": 1}, "num_gpu_blocks must be an integer >= 2, got 1"),
-        ({"num_gpu_blocks": 4.0}, "num_gpu_blocks must be an integer >= 2, got 4.0"),
-        ({"block_size": True}, "block_size must be an integer >= 1, got True"),
-        ({"max_num_seqs": 0}, "max_num_seqs must be an integer >= 1, got 0"),
-        ({"max_num_batched_tokens": 0}, "max_num_batched_tokens must be an integer >= 1, got 0"),
+        ({"num_gpu_blocks": 1}, "num_gpu_blocks must be an integer >= 2 and <= 100,000,000, got 1"),
+        ({"num_gpu_blocks": 4.0}, "num_gpu_blocks must be an integer >= 2 and <= 100,000,000, got 4.0"),
+        ({"block_size": True}, "block_size must be an integer >= 1 and <= 1,000,000, got True"),
+        ({"max_num_seqs": 0}, "max_num_seqs must be an integer >= 1 and <= 1,000,000, got 0"),
+        (
+            {"max_num_batched_tokens": 0},
+            "max_num_batched_tokens must be an integer >= 1 and <= 1,000,000,000, got 0",
+        ),
         ({"watermark": 1.0}, "watermark must be in [0.0, 1.0), got 1.0"),
         ({"watermark": float("nan")}, "watermark must be in [0.0, 1.0), got nan"),
-        ({"max_model_len": 1}, "max_model_len must be >= 2 or None, got 1"),
-        ({"long_prefill_token_threshold": -1}, "long_prefill_token_threshold must be >= 0, got -1"),
+        ({"max_model_len": 1}, "max_model_len must be an integer >= 2 and <= 1,000,000,000, got 1"),
+        (
+            {"long_prefill_token_threshold": -1},
+            "long_prefill_token_threshold must be an integer >= 0 and <= 1,000,000,000, got -1",
+        ),
         ({"scheduling_policy": "lifo"}, "scheduling_policy must be 'fcfs' or 'priority', got 'lifo'"),
         (
             {"enable_chunked_prefill": False, "max_num_batched_tokens": 15},
