@@ -5,8 +5,8 @@
     .venv/bin/python scripts/fuzz.py --seconds 60
 
 Each reader runs in a process of its own, starting from valid inputs. A crash is whatever is not the reader's
-documented error, an input that takes 10 seconds, or one that takes a gigabyte; its input is kept in
-out/fuzz/. Prints a line for each reader; exits 1 after a crash.
+documented error, an input that takes 10 seconds, or one that takes a gigabyte; its input and
+its output are kept in out/fuzz/. Prints a line for each reader; exits 1 after a crash.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def fuzz_apart(reader: Reader, inputs: int, seconds: int) -> bool:
     )
     if not clean:
         (FOUND / f"{reader.name}.log").write_text(done.stdout + done.stderr)
-        print("\n".join((done.stdout + done.stderr).splitlines()[-30:]))
+        print("\n".join(done.stdout.splitlines()[-20:]))
     return clean
 
 

@@ -47,3 +47,8 @@ def test_hostile_inputs_are_refused_as_documented(reader: Reader, content: bytes
 @settings(deadline=None)
 def test_nothing_but_the_documented_error_comes_out(reader: Reader, data: st.DataObject) -> None:
     feed(reader, edited(data.draw(st.sampled_from(reader.seeds)), data.draw(edits)))
+
+
+def test_infinity_is_refused_in_a_results_notes_too() -> None:
+    result = next(reader for reader in READERS if reader.name == "result")
+    assert not feed(result, result.seeds[0].replace(b'"notes":{', b'"notes":{"a":1e999,'))

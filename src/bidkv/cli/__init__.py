@@ -6,6 +6,7 @@ A new command is a module here with a function `command` (typer annotations), na
 
 from __future__ import annotations
 
+import io
 import sys
 
 _EXTRA = frozenset({"typer", "rich"})
@@ -26,4 +27,7 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
+    # A file name may hold bytes that are no text; printing one must not end a run with a traceback.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()

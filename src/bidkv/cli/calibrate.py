@@ -88,6 +88,8 @@ def command(
         if steps is None:
             fail("--engine: expected --steps, the step log to record")
         _record(steps, time_limit_s)
+    if name is not None and not name.isprintable():
+        fail(f"--name: expected printable text, found {name!r}")
     if html_file is not None:
         if steps is None and check is None:
             fail("--html: expected --steps or --check, there is nothing to plot")

@@ -93,7 +93,11 @@ def decode(text: str | bytes, where: str = "result") -> RunResult:
         SchemaError: not JSON, another schema or version, or a field of the wrong kind.
     """
     try:
-        document = json.loads(text, parse_constant=lambda name: _fail(where, "", "a finite number", name))
+        document = json.loads(
+            text,
+            parse_constant=lambda name: _fail(where, "", "a finite number", name),
+            parse_float=lambda number: _finite(where, number),
+        )
     except (ValueError, RecursionError) as error:
         if isinstance(error, SchemaError):
             raise
@@ -161,10 +165,14 @@ def _check_object(where: str, name: str, value: Any, kinds: Mapping[str, tuple[t
             _fail(where, f"{name}.{field}".lstrip("."), _names(allowed), value[field])
 
 
+def _finite(where: str, text: str) -> float:
+    # JSON's 1e999 would read as infinity.
+    value = float(text)
+    return value if math.isfinite(value) else _fail(where, "", "a finite number", text)
+
+
 def _is_too_large(value: object) -> bool:
-    # JSON's 1e999 reads as infinity and an integer may have thousands of digits: neither can be counted with.
-    if isinstance(value, float):
-        return not math.isfinite(value)
+    # An integer may have thousands of digits, which no float can be counted with.
     return isinstance(value, int) and abs(value) > _MOST
 
 
