@@ -23,13 +23,14 @@ class FakeServer:
     def __init__(self, given: argparse.Namespace) -> None:
         self.given = given
         self.policy = os.environ.get("BIDKV_STRATEGY", "")
-        self.control = Path(os.environ.get("BIDKV_CONTROL_FILE", "/nonexistent"))
+        control = os.environ.get("BIDKV_CONTROL_FILE")
+        self.control = Path(control) if control else None
         self.running = 0
         self.arrivals = 0
         self.steps = 0
 
     def obey(self) -> None:
-        if self.control.exists():
+        if self.control is not None and self.control.exists():
             self.policy = self.control.read_text().strip()
 
     async def complete(self, request: web.Request) -> web.StreamResponse:

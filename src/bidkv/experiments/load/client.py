@@ -80,7 +80,8 @@ async def replay(
 async def _first_touch(session: aiohttp.ClientSession, base_url: str) -> None:
     """Make one exchange that does not count: what is done once only must not make the first request late."""
     with suppress(aiohttp.ClientError):
-        async with session.get(f"{base_url}/health", trace_request_ctx=None) as response:
+        # Not /health: SGLang answers that by generating a token.
+        async with session.get(f"{base_url}/v1/models", trace_request_ctx=None) as response:
             await response.read()
 
 
