@@ -13,6 +13,7 @@ from bidkv.adapters.vllm.mixin import Glue
 from bidkv.control import Controller
 from bidkv.control_file import INTERVAL_S, ControlFile, obey
 from bidkv.observability.decision_log import DecisionLog
+from bidkv.observability.watchdog import PROCESS_WATCHDOG
 from bidkv.policy import resolve
 from bidkv.policy.classes import WithinClasses
 from bidkv.protocol.policy import Policy
@@ -39,6 +40,8 @@ class Service:
         log = environment.decision_log
         observer = None if log is None else DecisionLog(log, wall_clock=time.time)
         self.controller = Controller(policy, stability=stability, observer=observer)
+        PROCESS_WATCHDOG.watch(self.controller)
+        PROCESS_WATCHDOG.start()
         self.glue = Glue(scheduler, self.controller, clock)
         self.metrics = None
         self._cycles = CycleWatch(self.controller.counters, scheduler.max_num_running_reqs)
