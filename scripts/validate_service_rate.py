@@ -37,6 +37,7 @@ from bidkv.stability import (
 )
 
 PROFILES = ("h100-llama3.1-8b", "h100-llama3.1-8b-nocompile")
+TRAFFIC_PROFILE = "h100-llama3.1-8b-traffic"
 SHAPES = ((600, 32), (2048, 128), (8192, 256))
 LARGE_SHAPES = ((8192, 256), (16384, 256), (32768, 256))
 UNIFORM = (
@@ -191,10 +192,10 @@ def recorded_run(_: Path | None) -> None:
 
 def engine_runs(_: Path | None) -> None:
     """Runs of a real engine that had everybody waiting from the start, and the same requests simulated."""
-    profile = load_profile(PROFILES[0])
+    profile = load_profile(TRAFFIC_PROFILE)
     print("| run | steps, preemptions: real | simulated | real req/s | simulator | model | plain formula |")
     print("|---|---|---|---|---|---|---|")
-    for file in sorted((RECORDED / "saturated").glob("*.json")):
+    for file in sorted((RECORDED / "traffic" / "validation").glob("law-*.json")):
         real = decode(file.read_text(), file.name)
         records = sorted(real.records, key=lambda r: int(r.request_id.strip("abcdefghijklmnopqrstuvwxyz-")))
         requests = [WorkloadRequest(r.request_id, 0.0, r.prompt_tokens, r.output_tokens) for r in records]

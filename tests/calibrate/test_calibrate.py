@@ -12,18 +12,20 @@ from bidkv.experiments.calibrate.fitting import CANDIDATES, CHOSEN, candidate, f
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile, read_profile
 
 RECORDED = Path(__file__).parent.parent / "data" / "h100"
+WITH_TRAFFIC = "max, padded, attention, history, host per decode"
 SHIPPED = [
-    ("h100-llama3.1-8b", "steps_compiled.csv", True),
-    ("h100-llama3.1-8b-nocompile", "steps_nocompile.csv", False),
+    ("h100-llama3.1-8b", "steps_compiled.csv", CHOSEN, True),
+    ("h100-llama3.1-8b-nocompile", "steps_nocompile.csv", CHOSEN, False),
+    ("h100-llama3.1-8b-traffic", "traffic/steps.csv", WITH_TRAFFIC, True),
 ]
 
 
-@pytest.mark.parametrize(("name", "file", "prefill_graphs"), SHIPPED)
+@pytest.mark.parametrize(("name", "file", "model", "prefill_graphs"), SHIPPED)
 def test_the_packaged_profiles_are_fits_of_the_recorded_steps(
-    name: str, file: str, prefill_graphs: bool
+    name: str, file: str, model: str, prefill_graphs: bool
 ) -> None:
     shipped = load_profile(name)
-    refitted = fit(read_step_log(RECORDED / file), candidate(CHOSEN), name, Graphs(512, prefill_graphs))
+    refitted = fit(read_step_log(RECORDED / file), candidate(model), name, Graphs(512, prefill_graphs))
     assert refitted.coefficients() == pytest.approx(shipped.coefficients(), rel=1e-5)
     assert refitted.prefill_graphs == shipped.prefill_graphs == prefill_graphs
 

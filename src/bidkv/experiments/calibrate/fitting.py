@@ -76,6 +76,13 @@ CANDIDATES = (
         _PREFILL + _ATTENTION + _HISTORY,
     ),
     Candidate(
+        "max, padded, attention, history, host per decode",
+        _BASE,
+        _DECODE,
+        ("base_s", "per_decode_s"),
+        _PREFILL + _ATTENTION + _HISTORY,
+    ),
+    Candidate(
         "max, padded, attention, history, per prefill",
         _BASE,
         _DECODE,

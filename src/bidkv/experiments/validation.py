@@ -1,0 +1,211 @@
+"""Replays made on a real engine, simulated: how far off every figure is, and whether policies rank alike.
+
+    python -m bidkv.experiments.validation --runs DIRECTORY --profile NAME [--order]
+
+The directory holds the plan of :mod:`bidkv.experiments.vllm.replay` as ``plan.json`` and one result file a
+run. The simulator is given the plan and the profile alone. Both tables are Markdown.
+
+The last column of the first table needs no simulation: after the last first token only decode steps are
+left, of as many requests as the recorded timeline says, and the profile says how long those take. It tells a
+machine that was slow during a run from a model that is wrong elsewhere.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from pathlib import Path
+from typing import Any
+
+from bidkv.experiments.vllm.replay import workload
+from bidkv.policy import resolve
+from bidkv.profiles import StepTimeProfile, load_profile
+from bidkv.results import RunResult
+from bidkv.results.codec import decode
+from bidkv.simulator import EngineConfig, simulate
+
+MAX_NUM_SEQS = 256
+BLOCK_SIZE = 16
+_FIGURES = ("throughput_rps", "e2e_mean_s", "e2e_p99_s", "ttft_p50_s", "ttft_p99_s", "recompute_tax")
+ORDERED = ("e2e_mean_s", "recompute_tax", "throughput_rps")
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One run on the real engine and the same run simulated.
+
+    Attributes:
+        name: of the run in its plan.
+        policy: that decided.
+        real: figures of the real run, by name; seconds, requests per second, shares.
+        simulated: the same of the simulated one, and for both also `steps` and `preemptions`.
+        decode_tail: the profile's time for the run's final decode steps over the recorded time, less 1.
+    """
+
+    name: str
+    policy: str
+    real: dict[str, float]
+    simulated: dict[str, float]
+    decode_tail: float
+
+    def difference(self, figure: str) -> float:
+        """Simulated against real: relative, for shares (`recompute_tax`) the plain difference."""
+        gap = self.simulated[figure] - self.real[figure]
+        return gap if figure == "recompute_tax" else gap / self.real[figure]
+
+
+def replays(directory: Path, profile: StepTimeProfile) -> list[Replay]:
+    """Simulate every run of `directory`, in the order of its plan.
+
+    Raises:
+        OSError: the plan or a result is missing.
+        ValueError: a plan that is no JSON list of runs, or a broken result file.
+    """
+    compared = []
+    for spec in _plan(directory / "plan.json"):
+        file = directory / f"{spec['name']}.json"
+        real = decode(file.read_text(encoding="utf-8"), str(file))
+        engine = EngineConfig(
+            num_gpu_blocks=spec["blocks"],
+            max_num_seqs=MAX_NUM_SEQS,
+            max_num_batched_tokens=spec["chunk"],
+        )
+        run = simulate(workload(spec), resolve(spec["policy"]), engine, profile)
+        tail = decode_tail(real, profile)
+        compared.append(Replay(spec["name"], spec["policy"], _figures(real), _figures(run), tail))
+    return compared
+
+
+def decode_tail(real: RunResult, profile: StepTimeProfile) -> float:
+    """How much longer than recorded the decode steps after the run's last first token take, by `profile`.
+
+    A window of the timeline counts with the mean of its two ends: requests, and tokens resident (blocks less
+    the half block that a request leaves empty on average).
+    """
+    since_s = max(record.first_token_s or 0.0 for record in real.records)
+    points = [point for point in real.timeline if point.time_s > since_s and point.running]
+    steps = real.totals.steps / max(1, len(real.timeline))
+    recorded_s = predicted_s = 0.0
+    for first, last in pairwise(points):
+        requests = (first.running + last.running) // 2
+        context = BLOCK_SIZE * (first.used_blocks + last.used_blocks - requests) // 2
+        predicted_s += steps * profile.step_s(0, 0.0, requests, context)
+        recorded_s += last.time_s - first.time_s
+    return predicted_s / recorded_s - 1.0 if recorded_s else float("nan")
+
+
+def agreement(compared: Sequence[Replay], figure: str, noise: float) -> tuple[float, int]:
+    """Kendall's tau of the policies' order by `figure`, and how many pairs it rests on.
+
+    Pairs of runs whose real figures differ by less than `noise` (a share of the larger) have no order that a
+    single run could show and are left out.
+    """
+    agreeing = total = 0
+    for one, other in combinations(compared, 2):
+        real = one.real[figure] - other.real[figure]
+        if abs(real) <= noise * max(abs(one.real[figure]), abs(other.real[figure])):
+            continue
+        simulated = one.simulated[figure] - other.simulated[figure]
+        total += 1
+        agreeing += 1 if real * simulated > 0.0 else -1
+    return (agreeing / total if total else float("nan")), total
+
+
+def closeness_table(compared: Sequence[Replay]) -> str:
+    """How far every figure is off, one row a run."""
+    lines = [
+        "| run | steps, preemptions: real | simulated | req/s | throughput | mean e2e | p99 e2e "
+        "| TTFT p50 | TTFT p99 | tax, points | final decode steps |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in compared:
+        counts = " | ".join(
+            f"{side['steps']:.0f}, {side['preemptions']:.0f}" for side in (row.real, row.simulated)
+        )
+        gaps = " | ".join(
+            f"{100 * row.difference(figure):+.1f}{'' if figure == 'recompute_tax' else ' %'}"
+            for figure in _FIGURES
+        )
+        tail = f"{100 * row.decode_tail:+.1f} %"
+        lines.append(f"| {row.name} | {counts} | {row.real['throughput_rps']:.2f} | {gaps} | {tail} |")
+    return "\n".join(lines)
+
+
+def order_table(compared: Sequence[Replay], noise: float) -> str:
+    """Real and simulated figures by policy, and how far their orders agree."""
+    lines = ["| policy | mean e2e s: real, simulated | tax: real, simulated | req/s: real, simulated |"]
+    lines.append("|---|---|---|---|")
+    for row in compared:
+        cells = " | ".join(f"{row.real[f]:.3f}, {row.simulated[f]:.3f}" for f in ORDERED)
+        lines.append(f"| {row.policy} | {cells} |")
+    taus = []
+    for figure in ORDERED:
+        tau, pairs = agreement(compared, figure, noise)
+        every, _ = agreement(compared, figure, 0.0)
+        taus.append(f"{tau:+.2f} ({pairs} pairs; all {every:+.2f})")
+    lines.append(f"| Kendall's tau | {' | '.join(taus)} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 when the input is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bidkv.experiments.validation",
+        description="Simulate the runs that a real engine made; print how far apart they are.",
+    )
+    add = parser.add_argument
+    add("--runs", type=Path, required=True, metavar="DIR", help="plan.json and one result file a run")
+    add("--profile", required=True, metavar="NAME|FILE", help="step-time profile")
+    add("--order", action="store_true", help="compare the order of the policies instead")
+    add(
+        "--noise",
+        type=float,
+        default=0.02,
+        metavar="X",
+        help="smaller differences have no order (%(default)s)",
+    )
+    options = parser.parse_args(argv)
+    try:
+        compared = replays(options.runs, load_profile(options.profile))
+    except (OSError, ValueError) as error:
+        print(f"bidkv: error: {error}", file=sys.stderr)
+        return 2
+    print(order_table(compared, options.noise) if options.order else closeness_table(compared))
+    return 0
+
+
+def _plan(file: Path) -> list[dict[str, Any]]:
+    needed = ("name", "family", "n", "rate_rps", "seed", "policy", "blocks", "chunk")
+    try:
+        plan = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: expected JSON ({error})") from error
+    if not isinstance(plan, list):
+        raise ValueError(f"{file}: expected a list of runs")
+    for number, spec in enumerate(plan):
+        missing = [f for f in needed if not isinstance(spec, dict) or f not in spec]
+        if missing:
+            raise ValueError(f"{file}, run {number}: expected the fields {', '.join(missing)} too")
+    return plan
+
+
+def _figures(result: RunResult) -> dict[str, float]:
+    summary = result.summary()
+    return {
+        "throughput_rps": summary["throughput_rps"],
+        "e2e_mean_s": summary["e2e_s"]["mean"],
+        "e2e_p99_s": summary["e2e_s"]["p99"],
+        "ttft_p50_s": summary["ttft_s"]["p50"],
+        "ttft_p99_s": summary["ttft_s"]["p99"],
+        "recompute_tax": summary["recompute_tax"],
+        "steps": summary["steps"],
+        "preemptions": summary["preemptions"],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
