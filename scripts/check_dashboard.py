@@ -44,7 +44,7 @@ class Answer:
 
 def dashboard_queries(engine: str, server: str, rate_interval: str) -> Iterator[Query]:
     """Yield every panel's expressions as Grafana would send them."""
-    others = [f"{name}:" for name in ENGINES if name != engine]
+    others = [name for name in ENGINES if name != engine]
     dashboard = json.loads((DEPLOY / "grafana/dashboards/bidkv.json").read_text(encoding="utf-8"))
     for panel in dashboard["panels"]:
         for target in panel.get("targets", ()):
