@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from tests.reliability.policies import Unreliable
+from tests.reliability.tally import TALLY
 from tests.simulator.driver import CheckedRun, WatchedController
 from tests.simulator.test_invariants import engines, expected_outputs
 from tests.support import FakeClock
@@ -44,6 +45,7 @@ class Interference(RuleBasedStateMachine):
         self.run = CheckedRun([], control, config)
         self.sources: list[WorkloadRequest] = []
         self.disabled = 0
+        self.interventions = 0
 
     def policy_of(self, name: str) -> Policy:
         if name in ("unreliable", "reliable"):
@@ -106,6 +108,7 @@ class Interference(RuleBasedStateMachine):
     )
     def interfere(self, action: str, number: int) -> None:
         run, control = self.run, self.run.control
+        self.interventions += action in ("disable", "enable", "switch")
         match action:
             case "abort" if self.live:
                 run.abort(self.live[number % len(self.live)])
@@ -159,6 +162,16 @@ class Interference(RuleBasedStateMachine):
         assert counters.failures == sum(self.run.control.breaker.failures.values())
         assert self.may_fail or counters.failures == 0, self.run.control.breaker.reason
         assert counters.kill_switch_activations == self.disabled
+        TALLY.update(
+            {
+                "steps": counters.steps,
+                "arrivals": counters.arrivals,
+                "preemptions": books.preemptions,
+                "aborts": counters.aborts,
+                "kills, releases and switches": self.interventions,
+                "policy failures": counters.failures,
+            }
+        )
 
 
 TestInterference = Interference.TestCase
