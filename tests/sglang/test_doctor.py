@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("sglang", reason="SGLang is not installed: run `make test-sglang`")
 
-from bidkv.adapters.doctor.probe import ANSWER
+from bidkv.adapters.doctor.findings import ANSWER
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(300)]
 

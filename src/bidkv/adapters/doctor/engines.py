@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, entry_points, version
 
-from bidkv.adapters.doctor.findings import Finding, Status
-from bidkv.adapters.doctor.probe import ANSWER
+from bidkv.adapters.doctor.findings import ANSWER, Finding, Status
 from bidkv.adapters.environment import CONTROL_FILE, DECISION_LOG, METRICS_PORT, STRATEGY
 from bidkv.adapters.vllm.plugin import SUPPORTED, is_supported
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+ANSWER = "bidkv-probe: "
+"""What a probe's answer begins with, among whatever an engine prints."""
+
 
 class Status(StrEnum):
     """How it is: in order, worth knowing, or in the way."""

@@ -1,7 +1,7 @@
 """`python -m bidkv.adapters.doctor.probe ENGINE`: load an engine's plugins as it does, then look at the hook.
 
 Runs in a process of its own: engines are heavy, print, and may fail to import at all. The policy comes from
-BIDKV_STRATEGY, as in a server. The answer is one line of JSON behind :data:`ANSWER`.
+BIDKV_STRATEGY, as in a server. The answer is one line of JSON behind `ANSWER`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import sys
 import warnings
 
-ANSWER = "bidkv-probe: "
+from bidkv.adapters.doctor.findings import ANSWER
 
 
 def probe_vllm() -> tuple[bool, str]:
