@@ -9,6 +9,7 @@ import shutil
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from bidkv.observability.log_reader import read_log
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 24
+REQUEST_LIMIT_S = 120.0
 
 Body = Callable[[int, int], dict[str, Any]]
 """A request's body, given the number of the client and of its request."""
@@ -89,14 +91,14 @@ class Served:
         number = 0
         while not self._stop.is_set():
             number += 1
-            get_text(self.url + self._path, json.dumps(self._body(client, number)).encode())
+            post(self.url + self._path, self._body(client, number))
             self.served += 1
 
     def rest(self) -> None:
         """Let what runs finish."""
         self._stop.set()
         self._clients.shutdown()
-        self.wait_for("requests still run", lambda: self.metrics()["bidkv_running_requests"] == 0, 60)
+        self.wait_for("requests still run", lambda: self.metrics()["bidkv_running_requests"] == 0, 120)
 
     def stop(self) -> None:
         """End everything."""
@@ -133,6 +135,13 @@ class Served:
     def stories(self) -> dict[str, Story]:
         """What the decision log tells of every preempted request."""
         return stories(read_log(self.log))
+
+
+def post(url: str, body: dict[str, Any]) -> None:
+    """Post a request and read its answer; on a busy machine that takes its time."""
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=REQUEST_LIMIT_S) as answer:
+        answer.read()
 
 
 def setbacks_of(told: Mapping[str, Story]) -> list[Setback]:
