@@ -8,7 +8,8 @@ vLLM does by default::
 Without pressure the two serve the same requests in alternating pairs (the order inside a pair alternates
 too); the ratio of their throughputs and its 95 % interval are reported. Under pressure the adapter's engine
 serves a workload with a policy, and every request that reaches `_preempt_request` is compared with the
-victims the policy named for that step.
+victims the policy named for that step. `--show overhead.json` prints recorded figures as Markdown and needs
+no GPU.
 """
 
 from __future__ import annotations
@@ -131,6 +132,25 @@ def under_pressure(ours: Served, policy: str, blocks: int, requests: int) -> dic
     }
 
 
+def as_tables(figures: dict[str, Any]) -> str:
+    """What `--output` wrote, as Markdown: the pairs, and whom the policies preempted."""
+    cost = figures["without_pressure"]
+    lines = ["| pair | plain req/s | adapter req/s |", "|---|---|---|"]
+    for number, pair in enumerate(cost["pairs"], 1):
+        lines.append(f"| {number} | {pair['plain_rps']:.2f} | {pair['ours_rps']:.2f} |")
+    interval = f"{cost['ratio_low']:.4f} to {cost['ratio_high']:.4f}"
+    lines += ["", f"adapter / plain: {cost['ratio']:.4f}, 95 % interval {interval}", ""]
+    lines += [
+        "| policy | preempted | named by the policy | the first choice | all blocks back |",
+        "|---|---|---|---|---|",
+    ]
+    for run in figures["under_pressure"]:
+        back = "yes" if run["pool_whole"] else "no"
+        counts = (run["preempted"], run["preempted_as_named"], run["first_was_first_choice"])
+        lines.append(f"| {run['policy']} | {' | '.join(map(str, counts))} | {back} |")
+    return "\n".join(lines)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     arguments = argparse.ArgumentParser(
@@ -138,12 +158,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="The adapter beside plain vLLM on a GPU.",
     )
     add = arguments.add_argument
-    add("--output", type=Path, required=True, metavar="FILE", help="figures (JSON)")
+    what = arguments.add_mutually_exclusive_group(required=True)
+    what.add_argument("--output", type=Path, metavar="FILE", help="measure; write the figures (JSON)")
+    what.add_argument("--show", type=Path, metavar="FILE", help="print figures written earlier")
     add("--model", default="llama-3.1-8b", metavar="DIR|SHAPE", help="a model directory or a packaged shape")
     add("--pairs", type=int, default=7, metavar="N", help="alternating pairs, at least 2 (%(default)s)")
     add("--requests", type=int, default=128, metavar="N", help="requests a run (%(default)s)")
     add("--policies", default="lcf,bidkv,fair,fast", metavar="P[,P...]", help="under pressure (%(default)s)")
     args = arguments.parse_args(argv)
+    if args.show is not None:
+        print(as_tables(json.loads(args.show.read_text())))
+        return 0
     settings = {"async_scheduling": True, "num_gpu_blocks_override": 8192, "gpu_memory_utilization": 0.45}
     plain = Served(build_engine(args.model, 64, 2048, settings))
     print(f"plain scheduler: {type(plain.scheduler).__mro__[0].__qualname__}", file=sys.stderr, flush=True)

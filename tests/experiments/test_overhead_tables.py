@@ -1,0 +1,40 @@
+"""The adapter on a real H100: the recorded figures, and the tables printed from them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bidkv.experiments.statistics import paired
+from bidkv.experiments.vllm.overhead import main
+
+RECORDED = Path(__file__).parents[1] / "data" / "h100" / "adapter" / "overhead.json"
+FIGURES = json.loads(RECORDED.read_text())
+
+
+def test_the_adapter_costs_no_throughput_that_seven_pairs_could_show() -> None:
+    cost = FIGURES["without_pressure"]
+    ours, plain = ([pair[side] for pair in cost["pairs"]] for side in ("ours_rps", "plain_rps"))
+    change = paired(ours, plain)
+    assert len(ours) == 7
+    assert not change.shown
+    assert change.low > -0.01
+    assert (1 + change.estimate, 1 + change.low) == pytest.approx((cost["ratio"], cost["ratio_low"]))
+    assert cost["counters"]["pressured_steps"] == 0
+
+
+def test_everybody_preempted_was_named_by_the_policy() -> None:
+    for run in FIGURES["under_pressure"]:
+        assert run["preempted"] == run["preempted_as_named"] == run["named"] > 40
+        assert run["pool_whole"]
+        assert run["active"]
+
+
+def test_the_tables_show_what_was_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--show", str(RECORDED)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "| 1 | 49.48 | 49.66 |"
+    assert "adapter / plain: 1.0025, 95 % interval 0.9932 to 1.0119" in lines
+    assert "| fast | 72 | 72 | 71 | yes |" in lines
