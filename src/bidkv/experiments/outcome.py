@@ -19,10 +19,10 @@ from bidkv.experiments.figures import (
     rate,
 )
 from bidkv.experiments.objectives import DEFAULT_OBJECTIVE, Objective, attainment, goodput_rps
+from bidkv.experiments.refusal import idle_reason
 from bidkv.experiments.runner.plan import Load, Plan, policy_of
 from bidkv.experiments.runner.store import Store, StoredRun
 from bidkv.experiments.statistics import LEVEL, Interval, order_effect, paired, pooled
-from bidkv.policy import resolve
 
 GOODPUT = Figure("goodput_rps", "goodput in requests per second", "goodput", "higher", rate)
 ATTAINMENT = Figure("slo_attainment", "share of requests within the objective", "in SLO", "higher", percent)
@@ -246,32 +246,6 @@ def _forbidden(
         return ""  # an A/A comparison: what is called here is a false alarm, and must be seen
     reasons = [idle_reason(plan, name, side) for name, side in ((label, ours), (baseline, theirs))]
     return reasons[0] if all(reasons) else ""
-
-
-def idle_reason(plan: Plan, label: str, runs: Sequence[StoredRun]) -> str:
-    """Say why the policy cannot have made a difference in these runs; empty when it can have.
-
-    Args:
-        plan: what the runs are part of.
-        label: the strategy's label.
-        runs: its runs; their notes hold the controller's counters under "control".
-    """
-    policy = resolve(policy_of(label))
-    counters = [c for run in runs if isinstance(c := run.result.notes.get("control"), dict)]
-    if not counters or len(counters) < len(runs):
-        return "the engine reported no counters: nothing shows that the policy was in charge"
-    total = {name: sum(c.get(name, 0) for c in counters) for name in counters[0]}
-    if total.get("failures", 0):
-        return f"the policy failed {total['failures']} times and the engine went on alone"
-    if (policy.chooses_next or policy.keeps_reserve) and total.get("admissions", 0):
-        return ""
-    if not total.get("decisions", 0):
-        return "the policy was never called"
-    # SGLang asks for an order, which its own rule completes: what that would have been is not counted.
-    asks_for_order = plan.options.get("scheduler", plan.engine) == "sglang"
-    if not asks_for_order and not total.get("overrides", 0):
-        return "the policy chose as the engine itself would have, every time"
-    return ""
 
 
 def _overall(

@@ -10,8 +10,9 @@ from types import FrameType
 
 from bidkv.experiments.runner.driver import Driver, DriverError
 from bidkv.experiments.runner.execute import Tally, run_experiment
-from bidkv.experiments.runner.options import EngineKind, UsageError, make_parser, plan_of, sim_driver
+from bidkv.experiments.runner.options import EngineKind, make_parser
 from bidkv.experiments.runner.store import Store, StoreError
+from bidkv.experiments.runner.words import UsageError, plan_of, sim_driver
 from bidkv.experiments.traces import TraceError
 
 FAILED, BAD_INPUT = 1, 2
