@@ -169,3 +169,5 @@ def test_files_that_are_not_there_yet(tmp_path: Path) -> None:
     assert lost["BIDKV_CONTROL_FILE"][0] is Status.FAIL
     assert lost["BIDKV_DECISION_LOG"][0] is Status.FAIL
     assert found({"BIDKV_DECISION_LOG": str(tmp_path)})["BIDKV_DECISION_LOG"][0] is Status.FAIL
+    (tmp_path / "link").symlink_to(tmp_path / "log.jsonl")
+    assert found({"BIDKV_DECISION_LOG": str(tmp_path / "link")})["BIDKV_DECISION_LOG"][0] is Status.FAIL

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -190,12 +191,24 @@ def test_a_symbolic_link_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert sum("no decision log" in message for message in caplog.messages) == 1
 
 
-def test_a_full_disk_ends_the_log_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
-    log = DecisionLog(Path("/dev/full"))
+def test_a_full_disk_ends_the_log_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real, room = os.write, iter(range(10))
+
+    def write(descriptor: int, data: bytes) -> int:
+        if next(room, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    log = DecisionLog(tmp_path / "log")
     with caplog.at_level(logging.WARNING):
         result = simulate(WORKLOAD, resolve("bidkv"), TIGHT, steady_profile(0.5), observer=log)
+    monkeypatch.undo()
     assert len(result.completed) == len(WORKLOAD)
     assert sum("No space left" in message for message in caplog.messages) == 1
+    assert len(list(read_log(tmp_path / "log"))) == 10
 
 
 def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,8 +87,10 @@ def examine_decision_log(path: Path) -> Finding:
     folder = path.parent
     if not folder.is_dir():
         return Finding(DECISION_LOG, Status.FAIL, f"its folder {folder} does not exist")
-    if path.exists() and not path.is_file():
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         return Finding(DECISION_LOG, Status.FAIL, f"{path} is not a regular file")
+    if path.exists() and path.stat().st_uid != os.geteuid():
+        return Finding(DECISION_LOG, Status.FAIL, f"user {path.stat().st_uid} owns {path}, not this user")
     if not os.access(path if path.exists() else folder, os.W_OK):
         return Finding(DECISION_LOG, Status.FAIL, f"{path} cannot be written by this user")
     room = os.statvfs(folder)
