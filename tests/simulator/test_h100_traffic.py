@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.validation import ORDERED, Replay, agreement, main, replays
+from bidkv.experiments.validation import (
+    ORDERED,
+    Replay,
+    agreement,
+    closeness_table,
+    main,
+    order_table,
+    replays,
+)
 from bidkv.profiles import load_profile
 
 DATA = Path(__file__).parents[1] / "data" / "h100" / "traffic"
@@ -49,6 +57,12 @@ def test_figures_are_as_close_as_claimed(
     assert gaps.pop(SLOW) <= bound_when_slow
     assert len(gaps) == 6
     assert max(gaps.values()) <= bound
+
+
+def test_the_page_shows_what_the_command_prints(compared: dict[str, Replay], policies: list[Replay]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
+    assert closeness_table(list(compared.values())) in page
+    assert order_table(policies, noise=0.02) in page
 
 
 def test_without_arrivals_to_meet_every_step_and_preemption_is_the_real_one(
