@@ -24,6 +24,7 @@ from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig
 
+NAMES = ["unreliable", "reliable", *available(), "fair:cap=1;gain=50", "fast:cap=2;passes=1"]
 MOST_LIVE = 30
 MOST_STEPS_TO_DRAIN = 20_000
 
@@ -33,7 +34,7 @@ class Interference(RuleBasedStateMachine):
 
     @initialize(
         config=engines() | engines(prefix_caching=True),
-        policy=st.sampled_from(["unreliable", "reliable", *available()]),
+        policy=st.sampled_from(NAMES),
         seed=st.integers(0, 999),
     )
     def start(self, config: EngineConfig, policy: str, seed: int) -> None:
@@ -120,8 +121,7 @@ class Interference(RuleBasedStateMachine):
                 control.enable()
                 assert control.active
             case "switch":
-                names = ["unreliable", "reliable", *available()]
-                control.switch(self.policy_of(names[number % len(names)]))
+                control.switch(self.policy_of(NAMES[number % len(NAMES)]))
                 assert control.active
             case "jump":
                 seconds = (0.0, 1e-9, 3.0, 1e4, 1e9, -2.0)[number % 6]
