@@ -86,6 +86,18 @@ def test_explain_says_that_it_does_not_know_a_request(simulated: tuple[Path, dic
     assert "does not know 'nobody'" in result.stderr
 
 
+def test_the_beginning_of_an_id_will_do_if_it_is_the_only_one(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    run(*SIMULATE, "--strategy", "bidkv", "--decision-log", log)
+    log.write_text(log.read_text().replace('"r77"', '"cmpl-77-0-ab"'))
+    assert run("explain", log, "--request", "cmpl-77").stdout.startswith("cmpl-77-0-ab was")
+    result = RUNNER.invoke(app, ["explain", str(log), "--request", "r14"])
+    assert result.exit_code == 0  # r14 itself, though r140 begins alike
+    result = RUNNER.invoke(app, ["explain", str(log), "--request", "r"])
+    assert result.exit_code == 2
+    assert "149 requests begin with 'r': r0, r1, r10, r100, r101, ..." in " ".join(result.stderr.split())
+
+
 def test_explain_names_the_engines_own_rule(tmp_path: Path) -> None:
     log = tmp_path / "log"
     run(*SIMULATE, "--strategy", "preempt-evict", "--decision-log", log)

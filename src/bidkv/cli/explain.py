@@ -14,11 +14,14 @@ from bidkv.cli.errors import bad_input, fail
 if TYPE_CHECKING:
     from bidkv.observability.explain import Story
 
+_SHOWN_IDS = 5
+
 
 def command(
     log: Annotated[Path, typer.Argument(metavar="LOG", help="Decision log (BIDKV_DECISION_LOG).")],
     request: Annotated[
-        str | None, typer.Option(metavar="ID", help="Tell this request's whole story.")
+        str | None,
+        typer.Option(metavar="ID", help="Tell this request's whole story; the beginning of its id will do."),
     ] = None,
     top: Annotated[int, typer.Option(metavar="N", help="Without --request: list this many.")] = 20,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -37,16 +40,35 @@ def command(
     from bidkv.observability.words import story_as_dict, story_in_words
 
     with bad_input("LOG"):
-        told = stories(read_log(log), request)
-    if request is not None:
-        if request not in told:
-            fail(f"--request: {log} does not know {request!r}")
-        story = told[request]
+        name = None if request is None else _full_id(log, request)
+        told = stories(read_log(log), name)
+    if name is not None:
+        story = told[name]
         typer.echo(json.dumps(story_as_dict(story), indent=2) if as_json else story_in_words(story))
     elif as_json:
         typer.echo(json.dumps([story_as_dict(story) for story in told.values()], indent=2))
     else:
         _print_summary(told.values(), top)
+
+
+def _full_id(log: Path, given: str) -> str:
+    """Return the id that is meant: engines append to what a client is told (vLLM: `cmpl-1-0-ab` for `cmpl-1`)."""
+    from bidkv.observability.log_lines import Admission, Finish, Preemption
+    from bidkv.observability.log_reader import read_log
+
+    alike: set[str] = set()
+    for line in read_log(log):
+        if isinstance(line, (Admission, Preemption, Finish)) and line.request_id.startswith(given):
+            if line.request_id == given:
+                return given
+            alike.add(line.request_id)
+    if not alike:
+        fail(f"--request: {log} does not know {given!r}")
+    if len(alike) > 1:
+        more = ", ..." if len(alike) > _SHOWN_IDS else ""
+        some = ", ".join(sorted(alike)[:_SHOWN_IDS])
+        fail(f"--request: {len(alike)} requests begin with {given!r}: {some}{more}")
+    return alike.pop()
 
 
 def _print_summary(told: Collection[Story], top: int) -> None:
