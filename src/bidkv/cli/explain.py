@@ -52,7 +52,7 @@ def command(
 
 
 def _full_id(log: Path, given: str) -> str:
-    """Return the id that is meant: engines append to what a client is told (vLLM: `cmpl-1-0-ab` for `cmpl-1`)."""
+    """Return the id that is meant: engines append to what a client is told (`cmpl-1-0-ab`, not `cmpl-1`)."""
     from bidkv.observability.log_lines import Admission, Finish, Preemption
     from bidkv.observability.log_reader import read_log
 
