@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -82,6 +84,7 @@ def test_a_policy_that_keeps_the_order_lets_nobody_pass_a_request_that_never_ran
     aborts=st.sets(st.integers(0, 60), max_size=4),
     dial=st.sampled_from([0.0, 0.5, 4.0, 100.0]),
     passes=st.integers(0, 3),
+    weights=st.lists(st.sampled_from([1.0, 1e-3, 1e300]), min_size=12, max_size=12),
 )
 @settings(
     max_examples=2 * settings.default.max_examples,
@@ -89,10 +92,15 @@ def test_a_policy_that_keeps_the_order_lets_nobody_pass_a_request_that_never_ran
     suppress_health_check=[HealthCheck.too_slow],
 )
 def test_fast_lets_nobody_pass_beyond_its_bound(
-    requests: list[WorkloadRequest], config: EngineConfig, aborts: set[int], dial: float, passes: int
+    requests: list[WorkloadRequest],
+    config: EngineConfig,
+    aborts: set[int],
+    dial: float,
+    passes: int,
+    weights: list[float],
 ) -> None:
+    requests = [replace(r, weight=weight) for r, weight in zip(requests, weights, strict=False)]
     policy = KeyedFast(dial=dial, passes=passes)
-    control = Admissions(policy)
     stays: dict[str, int] = {}
     ahead_of: dict[str, set[str]] = {}
 
