@@ -52,3 +52,9 @@ def test_nothing_but_the_documented_error_comes_out(reader: Reader, data: st.Dat
 def test_infinity_is_refused_in_a_results_notes_too() -> None:
     result = next(reader for reader in READERS if reader.name == "result")
     assert not feed(result, result.seeds[0].replace(b'"notes":{', b'"notes":{"a":1e999,'))
+
+
+def test_an_experiment_of_endless_repetitions_is_refused() -> None:
+    experiment = next(reader for reader in READERS if reader.name == "experiment")
+    assert not feed(experiment, experiment.seeds[0].replace(b'"runs": 2', b'"runs": 8' + b"0" * 90))
+    assert not feed(experiment, experiment.seeds[0].replace(b'"requests": 10', b'"requests": 1' + b"0" * 90))

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PLAN_VERSION = 1
+_MOST = {"runs": 10_000, "requests": 10_000_000}
+"""All cells of a plan are listed at once: a slip must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Plan:
         for name in ("runs", "requests"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            if getattr(self, name) > _MOST[name]:
+                raise ValueError(f"{name} must be at most {_MOST[name]:,}")
         for name in ("strategies", "loads"):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
