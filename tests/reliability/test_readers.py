@@ -58,3 +58,13 @@ def test_an_experiment_of_endless_repetitions_is_refused() -> None:
     experiment = next(reader for reader in READERS if reader.name == "experiment")
     assert not feed(experiment, experiment.seeds[0].replace(b'"runs": 2', b'"runs": 8' + b"0" * 90))
     assert not feed(experiment, experiment.seeds[0].replace(b'"requests": 10', b'"requests": 1' + b"0" * 90))
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [(b'"runs": 2', b'"runs": 2.0'), (b'"seed": 1', b'"seed": null'), (b'"sim"', b"[]"), (b'"lcf"', b"7")],
+)
+def test_an_experiments_figures_are_of_their_kinds(good: bytes, bad: bytes) -> None:
+    experiment = next(reader for reader in READERS if reader.name == "experiment")
+    assert good in experiment.seeds[0]
+    assert not feed(experiment, experiment.seeds[0].replace(good, bad))

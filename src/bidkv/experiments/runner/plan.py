@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PLAN_VERSION = 1
+_KINDS: dict[str, type] = {"engine": str, "runs": int, "requests": int, "seed": int}
 _MOST = {"runs": 10_000, "requests": 10_000_000}
 """All cells of a plan are listed at once: a slip must not fill the memory."""
 
@@ -77,6 +78,12 @@ class Plan:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # A manifest is read back from JSON, which holds what somebody wrote into it.
+        for name, kind in _KINDS.items():
+            if type(getattr(self, name)) is not kind:
+                raise ValueError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r:.80}")
+        if not all(type(label) is str for label in self.strategies):
+            raise ValueError(f"strategies must be texts, got {self.strategies!r:.80}")
         for name in ("runs", "requests"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
