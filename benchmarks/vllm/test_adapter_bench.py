@@ -84,7 +84,7 @@ def test_the_adapters_own_part_of_a_step(benchmark, running):
     def hooks():
         scheduler.bidkv.poll()
         glue.begin_pass()
-        glue.end_pass()
+        glue.end_pass({})
         glue.controller.after_step(glue.engine, running)
 
     benchmark.group = f"schedule(), {running} running, no pressure"
