@@ -61,7 +61,10 @@ def test_the_simulator_repeats_the_real_scheduler(kind, campaign):
             victims[policy].append(tuple(victim for step in real for victim in step.preempted))
         preempting += bool(victims["preempt-evict"][-1])
     # Without pressure there is nothing to compare, and policies that choose alike prove little.
-    assert preempting >= (0.7 if kind == "plain" else 0.6) * len(workloads)
+    least = 0.8 if kind == "plain" else 0.7
+    if not LONE_PREFILL_IS_WHOLE:
+        least -= 0.1  # fewer workloads are left there, and those left out are tight ones
+    assert preempting >= least * len(workloads)
     assert len({tuple(chosen) for chosen in victims.values()}) == len(POLICIES)
 
 
