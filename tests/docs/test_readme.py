@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -27,8 +28,15 @@ def targets_of_make() -> set[str]:
 
 def demo_command() -> list[str]:
     """What `make demo` runs, without the page and with figures."""
+    # The suite runs under make itself, which would pass its options on and print folders.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     printed = subprocess.run(
-        ["make", "--dry-run", "--always-make", "demo"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "--dry-run", "--always-make", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     ).stdout
     command = printed.replace("\\\n", " ").strip().splitlines()[-1]
     words = shlex.split(command)
