@@ -1,5 +1,6 @@
 """Options of the tests on the real engine; run with `python -m pytest tests/vllm` in its environment."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -17,6 +18,19 @@ os.environ.update(
         "VLLM_CPU_KVCACHE_SPACE": "1",
     }
 )
+
+
+class WithoutEngine(pytest.Module):
+    """A module of tests where vLLM is not installed: skipped as a whole, with the reason."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip("vLLM is not installed here: `make test-vllm` runs these", allow_module_level=True)
+
+
+if importlib.util.find_spec("vllm") is None:
+
+    def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+        return WithoutEngine.from_parent(parent, path=module_path)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
