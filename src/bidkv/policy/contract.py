@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 
 from bidkv.baselines.bidkv import bidkv_disruption, bidkv_utility
-from bidkv.policy.ordering import WaitingHeap, least
+from bidkv.policy.ordering import OrderedAdmission, least
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
@@ -23,33 +23,14 @@ class PreemptEvict(Policy):
     name = "preempt-evict"
 
 
-class PreemptEvictSJF(Policy):
+class PreemptEvictSJF(OrderedAdmission):
     """`preempt-evict-sjf`: the shortest prompt enters first; the engine's own order is preempted."""
 
     name = "preempt-evict-sjf"
 
-    def __init__(self) -> None:
-        self._queue = WaitingHeap()
-
-    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
-        """Queue it by prompt length."""
-        self._queue.push(request, (request.num_prompt_tokens, request.arrival_s))
-
-    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """It waits again, by the same key."""
-        self.on_arrival(request, engine)
-
-    def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        """It runs."""
-        self._queue.discard(request)
-
-    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
-        """It may have been aborted while it waited."""
-        self._queue.discard(request)
-
-    def select_next(self, engine: EngineView) -> RequestView | None:
-        """Return the shortest prompt."""
-        return self._queue.first()
+    def waiting_key(self, request: RequestView) -> tuple[int, float]:
+        """Prompt length, then arrival."""
+        return (request.num_prompt_tokens, request.arrival_s)
 
 
 class StaticRandom(Policy):

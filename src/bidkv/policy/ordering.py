@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
 
@@ -76,3 +77,34 @@ class WaitingHeap:
         for entry in skipped:
             heapq.heappush(self._heap, entry)
         return found
+
+
+class OrderedAdmission(Policy):
+    """Base of a policy that admits by a key fixed when a request starts to wait; smallest first."""
+
+    def __init__(self) -> None:
+        self._queue = WaitingHeap()
+
+    def waiting_key(self, request: RequestView) -> Any:
+        """What the waiting requests are ordered by."""
+        raise NotImplementedError
+
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        """Queue it by its key."""
+        self._queue.push(request, self.waiting_key(request))
+
+    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
+        """It waits again, by the same key."""
+        self._queue.push(request, self.waiting_key(request))
+
+    def on_admit(self, request: RequestView, engine: EngineView) -> None:
+        """It runs."""
+        self._queue.discard(request)
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        """It may have been aborted while it waited."""
+        self._queue.discard(request)
+
+    def select_next(self, engine: EngineView) -> RequestView | None:
+        """Return the one with the smallest key."""
+        return self._queue.first()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bidkv.policy.ordering import WaitingHeap, least
+from bidkv.policy.ordering import OrderedAdmission, WaitingHeap, least
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
 
-class Priority(Policy):
+class Priority(OrderedAdmission):
     """`priority`: the most important request enters first, the least important one is preempted.
 
     Of equals the earlier arrival enters and the later arrival is preempted. Source: vLLM's scheduling policy
@@ -20,28 +20,9 @@ class Priority(Policy):
     name = "priority"
     victim_rule = "the least important, of equals the latest arrival"
 
-    def __init__(self) -> None:
-        self._queue = WaitingHeap()
-
-    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
-        """Queue it by priority and arrival."""
-        self._queue.push(request, (request.priority, request.arrival_s))
-
-    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """It waits again, by the same key."""
-        self.on_arrival(request, engine)
-
-    def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        """It runs."""
-        self._queue.discard(request)
-
-    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
-        """It may have been aborted while it waited."""
-        self._queue.discard(request)
-
-    def select_next(self, engine: EngineView) -> RequestView | None:
-        """Return the most important request."""
-        return self._queue.first()
+    def waiting_key(self, request: RequestView) -> tuple[int, float]:
+        """Importance, then arrival."""
+        return (request.priority, request.arrival_s)
 
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
