@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,7 +33,7 @@ from bidkv.experiments.runner import (
     policy_of,
     run_experiment,
 )
-from bidkv.experiments.runner.plan import alternating
+from bidkv.experiments.runner.plan import Shard, alternating
 from bidkv.experiments.traces import TraceError
 from bidkv.experiments.vllm.runner import main
 from bidkv.results import RunResult
@@ -200,6 +201,23 @@ def test_many_processes_give_the_results_of_one(tmp_path: Path, backend: Literal
     assert comparable(store) == comparable(one)
 
 
+def test_shares_of_a_plan_make_a_whole(tmp_path: Path) -> None:
+    given = plan(runs=3)
+    whole = run(tmp_path / "whole", given)
+    joined = tmp_path / "joined"
+    for number in (1, 2):
+        share = Store.create(tmp_path / f"share-{number}", given)
+        with SimDriver(engine()) as driver:
+            tally = run_experiment(share, driver, lambda line: None, shard=Shard(number, 2))
+        share.close()
+        assert tally.done == 9, "three of the six blocks"
+        assert len(list(share.runs())) == 9
+        shutil.copytree(share.folder, joined, dirs_exist_ok=True)
+    assert [(r.cell, r.result.records) for r in Store.open(joined).runs()] == [
+        (r.cell, r.result.records) for r in whole.runs()
+    ]
+
+
 def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from bidkv.experiments.runner import parallel
     from bidkv.experiments.runner.parallel import on_cores
@@ -271,6 +289,7 @@ def test_without_a_model_the_error_says_how_to_give_one(
         ("--workloads nonesuch --rates 1", "workload 'nonesuch' is neither a file nor one of"),
         ("--workloads nonesuch", "workload 'nonesuch' is neither a file nor one of"),
         ("--mixed-rates 2,x", "--mixed-rates: expected requests a second above 0, got 'x'"),
+        ("--shard 4/3", "--shard: expected K/N with 1 <= K <= N"),
         ("--mixed-rates 0", "--mixed-rates: expected requests a second above 0"),
         ("--runs 0", "runs must be at least 1"),
         ("--requests -1", "requests must be at least 1"),

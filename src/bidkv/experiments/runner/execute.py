@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from bidkv.experiments.runner.driver import Done, Driver, EngineFacts, Task
-from bidkv.experiments.runner.plan import Cell
+from bidkv.experiments.runner.plan import Cell, Shard
 from bidkv.experiments.runner.store import Store
 from bidkv.experiments.workloads import leave_out_unfit
 from bidkv.protocol.requests import WorkloadRequest
 
 Say = Callable[[str], None]
+WHOLE = Shard()
 
 
 @dataclass(slots=True)
@@ -25,22 +26,29 @@ class Tally:
 
 
 def run_experiment(
-    store: Store, driver: Driver, say: Say, clock: Callable[[], float] = time.monotonic
+    store: Store,
+    driver: Driver,
+    say: Say,
+    clock: Callable[[], float] = time.monotonic,
+    *,
+    shard: Shard = WHOLE,
 ) -> Tally:
-    """Run what the experiment in `store` still lacks.
+    """Run what the experiment in `store`, or a share of it, still lacks.
 
     Args:
         store: the experiment's folder.
         driver: the engine, already entered.
         say: takes one line of progress at a time.
         clock: seconds, monotonic; for the time left.
+        shard: which share of the blocks is run here.
 
     Raises:
         DriverError: the engine cannot be driven at all.
         TraceError: a workload file is broken or was changed.
     """
-    missing = _missing(store, driver, say)
-    total = len(store.plan.cells())
+    share = store.plan.share(shard)
+    missing = _missing(store, share, driver, say)
+    total = sum(map(len, share))
     tally = Tally(done=total - len(missing), from_earlier=total - len(missing))
     if tally.from_earlier:
         say(f"{tally.from_earlier} of {total} runs are done already")
@@ -61,9 +69,9 @@ def run_experiment(
     return tally
 
 
-def _missing(store: Store, driver: Driver, say: Say) -> list[Cell]:
+def _missing(store: Store, share: list[list[Cell]], driver: Driver, say: Say) -> list[Cell]:
     missing: list[Cell] = []
-    for cells in store.plan.blocks():
+    for cells in share:
         lacking = [cell for cell in cells if not store.has(cell)]
         if driver.one_sitting and 0 < len(lacking) < len(cells):
             say(f"{cells[0].block.block_id} was interrupted: run again as a whole, pairs belong together")

@@ -11,8 +11,9 @@ from types import FrameType
 from bidkv.experiments.runner.driver import Driver, DriverError
 from bidkv.experiments.runner.execute import Tally, run_experiment
 from bidkv.experiments.runner.options import EngineKind, make_parser
+from bidkv.experiments.runner.plan import Shard
 from bidkv.experiments.runner.store import Store, StoreError
-from bidkv.experiments.runner.words import UsageError, plan_of, sim_driver
+from bidkv.experiments.runner.words import UsageError, plan_of, shard_of, sim_driver
 from bidkv.experiments.traces import TraceError
 
 FAILED, BAD_INPUT = 1, 2
@@ -33,6 +34,7 @@ def run_main(kind: EngineKind, real_driver: RealDriver, argv: Sequence[str] | No
     signal.signal(signal.SIGTERM, _leave)
     try:
         plan = plan_of(given, kind)
+        shard = shard_of(given)
         if given.engine == "sim":
             driver: Driver = sim_driver(given, kind)
             store = Store.create(given.output_dir, plan)
@@ -42,17 +44,16 @@ def run_main(kind: EngineKind, real_driver: RealDriver, argv: Sequence[str] | No
             store = Store.create(given.output_dir, plan)
             driver = real_driver(given, store, _say)
         with driver:
-            _say(
-                f"{len(plan.cells())} runs: {', '.join(plan.strategies)} on {', '.join(map(str, plan.loads))}"
-            )
-            tally = run_experiment(store, driver, _say)
+            runs = sum(map(len, plan.share(shard)))
+            _say(f"{runs} runs: {', '.join(plan.strategies)} on {', '.join(map(str, plan.loads))}")
+            tally = run_experiment(store, driver, _say, shard=shard)
     except (UsageError, StoreError, DriverError, TraceError, OSError) as error:
         print(f"{kind.prog}: error: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")
         return FAILED
-    _conclude(store, tally)
+    _conclude(store, shard, tally)
     return FAILED if tally.failed else 0
 
 
@@ -65,10 +66,10 @@ def require_model(given: argparse.Namespace, engine: str) -> None:
         )
 
 
-def _conclude(store: Store, tally: Tally) -> None:
+def _conclude(store: Store, shard: Shard, tally: Tally) -> None:
     for cell, error in tally.failed:
         _say(f"no result: {cell}: {error}")
-    _say(f"{tally.done} of {len(store.plan.cells())} runs have results in {store.folder}")
+    _say(f"{tally.done} of {sum(map(len, store.plan.share(shard)))} runs have results in {store.folder}")
     try:
         from bidkv.experiments.outcome import outcome_of
     except ModuleNotFoundError as error:

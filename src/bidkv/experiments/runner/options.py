@@ -103,6 +103,13 @@ def make_parser(kind: EngineKind) -> argparse.ArgumentParser:
     )
     add("--output-dir", type=Path, required=True, metavar="DIR", help="where everything is kept")
     add(
+        "--shard",
+        default="1/1",
+        metavar="K/N",
+        help="run only every N-th block, from the K-th on; machines that each run one share of the same plan "
+        "make a whole when their runs/ folders are copied into one (default: 1/1)",
+    )
+    add(
         "--engine",
         choices=(kind.name, "sim"),
         default=kind.name,

@@ -56,6 +56,26 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """One share of an experiment that several machines run: number `number` of `of`, counted from 1."""
+
+    number: int = 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `K/N`.
+
+        Raises:
+            ValueError: anything but two numbers with 1 <= K <= N.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise ValueError(f"expected K/N with 1 <= K <= N, such as 1/3, got {text[:40]!r}")
+        return cls(int(number), int(of))
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """An experiment, complete: the same plan always means the same cells in the same order.
 
@@ -105,6 +125,10 @@ class Plan:
     def cells(self) -> list[Cell]:
         """Return all cells in order."""
         return [cell for block in self.blocks() for cell in block]
+
+    def share(self, shard: Shard) -> list[list[Cell]]:
+        """Return the blocks of one share, in order: every `shard.of`-th of them."""
+        return [cells for index, cells in enumerate(self.blocks()) if index % shard.of == shard.number - 1]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON holds it."""

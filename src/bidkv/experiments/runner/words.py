@@ -6,7 +6,7 @@ import argparse
 
 from bidkv.experiments.runner.options import DEFAULT_RATES, EngineKind, dashed_name
 from bidkv.experiments.runner.parallel import on_cores
-from bidkv.experiments.runner.plan import Load, Plan, labels_of
+from bidkv.experiments.runner.plan import Load, Plan, Shard, labels_of
 from bidkv.experiments.runner.requests import require_workload
 from bidkv.experiments.runner.saturation import FRACTIONS, saturation_rps
 from bidkv.experiments.runner.sim import SimDriver, SimEngine
@@ -53,6 +53,18 @@ def plan_of(given: argparse.Namespace, kind: EngineKind) -> Plan:
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def shard_of(given: argparse.Namespace) -> Shard:
+    """Return which share of the plan is run here.
+
+    Raises:
+        UsageError: it makes no sense; the message names the option.
+    """
+    try:
+        return Shard.parse(given.shard)
+    except ValueError as error:
+        raise UsageError(f"--shard: {error}") from error
 
 
 def sim_driver(given: argparse.Namespace, kind: EngineKind) -> SimDriver:
