@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 from bidkv.protocol.requests import WorkloadRequest
@@ -12,21 +13,52 @@ class SimulationError(RuntimeError):
     """The workload cannot be run as given; the message names the request."""
 
 
-def in_order(requests: Iterable[WorkloadRequest]) -> Iterator[WorkloadRequest]:
-    """Yield the requests.
+class InOrder(Iterator[WorkloadRequest]):
+    """The requests of a workload, in order; may be asked again when its source has more than it had.
 
     Raises:
-        SimulationError: one arrives before its predecessor.
+        SimulationError: while iterating, a request that arrives before its predecessor.
     """
-    previous: WorkloadRequest | None = None
-    for request in requests:
+
+    __slots__ = ("_previous", "_source")
+
+    def __init__(self, requests: Iterable[WorkloadRequest]) -> None:
+        self._source = iter(requests)
+        self._previous: WorkloadRequest | None = None
+
+    def __next__(self) -> WorkloadRequest:
+        """Return the next request."""
+        request = next(self._source)
+        previous = self._previous
         if previous is not None and request.arrival_s < previous.arrival_s:
             raise SimulationError(
                 f"request {request.request_id!r} arrives at {request.arrival_s} s, before "
                 f"{previous.request_id!r} at {previous.arrival_s} s: arrivals must be in order"
             )
-        previous = request
-        yield request
+        self._previous = request
+        return request
+
+
+class Inbox(Iterator[WorkloadRequest]):
+    """Requests handed in one by one while a run goes on: empty now does not mean empty for good."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self) -> None:
+        self._queue: deque[WorkloadRequest] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def push(self, request: WorkloadRequest) -> None:
+        """Hand in a request."""
+        self._queue.append(request)
+
+    def __next__(self) -> WorkloadRequest:
+        """Return the oldest request not taken yet."""
+        if not self._queue:
+            raise StopIteration
+        return self._queue.popleft()
 
 
 class Inside:

@@ -22,6 +22,8 @@ from bidkv.simulator.stepping import SteppingRun
 if TYPE_CHECKING:
     from bidkv.simulator.compiled import CompiledRun
 
+    Run = SteppingRun | CompiledRun
+
 Backend = Literal["auto", "compiled", "python"]
 
 
@@ -61,6 +63,35 @@ def simulate(
         ValueError: the compiled backend was asked for what it does not cover.
     """
     started = time.perf_counter()
+    records: list[RequestRecord] = []
+    run, controller = start_run(
+        requests,
+        policy,
+        engine,
+        profile,
+        on_record or records.append,
+        progress=progress,
+        timeline_points=timeline_points,
+        backend=backend,
+        observer=observer,
+    )
+    run.to_end()
+    return result_of(run, controller, records, time.perf_counter() - started)
+
+
+def start_run(
+    requests: Iterable[WorkloadRequest],
+    policy: Policy,
+    engine: EngineConfig | SglangConfig,
+    profile: StepTimeProfile,
+    on_record: RecordCallback,
+    *,
+    progress: ProgressCallback | None = None,
+    timeline_points: int = 2000,
+    backend: Backend = "auto",
+    observer: Observer | None = None,
+) -> tuple[Run, Controller]:
+    """Make what :func:`simulate` runs, not a step taken yet; arguments as there."""
     # The machine's speed must not change a simulated result, so the time budget is off.
     controller = Controller(
         WithinClasses(policy) if _by_priority(engine) else policy,
@@ -68,29 +99,22 @@ def simulate(
         observer=observer,
     )
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
-    records: list[RequestRecord] = []
-    arguments = (
-        timed,
-        controller,
-        iter(requests),
-        on_record or records.append,
-        progress,
-        timeline_points,
-    )
-    run: SteppingRun | CompiledRun
+    arguments = (timed, controller, requests, on_record, progress, timeline_points)
     if _compiled(backend, engine) and isinstance(engine, EngineConfig):
         from bidkv.simulator.compiled import CompiledRun
 
-        run = CompiledRun(engine, *arguments)
-    else:
-        run = SteppingRun(engine, *arguments)
-    run.to_end()
+        return CompiledRun(engine, *arguments), controller
+    return SteppingRun(engine, *arguments), controller
+
+
+def result_of(run: Run, controller: Controller, records: list[RequestRecord], wall_s: float) -> RunResult:
+    """Return what came out of a run that went to its end."""
     return RunResult(
-        strategy=str(policy.name),
+        strategy=str(controller.policy.name),
         records=records,
         totals=run.totals,
         simulated_s=run.simulated_s,
-        wall_s=time.perf_counter() - started,
+        wall_s=wall_s,
         timeline=run.timeline,
         notes={"control": controller.counters.as_dict()},
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable
 
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
-from bidkv.simulator.arrivals import Inside, SimulationError, in_order, rejection
+from bidkv.simulator.arrivals import InOrder, Inside, SimulationError, rejection
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.engine import Engine
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
@@ -24,6 +25,8 @@ _PATIENCE_STEPS = 20_000
 class SteppingRun:
     """One workload through one replica; `to_end` runs it; attributes hold what came out but records.
 
+    `run_until` stops on the way, and goes on with what its source has by then.
+
     Raises:
         SimulationError: while it runs, when the requests preempt one another for ever and no token comes out.
     """
@@ -33,7 +36,7 @@ class SteppingRun:
         config: EngineConfig | SglangConfig,
         profile: StepTimeProfile,
         controller: Controller,
-        requests: Iterator[WorkloadRequest],
+        requests: Iterable[WorkloadRequest],
         on_record: RecordCallback,
         progress: ProgressCallback | None,
         timeline_points: int,
@@ -46,7 +49,7 @@ class SteppingRun:
         self._on_record = on_record
         self._records = 0
         self._timeline = TimelineRecorder(timeline_points)
-        self._source = in_order(requests)
+        self._source = InOrder(requests)
         self._inside = Inside()
         self._progress = progress
         self._used_block_seconds = 0.0
@@ -55,19 +58,30 @@ class SteppingRun:
         self._patience_steps = max(_PATIENCE_STEPS, 4 * config.model_len)
         self._next_check = self._patience_steps
         self._progress_made = (0, 0)
-        self._next = next(self._source, None)
+        self._next: WorkloadRequest | None = None
         self._first_arrival_s = 0.0
-        if self._next is not None:
-            self._first_arrival_s = self.replica.now_s = self._next.arrival_s
+
+    @property
+    def view(self) -> Engine | SglangEngine:
+        """The engine as a policy sees it."""
+        return self.replica
 
     def to_end(self) -> None:
         """Run the whole workload."""
+        self.run_until(math.inf)
+
+    def run_until(self, until_s: float) -> None:
+        """Take every step that starts before `until_s`; the source has all that arrives before it."""
         replica = self.replica
         while True:
+            if self._next is None:
+                self._look_ahead()
             if replica.idle:
                 if self._next is None:
                     return
                 replica.now_s = max(replica.now_s, self._next.arrival_s)
+            if replica.now_s >= until_s:
+                return
             self._take_arrivals()
             if replica.idle:  # everything that arrived was rejected
                 continue
@@ -101,6 +115,11 @@ class SteppingRun:
         self._progress_made = progress
         self._next_check = replica.num_steps + self._patience_steps
 
+    def _look_ahead(self) -> None:
+        self._next = next(self._source, None)
+        if self._next is not None and self._count == 0:
+            self._first_arrival_s = self.replica.now_s = self._next.arrival_s
+
     def _take_arrivals(self) -> None:
         replica = self.replica
         model_len = replica.config.model_len
@@ -112,7 +131,7 @@ class SteppingRun:
             else:
                 self._inside.enter(source.request_id)
                 replica.submit(SimRequest(source, self._count, model_len))
-            self._next = next(self._source, None)
+            self._look_ahead()
 
     def _record(self, request: SimRequest, outcome: Outcome = Outcome.COMPLETED, detail: str = "") -> None:
         now = self._last_finish_s = self.replica.now_s

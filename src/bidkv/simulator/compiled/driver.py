@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,7 +14,7 @@ from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
-from bidkv.simulator.arrivals import Inside, in_order, rejection
+from bidkv.simulator.arrivals import InOrder, Inside, rejection
 from bidkv.simulator.compiled import layout as at
 from bidkv.simulator.compiled.kernel import advance
 from bidkv.simulator.compiled.views import KernelRequest, KernelView
@@ -34,6 +35,8 @@ _LISTENERS = {
 class CompiledRun:
     """One workload through one compiled replica; `to_end` runs it; attributes hold what came out but records.
 
+    `run_until` stops on the way, and goes on with what its source has by then.
+
     Args:
         leap: take uneventful decode steps in a tight loop; False steps one by one (for comparison).
     """
@@ -43,7 +46,7 @@ class CompiledRun:
         config: EngineConfig,
         profile: StepTimeProfile,
         controller: Controller,
-        requests: Iterator[WorkloadRequest],
+        requests: Iterable[WorkloadRequest],
         on_record: RecordCallback,
         progress: ProgressCallback | None,
         timeline_points: int,
@@ -54,7 +57,7 @@ class CompiledRun:
         self._records = 0
         self._config = config
         self._control = controller
-        self._source = in_order(requests)
+        self._source = InOrder(requests)
         self._inside = Inside()
         self._progress = progress
         self._live: dict[int, WorkloadRequest] = {}
@@ -68,6 +71,7 @@ class CompiledRun:
         self._state = _initial_state(config, profile, leap)
         self._clock = np.zeros(at.FLOAT_SCALARS)
         self._clock[at.EMPTY_STEP_S] = profile.empty_step_s
+        self._clock[at.UNTIL_S] = -math.inf
         self._in_s = np.zeros(_CHUNK)
         self._in = np.zeros((3, _CHUNK), np.int64)
         self._out = np.zeros((3, _CHUNK), np.int64)
@@ -78,8 +82,42 @@ class CompiledRun:
         self._padded = np.array(profile.padded, np.int64)
         self._decode_lines = np.array(profile.decode_lines(config.max_num_seqs))
         self._crossing = np.zeros(config.block_size, np.int64)
-        self._view = KernelView(config, self._ints, self._running, self._state, self._clock, self._live)
+        self.view = KernelView(config, self._ints, self._running, self._state, self._clock, self._live)
+        self._handlers = {
+            at.NEED_SLOTS: self._grow,
+            at.OUTPUT_FULL: self._drain,
+            at.ASK_VICTIMS: self._choose_victims,
+            at.ASK_NEXT: self._choose_next,
+            at.ASK_RESERVE: self._ask_reserve,
+            at.TELL_ARRIVAL: self._tell_arrival,
+            at.TELL_ADMIT: self._tell_admit,
+            at.TELL_PREEMPT: self._tell_preempt,
+            at.TELL_FINISH: self._tell_finish,
+        }
+        self._bind()
         self._listen()
+
+    def _bind(self) -> None:
+        """What the kernel works on; some of the arrays are replaced by larger ones."""
+        self._arrays = (
+            self._ints,
+            self._floats,
+            self._running,
+            self._scheduled,
+            self._free_slots,
+            self._state,
+            self._clock,
+            self._in_s,
+            self._in,
+            self._out,
+            self._out_s,
+            self._timeline,
+            self._timeline_s,
+            self._coefficients,
+            self._padded,
+            self._decode_lines,
+            self._crossing,
+        )
 
     def _listen(self) -> None:
         """Tell the kernel what the policy wants to be asked and told; it leaves Python alone otherwise."""
@@ -94,43 +132,29 @@ class CompiledRun:
 
     def to_end(self) -> None:
         """Run the whole workload."""
-        handlers = {
-            at.NEED_INPUT: self._feed,
-            at.NEED_SLOTS: self._grow,
-            at.OUTPUT_FULL: self._drain,
-            at.ASK_VICTIMS: self._choose_victims,
-            at.ASK_NEXT: self._choose_next,
-            at.ASK_RESERVE: self._ask_reserve,
-            at.TELL_ARRIVAL: self._tell_arrival,
-            at.TELL_ADMIT: self._tell_admit,
-            at.TELL_PREEMPT: self._tell_preempt,
-            at.TELL_FINISH: self._tell_finish,
-        }
-        while True:
-            reason = advance(
-                self._ints,
-                self._floats,
-                self._running,
-                self._scheduled,
-                self._free_slots,
-                self._state,
-                self._clock,
-                self._in_s,
-                self._in,
-                self._out,
-                self._out_s,
-                self._timeline,
-                self._timeline_s,
-                self._coefficients,
-                self._padded,
-                self._decode_lines,
-                self._crossing,
-            )
-            if reason == at.DONE:
-                break
-            handlers[reason]()
+        self._clock[at.UNTIL_S] = -math.inf
+        while self._advance() == at.NEED_INPUT:
+            self._feed(list(islice(self._source, _CHUNK)))
         self._drain()
         self._count()
+
+    def run_until(self, until_s: float) -> None:
+        """Take every step that starts before `until_s`; the source has all that arrives before it."""
+        incoming = list(self._source)
+        if incoming:
+            self._feed(incoming)
+        self._clock[at.UNTIL_S] = until_s
+        self._advance()
+        self._drain()
+
+    def _advance(self) -> int:
+        """Run and answer the kernel's questions until it is done or needs input; return which."""
+        handlers = self._handlers
+        while True:
+            reason: int = advance(*self._arrays)
+            if reason <= at.NEED_INPUT:
+                return reason
+            handlers[reason]()
 
     def _count(self) -> None:
         """Fill the controller's counters: it was told only of the events its policy listens to."""
@@ -147,13 +171,20 @@ class CompiledRun:
         counters.tokens_lost = int(state[at.TOKENS_LOST])
 
     # --- input and output ------------------------------------------------------------------------
-    def _feed(self) -> None:
+    def _feed(self, incoming: Sequence[WorkloadRequest]) -> None:
+        """Hand the kernel what arrives next, behind what it has not taken yet; none: it had the last."""
         self._drain()
-        count = 0
-        model_len = self._config.model_len
-        last = True
-        for request in islice(self._source, _CHUNK):
-            last = False
+        state, model_len = self._state, self._config.model_len
+        taken, length = int(state[at.INPUT_POSITION]), int(state[at.INPUT_LENGTH])
+        count = length - taken
+        rows, rows_s = self._in, self._in_s
+        needed = count + len(incoming)
+        if needed > len(rows_s):
+            self._in_s, self._in = np.zeros(2 * needed), np.zeros((3, 2 * needed), np.int64)
+        self._in_s[:count], self._in[:, :count] = rows_s[taken:length], rows[:, taken:length]
+        if rows is not self._in:
+            self._bind()
+        for request in incoming:
             if self._uid == 0:
                 self._first_arrival_s = request.arrival_s
                 self._clock[at.NOW_S] = request.arrival_s
@@ -170,9 +201,9 @@ class CompiledRun:
             self._in_s[count] = request.arrival_s
             self._in[:, count] = (uid, request.prompt_tokens, min(request.prompt_tokens + output, model_len))
             count += 1
-        self._state[at.INPUT_POSITION] = 0
-        self._state[at.INPUT_LENGTH] = count
-        self._state[at.INPUT_LAST] = last
+        state[at.INPUT_POSITION] = 0
+        state[at.INPUT_LENGTH] = count
+        state[at.INPUT_LAST] = not incoming
 
     def _grow(self) -> None:
         """Double the tables; every slot of the old ones is in use."""
@@ -181,7 +212,8 @@ class CompiledRun:
         self._floats = np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1)
         self._free_slots = np.concatenate((np.arange(slots, 2 * slots), np.zeros(slots, np.int64)))
         self._state[at.FREE_SLOTS] = slots
-        self._view.rebind(self._ints)
+        self._bind()
+        self.view.rebind(self._ints)
 
     def _drain(self) -> None:
         count = int(self._state[at.OUTPUT_LENGTH])
@@ -190,7 +222,7 @@ class CompiledRun:
         for uid, tokens, preemptions, first_s, finish_s in zip(*columns, strict=True):
             request = self._live.pop(uid)
             self._inside.leave(request.request_id)
-            self._view.views.pop(uid, None)
+            self.view.views.pop(uid, None)
             self._hand_out(
                 RequestRecord(
                     request.request_id,
@@ -211,7 +243,7 @@ class CompiledRun:
 
     # --- the policy's answers --------------------------------------------------------------------
     def _choose_victims(self) -> None:
-        victims: Any = self._control.before_step(self._view)
+        victims: Any = self._control.before_step(self.view)
         if victims:
             chosen = {victim._slot for victim in victims}
             self._ints[at.NAMED, list(chosen)] = self._state[at.STEPS] + 1
@@ -224,7 +256,7 @@ class CompiledRun:
     def _choose_next(self) -> None:
         # The kernel remembers answers itself and asks again only after an event the policy may not listen to.
         self._control.forget_answers()
-        chosen: Any = self._control.select_next(self._view)
+        chosen: Any = self._control.select_next(self.view)
         if chosen is not None:
             self._state[at.NEXT_SLOT] = chosen._slot
         elif self._control.chooses_next:
@@ -233,26 +265,26 @@ class CompiledRun:
 
     def _ask_reserve(self) -> None:
         self._control.forget_answers()
-        self._state[at.RESERVE] = self._control.reserve_blocks(self._view)
+        self._state[at.RESERVE] = self._control.reserve_blocks(self.view)
         self._check()
 
     def _event_request(self) -> KernelRequest:
-        return self._view.request(int(self._state[at.EVENT_SLOT]))
+        return self.view.request(int(self._state[at.EVENT_SLOT]))
 
     def _tell_arrival(self) -> None:
-        self._control.on_arrival(self._event_request(), self._view)
+        self._control.on_arrival(self._event_request(), self.view)
         self._check()
 
     def _tell_admit(self) -> None:
-        self._control.on_admit(self._event_request(), self._view)
+        self._control.on_admit(self._event_request(), self.view)
         self._check()
 
     def _tell_preempt(self) -> None:
-        self._control.on_preempt(self._event_request(), int(self._state[at.EVENT_LOST]), self._view)
+        self._control.on_preempt(self._event_request(), int(self._state[at.EVENT_LOST]), self.view)
         self._check()
 
     def _tell_finish(self) -> None:
-        self._control.on_finish(self._event_request(), self._view, completed=True)
+        self._control.on_finish(self._event_request(), self.view, completed=True)
         self._check()
 
     def _check(self) -> None:

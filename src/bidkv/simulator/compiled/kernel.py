@@ -116,6 +116,7 @@ from bidkv.simulator.compiled.layout import (
     TOKENS,
     TOKENS_LOST,
     UID,
+    UNTIL_S,
     USED,
     USED_BLOCK_SECONDS,
     WAITING,
@@ -269,8 +270,9 @@ def _leap(
         context += table[TOKENS, slot]
         crossing[table[COMPUTED, slot] % size] += 1
     steps -= 1  # the step in which somebody finishes is an ordinary one
-    more_input = state[INPUT_POSITION] < state[INPUT_LENGTH]
-    next_arrival = in_s[state[INPUT_POSITION]] if more_input else np.inf
+    next_arrival = np.inf if state[INPUT_LAST] else clock[UNTIL_S]
+    if state[INPUT_POSITION] < state[INPUT_LENGTH]:
+        next_arrival = in_s[state[INPUT_POSITION]]
     host, host_slope = decode_lines[n, 0], decode_lines[n, 1]
     gpu, gpu_slope = decode_lines[n, 2], decode_lines[n, 3]
     # A policy that chooses victims is asked before a step that needs more than is free; either way such a
@@ -301,6 +303,7 @@ def _leap(
     clock[USED_BLOCK_SECONDS] = used_seconds
     state[SCHEDULED_TOKENS] += n * done
     if done:
+        state[USED] = total - free
         for position in range(n):
             slot = order[position]
             table[TOKENS, slot] += done
@@ -337,7 +340,7 @@ def advance(
                 idle = state[RUNNING_COUNT] == 0 and state[WAITING_COUNT] == 0
                 position = state[INPUT_POSITION]
                 if position >= state[INPUT_LENGTH]:
-                    if state[INPUT_LAST] == 0:
+                    if state[INPUT_LAST] == 0 and (idle or clock[NOW_S] >= clock[UNTIL_S]):
                         return NEED_INPUT
                     if idle:
                         return DONE
@@ -617,6 +620,10 @@ def advance(
                 and state[PREFILLING_COUNT] == 0
                 and running <= state[BUDGET_MAX]
                 and nobody_enters
-                and (state[INPUT_POSITION] < state[INPUT_LENGTH] or state[INPUT_LAST] == 1)
+                and (
+                    state[INPUT_POSITION] < state[INPUT_LENGTH]
+                    or state[INPUT_LAST] == 1
+                    or clock[NOW_S] < clock[UNTIL_S]
+                )
             ):
                 _leap(table, order, state, clock, decode_lines, crossing, in_s, line_i, line_s)

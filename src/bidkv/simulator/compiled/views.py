@@ -138,6 +138,11 @@ class KernelView:
         return self._state[at.FREE]
 
     @property
+    def used_blocks_in_step(self) -> int:
+        """Blocks in use in the step that ran last."""
+        return self._state[at.USED]
+
+    @property
     def running(self) -> Sequence[KernelRequest]:
         """The running requests in order."""
         slots = self._running[: self._state[at.RUNNING_COUNT]]
