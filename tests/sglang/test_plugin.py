@@ -4,21 +4,25 @@ import importlib.metadata
 import logging
 import random
 import socket
+import threading
 import urllib.request
 
 import pytest
 
 pytest.importorskip("sglang", reason="SGLang is not installed: run `make test-sglang`")
 
-from modelfree import ModelFreeScheduler
+from modelfree import ModelFreeScheduler, make_req
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.plugins.hook_registry import HookRegistry
 
 from bidkv.adapters.environment import Environment
 from bidkv.adapters.sglang import plugin
+from bidkv.adapters.sglang import service as service_module
 from bidkv.adapters.sglang.hooks import RETRACTION_ORDER, Hooks, Target, unresolved
 from bidkv.adapters.sglang.service import Service
+from bidkv.observability.watchdog import Watchdog
 from bidkv.policy import PolicySpecError
+from bidkv.protocol.policy import Policy
 from workloads import random_requests, run_with_arrivals
 
 pytestmark = pytest.mark.sglang
@@ -212,6 +216,64 @@ def _and_then(method, name, value):
 def test_user_priorities_bound_a_policy(served):
     _, service, _ = served(priority_scheduling=True)
     assert type(service.controller.policy).__name__ == "WithinClasses"
+
+
+@pytest.mark.parametrize(("tokens", "cycling"), [(200, 1), (4000, 0)])
+def test_waves_of_retraction_are_a_limit_cycle(hooks, tokens, cycling):
+    now_s = 0.0
+    environment = Environment(strategy="largest-first", metrics_port=_free_port())
+    scheduler = ModelFreeScheduler(tokens=tokens)
+    service = Service(scheduler, environment, clock=lambda: now_s)
+    hooks.glue = service.glue
+    try:
+        for wave in range(12):
+            for number in range(12):
+                prompt = [3 + (84 * wave + 7 * number + position) % 900 for position in range(10)]
+                scheduler.submit(make_req(f"{wave}-{number}", prompt, 30))
+            while not scheduler.idle():
+                scheduler.step()
+                now_s += 0.1
+            for _ in range(5):
+                scheduler.step()
+                now_s += 0.25
+        metrics = _metrics(environment.metrics_port)
+    finally:
+        service.metrics.close()
+    assert (metrics["bidkv_preemptions_by_policy_total"] > 0) == cycling
+    assert metrics["bidkv_limit_cycle"] == cycling
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_policy_that_hangs_is_reported_while_it_hangs(served, monkeypatch, caplog, ranks):
+    asked, released = threading.Event(), threading.Event()
+
+    class Hangs(Policy):
+        name = "hangs"
+
+        def select_next(self, engine):
+            asked.set()
+            released.wait(60)
+            return next(iter(engine.waiting()), None)
+
+    watchdog = Watchdog(limit_s=0.0)
+    monkeypatch.setattr(watchdog, "start", lambda: None)  # it looks when the test says so
+    monkeypatch.setattr(service_module, "PROCESS_WATCHDOG", watchdog)
+    monkeypatch.setattr(service_module, "_rank", lambda scheduler: (True, ranks))
+    monkeypatch.setattr(service_module, "_broadcast", lambda scheduler: lambda word: word)
+    scheduler, service, _ = served()
+    service.controller.switch(Hangs())
+    scheduler.submit(make_req("a", [5, 6, 7], 4))
+    engine_thread = threading.Thread(target=scheduler.step)
+    engine_thread.start()
+    try:
+        assert asked.wait(60)
+        watchdog.look()
+    finally:
+        released.set()
+        engine_thread.join()
+    assert "policy 'hangs' has not answered" in caplog.text
+    # One rank's slow moment must not switch the policy off there alone.
+    assert service.controller.active or ranks == 1
 
 
 def test_the_plugin_attaches_the_service_of_the_environment(hooks, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from bidkv.adapters.sglang.views import SglangEngine
 from bidkv.control import DEFAULT_TIME_BUDGET_S, Controller
 from bidkv.control_file import INTERVAL_S, ControlFile, obey
 from bidkv.observability.decision_log import DecisionLog
+from bidkv.observability.watchdog import PROCESS_WATCHDOG
 from bidkv.policy import resolve
 from bidkv.policy.classes import WithinClasses
 from bidkv.protocol.policy import Policy
@@ -71,11 +73,13 @@ class Service:
             log = DecisionLog(environment.decision_log, wall_clock=time.time)
         self.controller = Controller(
             policy,
-            # One rank's slow moment must not switch the policy off there alone.
-            time_budget_s=DEFAULT_TIME_BUDGET_S if size == 1 else None,
+            # One rank's slow moment must not switch the policy off there alone; a hang is reported, too.
+            time_budget_s=DEFAULT_TIME_BUDGET_S if size == 1 else math.inf,
             stability=QueueingController(_queueing_config(scheduler), clock=clock) if exports else None,
             observer=log,
         )
+        PROCESS_WATCHDOG.watch(self.controller)
+        PROCESS_WATCHDOG.start()
         self.engine = SglangEngine(scheduler, self._word.now_s)
         self.glue: SchedulerGlue | None = None
         if reason is None:
