@@ -106,6 +106,19 @@ class Engine:
                 break
         return demand
 
+    def cached_tokens(self, hash_ids: Sequence[int], prompt_tokens: int) -> int:
+        """Leading tokens of a prompt that is not here yet which the prefix cache holds; 0 without one."""
+        cache = self._cache
+        if cache is None:
+            return 0
+        size, chunk = self.block_size, self.config.prefix_chunk_tokens
+        chain = self._keys.known_chain(hash_ids)
+        full = min(len(chain) * chunk, prompt_tokens - 1) // size  # rule 14: the last token is computed
+        for index in range(full):
+            if cache.find((chain[((index + 1) * size - 1) // chunk], index)) is None:
+                return index * size
+        return full * size
+
     # --- driving ---------------------------------------------------------------------------------
     def submit(self, request: SimRequest) -> None:
         """`request` arrives now."""

@@ -39,6 +39,18 @@ class BlockKeys:
             result.append(parent)
         return result
 
+    def known_chain(self, hash_ids: Sequence[int]) -> list[int]:
+        """Return the chain identities of the leading chunks that were seen before; learns nothing."""
+        result = []
+        parent = -1
+        for hash_id in hash_ids:
+            known = self._chains.get((parent, hash_id))
+            if known is None:
+                break
+            parent = known
+            result.append(known)
+        return result
+
     def key(self, request: SimRequest, index: int) -> BlockKey:
         """Return the key of a request's block; its tokens must all be known."""
         end = (index + 1) * self._block_size

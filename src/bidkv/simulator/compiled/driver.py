@@ -217,6 +217,8 @@ class CompiledRun:
 
     def _drain(self) -> None:
         count = int(self._state[at.OUTPUT_LENGTH])
+        if not count:
+            return
         self._state[at.OUTPUT_LENGTH] = 0
         columns = (*self._out[:, :count].tolist(), *self._out_s[:, :count].tolist())
         for uid, tokens, preemptions, first_s, finish_s in zip(*columns, strict=True):

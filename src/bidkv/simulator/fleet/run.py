@@ -1,0 +1,118 @@
+"""From a workload to the results of several replicas behind a router."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bidkv.profiles import StepTimeProfile
+from bidkv.protocol.policy import Policy
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results import RunResult
+from bidkv.simulator.arrivals import InOrder
+from bidkv.simulator.config import EngineConfig
+from bidkv.simulator.fleet.merge import merged
+from bidkv.simulator.fleet.registry import make_router
+from bidkv.simulator.fleet.replica import FleetClock, Replica
+from bidkv.simulator.fleet.router import Router
+from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
+from bidkv.simulator.run import Backend
+from bidkv.simulator.sglang_config import SglangConfig
+
+
+@dataclass(frozen=True, slots=True)
+class FleetResult:
+    """What several replicas did with one workload.
+
+    Attributes:
+        router: who sent each request where.
+        merged: the fleet as one: records in the order of leaving, counters and memory summed.
+        replicas: each replica's own result.
+    """
+
+    router: str
+    merged: RunResult
+    replicas: tuple[RunResult, ...]
+
+
+def simulate_fleet(
+    requests: Iterable[WorkloadRequest],
+    policy: Policy,
+    engine: EngineConfig | SglangConfig,
+    profile: StepTimeProfile,
+    *,
+    replicas: int,
+    router: str | Router = "round-robin",
+    progress: ProgressCallback | None = None,
+    timeline_points: int = 2000,
+    backend: Backend = "auto",
+    on_record: RecordCallback | None = None,
+) -> FleetResult:
+    """Run a workload through equal replicas behind a router, all on one clock.
+
+    A router's decision at an arrival sees every replica as of that arrival. Who is sent to a replica fares
+    there exactly as if :func:`bidkv.simulator.simulate` were given that replica's requests alone.
+
+    Args:
+        requests: in the order of arrival; streamed, never held as a whole.
+        policy: a fresh policy object; every replica gets a copy of it.
+        engine: the options of each replica.
+        profile: turns a step's batch into seconds.
+        replicas: how many, at least 1.
+        router: a name out of :func:`available_routers`, or a fresh router object.
+        progress: called now and then with (requests sent so far, simulated seconds).
+        timeline_points: most points of each timeline kept, at least 2.
+        backend: as in `simulate`.
+        on_record: takes each record as it leaves its replica; results then hold none, and a run of any length
+            needs no more memory than the requests that live. Records of one replica come in the order of
+            leaving; those of different replicas may not.
+
+    Raises:
+        SimulationError: as in `simulate`.
+        ValueError: no replica, an unknown router, a router's answer that is no replica, or a backend that
+            does not cover the engine.
+    """
+    if replicas < 1:
+        raise ValueError(f"replicas must be at least 1, got {replicas}")
+    started = time.perf_counter()
+    sender = make_router(router) if isinstance(router, str) else router
+    clock = FleetClock()
+    fleet = [
+        Replica(
+            index,
+            clock,
+            copy.deepcopy(policy),
+            engine,
+            profile,
+            timeline_points=timeline_points,
+            backend=backend,
+            on_record=on_record,
+        )
+        for index in range(replicas)
+    ]
+    first_arrival_s = math.inf
+    for sent, request in enumerate(InOrder(requests), start=1):
+        clock.now_s = request.arrival_s
+        first_arrival_s = min(first_arrival_s, clock.now_s)
+        answer = sender.choose(request, fleet)
+        chosen = next((replica for replica in fleet if replica is answer), None)
+        if chosen is None:
+            raise ValueError(f"router {sender.name!r} chose {answer!r}: expected one of the replicas")
+        chosen.send(request)
+        if progress is not None and sent % PROGRESS_EVERY == 0:
+            progress(sent, clock.now_s)
+    results = tuple(replica.finish(started) for replica in fleet)
+    last_finish_s = max(replica.last_finish_s for replica in fleet)
+    records = [record for result in results for record in result.records]
+    whole = merged(
+        results,
+        sorted(records, key=lambda record: record.arrival_s if record.finish_s is None else record.finish_s),
+        busy_s=max(0.0, last_finish_s - first_arrival_s),
+        wall_s=time.perf_counter() - started,
+        timeline_points=timeline_points,
+        notes={"fleet": {"replicas": replicas, "router": sender.name}},
+    )
+    return FleetResult(sender.name, whole, results)
