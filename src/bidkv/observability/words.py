@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from bidkv.observability.explain import Setback, Story
@@ -120,7 +119,6 @@ def story_as_dict(story: Story) -> dict[str, Any]:
 def _setback_as_dict(setback: Setback) -> dict[str, Any]:
     preemption, decision = setback.preemption, setback.decision
     victim = None if decision is None else decision.candidate(decision.victim)
-    terms: Mapping[str, float | None] = {} if victim is None else victim.terms
     return {
         "time_s": preemption.time_s,
         "step": preemption.step,
@@ -130,8 +128,19 @@ def _setback_as_dict(setback: Setback) -> dict[str, Any]:
         "need_blocks": None if decision is None else decision.need_blocks,
         "candidates": None if decision is None else decision.candidates_total,
         "own_choice": None if decision is None else decision.own_choice,
-        "terms": dict(terms),
+        "terms": {} if victim is None else dict(victim.terms),
+        "victim": None if victim is None else _candidate_as_dict(victim),
         "lost_tokens": preemption.lost_tokens,
         "recomputed_tokens": setback.recomputed_tokens,
         "waited_s": None if setback.waited_s is None else round(setback.waited_s, 6),
+    }
+
+
+def _candidate_as_dict(candidate: Candidate) -> dict[str, int]:
+    return {
+        "prompt_tokens": candidate.num_prompt_tokens,
+        "output_tokens": candidate.num_output_tokens,
+        "computed_tokens": candidate.num_computed_tokens,
+        "freed_blocks": candidate.freed_blocks,
+        "preemptions": candidate.num_preemptions,
     }
