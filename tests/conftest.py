@@ -1,4 +1,4 @@
-"""What all suites share: `--no-skips`, under which a skipped test is a failed one."""
+"""What all suites share: `--no-skips`, under which a skipped test is a failed one, and `--campaign`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail what would be skipped: for runs in which an engine or a browser must be there",
     )
+    parser.addoption(
+        "--campaign",
+        action="store_true",
+        help="the long version of tests on real engines: 200 workloads, 2,000 requests, more repeats",
+    )
+
+
+@pytest.fixture(scope="session")
+def campaign(request: pytest.FixtureRequest) -> bool:
+    """Whether the long version was asked for."""
+    return bool(request.config.getoption("--campaign"))
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport, config: pytest.Config) -> None:

@@ -8,6 +8,6 @@ settings.register_profile("nightly", max_examples=10_000, deadline=None)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if TALLY:
-        done = ", ".join(f"{count:,} {what}" for what, count in TALLY.items())
-        terminalreporter.write_line(f"state machine: {TALLY.total():,} operations: {done}")
+    for machine, tally in TALLY.items():
+        done = ", ".join(f"{count:,} {what}" for what, count in tally.items())
+        terminalreporter.write_line(f"{machine}: {tally.total():,} operations: {done}")

@@ -1,5 +1,5 @@
-"""What the state machine did in this session; printed at its end."""
+"""What the state machines did in this session; printed at its end."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 
-TALLY: Counter[str] = Counter()
+TALLY: defaultdict[str, Counter[str]] = defaultdict(Counter)

@@ -162,7 +162,7 @@ class Interference(RuleBasedStateMachine):
         assert counters.failures == sum(self.run.control.breaker.failures.values())
         assert self.may_fail or counters.failures == 0, self.run.control.breaker.reason
         assert counters.kill_switch_activations == self.disabled
-        TALLY.update(
+        TALLY["engine, controller, policies"].update(
             {
                 "steps": counters.steps,
                 "arrivals": counters.arrivals,

@@ -42,3 +42,26 @@ def hooks(_hooks):
     _hooks.glue = None
     yield _hooks
     _hooks.glue = None
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """A tiny random model on disk."""
+    from tiny_model import write_model
+
+    return write_model(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def plain_server(tmp_path_factory, tiny):
+    """A real server without overlap, whose scheduler can be disturbed; SGLang checks its memory each step.
+
+    One for several modules, since it takes as long to start as they do; `test_faults.py` ends it.
+    """
+    from real_server import running
+
+    memory_checks = {"SGLANG_ENABLE_STRICT_MEM_CHECK_DURING_BUSY": "1"}
+    flags = ("--disable-overlap-schedule",)
+    folder = tmp_path_factory.mktemp("plain") / "server"
+    with running(folder, tiny, "bidkv", *flags, main="fault_main.py", environment=memory_checks) as server:
+        yield server

@@ -33,20 +33,6 @@ if importlib.util.find_spec("vllm") is None:
         return WithoutEngine.from_parent(parent, path=module_path)
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--campaign",
-        action="store_true",
-        help="the long version: 200 workloads, 2,000 requests, more repeats",
-    )
-
-
-@pytest.fixture(scope="session")
-def campaign(request: pytest.FixtureRequest) -> bool:
-    """Whether the long version was asked for."""
-    return bool(request.config.getoption("--campaign"))
-
-
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama on disk."""

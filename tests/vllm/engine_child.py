@@ -98,7 +98,7 @@ def scheduler_of(llm: Any) -> Any:
 
 def run(llm: Any, options: dict[str, Any], policy: str) -> dict[str, Any]:
     """One run under one policy; what the controller counted in it, and what the engine really preempted."""
-    from tests.vllm import faults
+    from tests import faulty_policies as faults
 
     scheduler = scheduler_of(llm)
     controller = scheduler.bidkv.controller

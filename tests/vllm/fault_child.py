@@ -65,7 +65,7 @@ class Faults:
             return
         fault = self.random.choice(("policy", "policy", "control file", "abort", "kill switch", "terminate"))
         if fault == "policy":
-            from tests.vllm.faults import FAULTS
+            from tests.faulty_policies import FAULTS
 
             name = self.random.choice(sorted(FAULTS))
             controller.switch(FAULTS[name]())
