@@ -188,7 +188,7 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         (["--trace", "sharegpt-lengths"], ["--trace", "rate"]),
         (["--rate", "fast"], ["--rate", "number"]),
         (["--html", "."], ["--html"]),
-        (["--engine", "sglang", "--watermark", "0.1"], ["--watermark", "SGLang has neither"]),
+        (["--engine", "sglang", "--watermark", "0.1"], ["--watermark", "SGLang has none of them"]),
         (["--engine", "sglang", "--max-num-batched-tokens", "10"], ["chunked_prefill_size", "multiple"]),
         (["--engine", "sglang", "--clip-max-new-tokens", "0"], ["clip_max_new_tokens", ">= 1"]),
     ],
@@ -227,3 +227,11 @@ def test_piped_json_is_all_that_stands_on_stdout() -> None:
     )
     assert len(json.loads(done.stdout)["runs"]) == 2
     assert done.stderr == ""
+
+
+def test_scheduling_ahead_takes_more_steps_for_the_same_tokens(mooncake: Path) -> None:
+    arguments = ("simulate", "--trace", str(mooncake), "--num-gpu-blocks", "60", "--strategy", "lcf")
+    plain, ahead = (simulated(*arguments, *more) for more in ((), ("--async-scheduling",)))
+    assert (plain["config"]["async_scheduling"], ahead["config"]["async_scheduling"]) == (False, True)
+    assert ahead["runs"][0]["completed"] == plain["runs"][0]["completed"] == 3
+    assert ahead["runs"][0]["steps"] > plain["runs"][0]["steps"]

@@ -23,10 +23,10 @@ class OneSecondSteps:
         return 1.0
 
 
-def simulate_case(case: Case, policy: Policy) -> tuple[list[Step], Controller]:
-    """Serve a case to its end in the simulator; return its steps and the controller that was in charge."""
+def engine_config(case: Case, *, async_scheduling: bool = False) -> EngineConfig:
+    """The simulated engine of a case's shape."""
     shape = case.shape
-    config = EngineConfig(
+    return EngineConfig(
         num_gpu_blocks=shape.num_blocks,
         block_size=shape.block_size,
         max_num_seqs=shape.max_num_seqs,
@@ -38,7 +38,13 @@ def simulate_case(case: Case, policy: Policy) -> tuple[list[Step], Controller]:
         watermark=shape.watermark,
         scheduling_policy=shape.scheduling_policy,
         long_prefill_token_threshold=shape.long_prefill_token_threshold,
+        async_scheduling=async_scheduling,
     )
+
+
+def simulate_case(case: Case, policy: Policy) -> tuple[list[Step], Controller]:
+    """Serve a case to its end in the simulator; return its steps and the controller that was in charge."""
+    config = engine_config(case)
     controller = Controller(policy, time_budget_s=None)
     engine = Engine(config, OneSecondSteps(), controller)
     arrivals = deque(enumerate(case.requests))

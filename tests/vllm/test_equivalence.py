@@ -24,8 +24,8 @@ KINDS = {
 
 
 def cases(kind: str, campaign: bool) -> list[Case]:
-    """30 plain workloads and 12 of the other kinds; 200 of each in the campaign."""
-    count = 200 if campaign else 30 if kind == "plain" else 12
+    """30 workloads, 12 by priority; 200 of each in the campaign."""
+    count = 200 if campaign else 12 if kind == "priority" else 30
     return [random_case(seed, **KINDS[kind]) for seed in range(count)]
 
 

@@ -89,6 +89,9 @@ def command(
     watermark: Annotated[
         float, typer.Option(metavar="F", help="Share of the blocks an admission must leave free.")
     ] = 0.0,
+    async_scheduling: Annotated[
+        bool, typer.Option(help="Schedule one step ahead of the tokens, as vLLM does by default on a GPU.")
+    ] = False,
     schedule_conservativeness: Annotated[
         float, typer.Option(metavar="F", help="SGLang: scales the output that running requests reserve.")
     ] = 1.0,
@@ -124,8 +127,11 @@ def command(
     engine: EngineConfig | SglangConfig
     with bad_input("engine options"):
         if engine_name is EngineName.SGLANG:
-            if enable_prefix_caching or watermark:
-                fail("--enable-prefix-caching and --watermark: the simulated SGLang has neither")
+            if enable_prefix_caching or watermark or async_scheduling:
+                fail(
+                    "--enable-prefix-caching, --watermark and --async-scheduling: "
+                    "the simulated SGLang has none of them"
+                )
             engine = SglangConfig(
                 # As many tokens as vLLM would have: its null block is none of SGLang's.
                 max_total_tokens=(num_gpu_blocks - 1) * block_size,
@@ -143,6 +149,7 @@ def command(
                 max_num_batched_tokens=max_num_batched_tokens,
                 enable_prefix_caching=enable_prefix_caching,
                 watermark=watermark,
+                async_scheduling=async_scheduling,
             )
     with bad_input("--profile"):
         from bidkv.profiles import load_profile
@@ -179,6 +186,7 @@ def command(
         "max_num_batched_tokens": max_num_batched_tokens,
         "enable_prefix_caching": enable_prefix_caching,
         "watermark": watermark,
+        "async_scheduling": async_scheduling,
         "schedule_conservativeness": schedule_conservativeness,
         "clip_max_new_tokens": clip_max_new_tokens,
         "requests": len(requests),

@@ -19,6 +19,8 @@ _LIMITS = {
 }
 """Least and most: tables of these sizes are made at the start, and a slip must not fill the memory."""
 
+_SWITCHES = ("enable_prefix_caching", "enable_chunked_prefill", "reserve_full_isl", "async_scheduling")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
@@ -37,6 +39,8 @@ class EngineConfig:
         scheduling_policy: "fcfs", or "priority" (lower number first).
         reserve_full_isl: admit only when the whole sequence known so far would fit (vLLM's default).
         long_prefill_token_threshold: longest chunk of one prefill while others are there; 0 is off.
+        async_scheduling: schedule a step before the output of the one before it is known, as vLLM does by
+            default on a GPU.
 
     Raises:
         ValueError: for a value no engine could run with; the message names the field.
@@ -54,6 +58,7 @@ class EngineConfig:
     scheduling_policy: SchedulingPolicy = "fcfs"
     reserve_full_isl: bool = True
     long_prefill_token_threshold: int = 0
+    async_scheduling: bool = False
 
     def __post_init__(self) -> None:
         for name, (least, most) in _LIMITS.items():
@@ -62,7 +67,7 @@ class EngineConfig:
                 continue
             if type(value) is not int or not least <= value <= most:
                 raise ValueError(f"{name} must be an integer >= {least} and <= {most:,}, got {value!r:.80}")
-        for name in ("enable_prefix_caching", "enable_chunked_prefill", "reserve_full_isl"):
+        for name in _SWITCHES:
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r:.80}")
         if type(self.watermark) not in (int, float) or not 0.0 <= self.watermark < 1.0:

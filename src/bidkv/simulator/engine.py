@@ -2,13 +2,14 @@
 
 One class, one loop. `Engine.step` is vLLM's `Scheduler.schedule` and `update_from_output` in one: the
 running list first, preemption by recompute from its tail, then admissions; then time passes and tokens
-come out. The rules are numbered in docs/simulator.md and referred to by number here.
+come out: those of this step, or with asynchronous scheduling those of the step before. The rules are numbered
+in docs/simulator.md and referred to by number here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Sequence, Set
+from typing import Any, NamedTuple
 
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
@@ -17,6 +18,14 @@ from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.prefix_cache import BlockKeys, PrefixCache
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.waiting import FCFSQueue, PriorityQueue
+
+
+class _Launched(NamedTuple):
+    """A step on the device: how long it takes, and whose next token it computes."""
+
+    duration_s: float
+    sampled: list[SimRequest]
+    empty: bool
 
 
 class Engine:
@@ -51,6 +60,8 @@ class Engine:
         self._keys = BlockKeys(config.block_size, config.prefix_chunk_tokens)
         self._profile = profile
         self._model_len = config.model_len
+        self._asynchronous = config.async_scheduling
+        self._in_flight: _Launched | None = None
         self._control = controller
 
     # --- what a policy may ask -------------------------------------------------------------------
@@ -93,13 +104,15 @@ class Engine:
         for request in self.running:
             if request.request_id in excluded:
                 continue
-            tokens = request.num_tokens - request.num_computed_tokens
+            computed = request.num_computed_tokens
+            tokens = request.num_tokens + request._coming - computed
             if 0 < threshold < tokens:
                 tokens = threshold
-            if tokens > budget:
-                tokens = budget
+            tokens = min(tokens, budget, request._limit_tokens - 1 - computed)
+            if tokens <= 0:
+                continue
             budget -= tokens
-            missing = -(-(request.num_computed_tokens + tokens) // size) - request.num_held_blocks
+            missing = -(-(computed + tokens) // size) - request.num_held_blocks
             if missing > 0:
                 demand += missing
             if budget <= 0:
@@ -145,16 +158,17 @@ class Engine:
             self._release(request)
         else:
             raise ValueError(f"{request!r} neither runs nor waits")
+        self._expect_nothing_of({request})
         self._close_life(request, request.num_computed_tokens)
         self._control.on_finish(request, self, completed=False)
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs and nothing waits."""
-        return not self.running and not self._waiting
+        """Whether nothing runs, waits or is being computed."""
+        return not self.running and not self._waiting and (self._in_flight is None or self._in_flight.empty)
 
     def step(self) -> float:
-        """Schedule and run one step; return its duration in seconds and advance the clock by it."""
+        """Schedule a step and let time pass until the engine can schedule the next; return it in seconds."""
         self._rearrange(self._control.before_step(self))
         self.scheduled = []
         self.preempted = []
@@ -163,7 +177,17 @@ class Engine:
             self._admit(budget)
         self.used_blocks_in_step = self.num_blocks - self.free_blocks
         before = self.num_scheduled_tokens
-        duration = self._run()
+        arriving: _Launched | None = self._launch()
+        if self._asynchronous:  # rule 18
+            arriving, self._in_flight = self._in_flight, arriving
+        duration = 0.0
+        self.finished = []
+        if arriving is not None:
+            duration = arriving.duration_s
+            self.now_s += duration
+            self._deliver(arriving.sampled)
+        if self._asynchronous and self.idle:
+            self._in_flight = None  # it computes nothing, and nobody is left to wait for its end
         self._control.after_step(self, self.num_scheduled_tokens - before)
         return duration
 
@@ -180,18 +204,18 @@ class Engine:
         running = self.running
         size = self.block_size
         threshold = self.config.long_prefill_token_threshold
-        model_len = self._model_len
+        lag = self._asynchronous
         cached = self._cache is not None
         scheduled = self.scheduled
         index = 0
         while index < len(running) and budget > 0:
             request = running[index]
             computed = request.num_computed_tokens
-            tokens = request.num_tokens - computed
-            if tokens != 1:  # a decode needs none of this: one token always fits the budget and the model
+            tokens = request.num_tokens + request._coming - computed
+            if tokens != 1 or lag:  # else a decode, whose one token always fits the budget and the request
                 if 0 < threshold < tokens and len(running) + len(self._waiting) > 1:
                     tokens = threshold
-                tokens = min(tokens, budget, model_len - 1 - computed)  # rule 3
+                tokens = min(tokens, budget, request._limit_tokens - 1 - computed)  # rules 3 and 19
                 if tokens <= 0:
                     index += 1
                     continue
@@ -240,6 +264,7 @@ class Engine:
             self.num_prefilling -= 1
         self._release(request)
         request.num_computed_tokens = 0
+        request._coming = 0  # rule 20: what is in flight still arrives, but belongs to no life any more
         request.num_preemptions += 1
         self._close_life(request, lost)
         self.num_preemptions += 1
@@ -260,9 +285,13 @@ class Engine:
             held.extend(cache.take(blocks))
             request.num_held_blocks = len(held)
             self.free_blocks = cache.free_blocks
+        self._label(cache, request, min(end, request.num_tokens))
+
+    def _label(self, cache: PrefixCache, request: SimRequest, end: int) -> None:
+        """Rule 15: full blocks up to the position `end`, all of them known, can be found from now on."""
         full = end // self.block_size
-        for index in range(request._labeled_blocks, full):  # rule 15
-            cache.label(held[index], self._keys.key(request, index))
+        for index in range(request._labeled_blocks, full):
+            cache.label(request._blocks[index], self._keys.key(request, index))
         request._labeled_blocks = max(request._labeled_blocks, full)
 
     def _release(self, request: SimRequest) -> None:
@@ -343,50 +372,69 @@ class Engine:
             budget -= tokens
             control.on_admit(request, self, cached)
 
-    def _run(self) -> float:
-        """Let time pass for what was scheduled: positions advance, tokens come out, the finished leave."""
+    def _launch(self) -> _Launched:
+        """Hand what was scheduled to the device; its positions count as computed from now on."""
         prefill_tokens = 0
         attention = 0.0
         prefills = 0
         decodes = 0
         context = 0
+        sampled = []
         for request, tokens in self.scheduled:
             computed = request.num_computed_tokens
             end = computed + tokens
+            known = request.num_tokens + request._coming
             context += end
-            if tokens == 1 and request.num_tokens - computed == 1:
+            if tokens == 1 and known - computed == 1:
                 decodes += 1
             else:
                 prefills += 1
                 prefill_tokens += tokens
                 attention += tokens * (computed + tokens * 0.5)
-        self.num_scheduled_tokens += prefill_tokens + decodes
-        if self.scheduled:
-            duration = self._profile.step_s(prefill_tokens, attention, decodes, context, prefills)
-        else:
-            duration = self._profile.empty_step_s  # rule 13
-        self.now_s += duration
-        self.num_steps += 1
-        self.finished = []
-        for request, tokens in self.scheduled:
-            request.num_computed_tokens += tokens
-            if request.num_computed_tokens == request.num_tokens:  # rule 12
+            request.num_computed_tokens = end
+            if end == known:  # rule 12
                 if request._prefilling:
                     request._prefilling = False
                     self.num_prefilling -= 1
-                request.num_tokens += 1
-                if request._first_token_s is None:
-                    request._first_token_s = self.now_s
-                if request.num_tokens >= request._target_tokens:
-                    self.finished.append(request)
+                request._coming += 1
+                sampled.append(request)
+        self.num_scheduled_tokens += prefill_tokens + decodes
+        self.num_steps += 1
+        if self.scheduled:
+            duration_s = self._profile.step_s(prefill_tokens, attention, decodes, context, prefills)
+        else:
+            duration_s = self._profile.empty_step_s  # rule 13
+        return _Launched(duration_s, sampled, empty=not self.scheduled)
+
+    def _deliver(self, sampled: Sequence[SimRequest]) -> None:
+        """A step's tokens come out; who is complete leaves."""
+        cache = self._cache
+        for request in sampled:
+            request.num_tokens += 1
+            if request._coming:
+                request._coming -= 1
+                if cache is not None and self._asynchronous:  # rule 21
+                    self._label(cache, request, request.num_computed_tokens - request._coming)
+            if request._first_token_s is None:
+                request._first_token_s = self.now_s
+            if request.num_tokens >= request._target_tokens:
+                self.finished.append(request)
         if self.finished:
             self._retire()
-        return duration
 
     def _retire(self) -> None:
-        gone = set(map(id, self.finished))
-        self.running = [request for request in self.running if id(request) not in gone]
+        gone = set(self.finished)
+        self.running = [request for request in self.running if request not in gone]
+        self._expect_nothing_of(gone)
         for request in self.finished:
+            if request in self._waiting:  # preempted while its last token was on its way
+                self._waiting.remove(request)
             self._release(request)
             self._close_life(request, request.num_computed_tokens)
             self._control.on_finish(request, self, completed=True)
+
+    def _expect_nothing_of(self, gone: Set[SimRequest]) -> None:
+        """What the step in flight computes for those who left is dropped."""
+        if self._in_flight is not None:
+            sampled = [request for request in self._in_flight.sampled if request not in gone]
+            self._in_flight = self._in_flight._replace(sampled=sampled)

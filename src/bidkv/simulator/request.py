@@ -11,10 +11,12 @@ class SimRequest:
     __slots__ = (
         "_blocks",
         "_chain",
+        "_coming",
         "_first_token_s",
         "_high_tokens",
         "_labeled_blocks",
         "_life_start",
+        "_limit_tokens",
         "_order",
         "_prefilling",
         "_shared_tokens",
@@ -55,6 +57,11 @@ class SimRequest:
             else min(source.output_tokens, source.max_tokens)
         )
         self._target_tokens = min(source.prompt_tokens + output, model_len)
+        # How long it may become as far as the engine knows: an end before that shows in a token only.
+        cap = model_len if source.max_tokens is None else source.prompt_tokens + source.max_tokens
+        self._limit_tokens = min(cap, model_len)
+        # Tokens of scheduled steps whose output has not come; this life's only.
+        self._coming = 0
         self._first_token_s: float | None = None
         # Highest position ever computed, and where the current life began: the difference is recompute.
         self._high_tokens = 0

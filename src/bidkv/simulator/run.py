@@ -49,7 +49,8 @@ def simulate(
         progress: called every few hundred finished requests.
         timeline_points: most points of the timeline kept, at least 2.
         backend: "python" is the reference; "compiled" is equal and many times faster, needs numba and covers
-            first-come-first-served scheduling without prefix caching; "auto" takes it where it can.
+            synchronous first-come-first-served scheduling without prefix caching; "auto" takes it where it
+            can.
         observer: told of every decision and of what came of it (a decision log), or None.
         on_record: takes each request's record as it leaves the engine, in the order of the result's records,
             which then stay empty: a run of any length needs no more memory than the requests that live.
@@ -130,12 +131,16 @@ def _compiled(backend: Backend, engine: EngineConfig | SglangConfig) -> bool:
     if backend == "python":
         return False
     uncovered = (
-        isinstance(engine, SglangConfig) or engine.scheduling_policy != "fcfs" or engine.enable_prefix_caching
+        isinstance(engine, SglangConfig)
+        or engine.scheduling_policy != "fcfs"
+        or engine.enable_prefix_caching
+        or engine.async_scheduling
     )
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
         raise ValueError(
-            "the compiled backend covers vLLM with scheduling_policy='fcfs' without prefix caching only"
+            "the compiled backend covers vLLM only, with scheduling_policy='fcfs', "
+            "enable_prefix_caching=False and async_scheduling=False"
         )
     if backend == "compiled" and missing:
         raise ValueError("the compiled backend needs numba: pip install 'bidkv[sim]'")
