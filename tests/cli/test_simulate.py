@@ -152,6 +152,32 @@ def test_sglang_schedules_otherwise_than_vllm_on_the_same_requests() -> None:
     assert own_rule["e2e_s"] != by_engine["vllm"]["runs"][0]["e2e_s"]
 
 
+def test_several_replicas_share_the_workload() -> None:
+    fleet = ["--replicas", "3", "--router", "least-loaded"]
+    document = simulated(*SMALL, "--rate", "12", *fleet)
+    assert (document["config"]["replicas"], document["config"]["router"]) == (3, "least-loaded")
+    for one in document["runs"]:
+        assert set(one) == {*RUN_KEYS, "replicas"}
+        assert (
+            one["completed"] == document["config"]["requests"] == sum(r["requests"] for r in one["replicas"])
+        )
+        assert one["preemptions"] == sum(r["preemptions"] for r in one["replicas"])
+        assert len(one["replicas"]) == 3
+    alone = simulated(*SMALL, "--rate", "12")["runs"]
+    for fleet_run, run_alone in zip(document["runs"], alone, strict=True):
+        assert fleet_run["e2e_s"]["mean"] < run_alone["e2e_s"]["mean"]
+    text = run(*SMALL, *fleet).stdout
+    assert "500 KV blocks on each of 3 replicas (least-loaded)" in text
+    assert "lcf, replica by replica" in text
+    assert "\n2: " in text
+
+
+def test_a_trace_can_be_made_longer() -> None:
+    config = simulated(*SMALL, "--hours", "0.1", "--strategy", "preempt-evict")["config"]
+    assert config["requests"] + config["left_out"] > 150
+    assert config["requests"] / config["arrival_rate_rps"] == pytest.approx(360, rel=0.05)
+
+
 def test_the_table_names_every_strategy_and_the_verdict_follows() -> None:
     result = run(*SMALL)
     assert result.exit_code == 0
@@ -187,6 +213,13 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         (["--trace", "mixed"], ["--trace", "--rate"]),
         (["--trace", "sharegpt-lengths"], ["--trace", "rate"]),
         (["--rate", "fast"], ["--rate", "number"]),
+        (["--replicas", "0"], ["--replicas", "at least 1"]),
+        (["--router", "nearest"], ["--router", "round-robin", "prefix-aware"]),
+        (["--hours", "-1"], ["--hours", "above 0"]),
+        (
+            ["--replicas", "2", "--decision-log", "log.jsonl", "--strategy", "lcf"],
+            ["--decision-log", "one replica"],
+        ),
         (["--html", "."], ["--html"]),
         (["--engine", "sglang", "--watermark", "0.1"], ["--watermark", "SGLang has none of them"]),
         (["--engine", "sglang", "--max-num-batched-tokens", "10"], ["chunked_prefill_size", "multiple"]),

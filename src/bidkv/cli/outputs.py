@@ -15,16 +15,23 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bidkv.results import RunResult
+    from bidkv.simulator.fleet import FleetResult
 
 _PIPED_WIDTH = 120
 """Columns of the table where no terminal says how many there are."""
 
 
 def hand_out(
-    results: Sequence[RunResult], config: dict[str, Any], json_file: str | None, html_file: Path | None
+    results: Sequence[RunResult],
+    config: dict[str, Any],
+    json_file: str | None,
+    html_file: Path | None,
+    fleets: Sequence[FleetResult] = (),
 ) -> None:
-    """Write the JSON, the page and the table, as asked."""
+    """Write the JSON, the page and the tables, as asked; `fleets` are what `results` are the whole of."""
     summaries = [result.summary() for result in results]
+    for summary, fleet in zip(summaries, fleets, strict=False):
+        summary["replicas"] = [result.summary() for result in fleet.replicas]
     if json_file is not None:
         text = json.dumps({"config": config, "runs": summaries}, indent=2, allow_nan=False) + "\n"
         if json_file == "-":
@@ -33,7 +40,11 @@ def hand_out(
             Path(json_file).write_text(text, encoding="utf-8")
     if json_file != "-":
         title = f"{config['trace']}: {config['requests']:,} requests, {config['num_gpu_blocks']:,} KV blocks"
+        if fleets:
+            title += f" on each of {config['replicas']} replicas ({config['router']})"
         _print_table(summaries, title, config["arrival_rate_rps"])
+        for summary in summaries if fleets else ():
+            _print_replicas(summary)
     if html_file is not None:
         from bidkv.experiments.report.page import write_report
 
@@ -48,6 +59,18 @@ def _print_table(summaries: Sequence[dict[str, Any]], title: str, arrival_rps: f
     console = table_console()
     console.print(summary_table(summaries, title))
     console.print(f"\n{judge(summaries, arrival_rps)}", markup=False)
+
+
+def _print_replicas(summary: dict[str, Any]) -> None:
+    from bidkv.experiments.table import summary_table
+
+    rows = [
+        part | {"strategy": f"{index}: {part['requests']:,} requests"}
+        for index, part in enumerate(summary["replicas"])
+    ]
+    console = table_console()
+    console.print()
+    console.print(summary_table(rows, f"{summary['strategy']}, replica by replica"))
 
 
 def table_console() -> Console:

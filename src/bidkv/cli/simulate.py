@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bidkv.protocol.requests import WorkloadRequest
     from bidkv.results import RunResult
     from bidkv.simulator import EngineConfig, SglangConfig
+    from bidkv.simulator.fleet import FleetResult
 
 DEFAULT_STRATEGIES = "preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf"
 _SYNTHETIC_REQUESTS = 1000
@@ -43,6 +44,14 @@ class EngineName(StrEnum):
     SGLANG = "sglang"
 
 
+class RouterName(StrEnum):
+    """Routers of `--router`."""
+
+    ROUND_ROBIN = "round-robin"
+    LEAST_LOADED = "least-loaded"
+    PREFIX_AWARE = "prefix-aware"
+
+
 def command(
     trace: Annotated[
         str,
@@ -62,8 +71,15 @@ def command(
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Take only the first N requests.")] = None,
+    hours: Annotated[
+        float | None,
+        typer.Option(
+            metavar="H", help="Repeat the trace, from another place each time, until it is so long."
+        ),
+    ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="S", help="Seed of generated arrivals and of random strategies.")
+        int,
+        typer.Option(metavar="S", help="Seed of generated arrivals, repetitions and random strategies."),
     ] = 0,
     strategy: Annotated[
         str, typer.Option(metavar="A[,B...]", help="Strategies to compare: name or name:key=value;key=value.")
@@ -75,6 +91,12 @@ def command(
         EngineName,
         typer.Option("--engine", help="Which engine's scheduler to follow, decision for decision."),
     ] = EngineName.VLLM,
+    replicas: Annotated[
+        int, typer.Option(metavar="N", help="Equal replicas behind a router, on one clock.")
+    ] = 1,
+    router: Annotated[
+        RouterName, typer.Option(help="Which replica a request is sent to, where there are several.")
+    ] = RouterName.ROUND_ROBIN,
     num_gpu_blocks: Annotated[
         int, typer.Option(metavar="N", help="KV blocks, the engine's reserved null block included.")
     ] = 600,
@@ -120,6 +142,7 @@ def command(
       bidkv simulate --strategy preempt-evict,lcf --num-gpu-blocks 800 --html report.html
       bidkv simulate --engine sglang --clip-max-new-tokens 256 --strategy sglang_default,slack_aware,lcf
       bidkv simulate --trace my.jsonl --rate 4 --json - | jq '.runs[].e2e_s'
+      bidkv simulate --replicas 4 --router least-loaded --rate 12 --hours 24 --strategy fair
     """
     from bidkv.simulator import EngineConfig, SglangConfig
 
@@ -159,6 +182,10 @@ def command(
         require_report_extra()
     if decision_log is not None and len(strategies) > 1:
         fail("--decision-log: expected one --strategy: a log tells of one run")
+    if replicas < 1:
+        fail(f"--replicas: expected at least 1, got {replicas}")
+    if decision_log is not None and replicas > 1:
+        fail("--decision-log: expected one replica: a log tells of one engine")
     outputs = (
         ("--json", json_file if json_file != "-" else None),
         ("--html", html_file),
@@ -168,18 +195,26 @@ def command(
         if file is not None:
             require_writable(option, Path(file))
 
-    requests, left_out = _workload(trace, trace_format, rate, limit, seed, engine)
-    with _decision_log(decision_log) as log:
-        results = _run_all(strategies, requests, engine, step_times, seed, log)
+    requests, left_out = _workload(trace, trace_format, rate, limit, hours, seed, engine)
+    fleets: list[FleetResult] = []
+    if replicas > 1:
+        fleets = _run_fleets(strategies, requests, engine, step_times, seed, replicas, router)
+        results = [fleet.merged for fleet in fleets]
+    else:
+        with _decision_log(decision_log) as log:
+            results = _run_all(strategies, requests, engine, step_times, seed, log)
     config = {
         "trace": trace,
         "trace_format": trace_format.value,
         "rate_rps": rate,
         "limit": limit,
+        "hours": hours,
         "seed": seed,
         "strategies": strategies,
         "profile": profile,
         "engine": engine_name.value,
+        "replicas": replicas,
+        "router": router.value if replicas > 1 else None,
         "num_gpu_blocks": num_gpu_blocks,
         "block_size": block_size,
         "max_num_seqs": max_num_seqs,
@@ -193,7 +228,7 @@ def command(
         "arrival_rate_rps": _arrival_rate_rps(requests),
         "left_out": left_out,
     }
-    hand_out(results, config, json_file, html_file)
+    hand_out(results, config, json_file, html_file, fleets)
 
 
 def _strategies(text: str) -> list[str]:
@@ -216,14 +251,18 @@ def _workload(
     trace_format: TraceFormat,
     rate: float | None,
     limit: int | None,
+    hours: float | None,
     seed: int,
     engine: EngineConfig | SglangConfig,
 ) -> tuple[list[WorkloadRequest], int]:
     """Read the trace once, so that every strategy gets the identical requests; count those left out."""
-    from bidkv.experiments.workloads import leave_out_unfit
+    from bidkv.experiments.workloads import leave_out_unfit, repeat_for
 
     with bad_input("--trace"):
         source = _source(trace, trace_format, rate, limit, seed)
+        if hours is not None:
+            with bad_input("--hours"):
+                source = repeat_for(source, 3600.0 * hours, seed)
         fitting, report = leave_out_unfit(source, engine.usable_blocks, engine.block_size)
         requests = list(fitting)
     if report.left_out:
@@ -279,6 +318,36 @@ def _run_all(
             # A result is called what its strategy was asked for as, options included.
             results.append(replace(result, strategy=name))
     return results
+
+
+def _run_fleets(
+    strategies: Sequence[str],
+    requests: Sequence[WorkloadRequest],
+    engine: EngineConfig | SglangConfig,
+    profile: StepTimeProfile,
+    seed: int,
+    replicas: int,
+    router: RouterName,
+) -> list[FleetResult]:
+    from bidkv.policy import resolve
+    from bidkv.simulator.fleet import simulate_fleet
+
+    fleets = []
+    with _progress(len(strategies) * len(requests)) as advance:
+        for index, name in enumerate(strategies):
+            before = index * len(requests)
+            advance(name, before)
+            fleet = simulate_fleet(
+                requests,
+                resolve(_seeded(name, seed)),
+                engine,
+                profile,
+                replicas=replicas,
+                router=router.value,
+                progress=lambda sent, _, name=name, before=before: advance(name, before + sent),  # type: ignore[misc]
+            )
+            fleets.append(fleet.named(name))
+    return fleets
 
 
 def _seeded(spec: str, seed: int) -> str:

@@ -2,6 +2,7 @@
 
 from bidkv.experiments.workloads.frozen import Manifest, freeze, load_frozen, manifest_path
 from bidkv.experiments.workloads.generate import available_workloads, generate
+from bidkv.experiments.workloads.repeated import repeat_for
 from bidkv.experiments.workloads.unfit import UnfitReport, leave_out_unfit
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "leave_out_unfit",
     "load_frozen",
     "manifest_path",
+    "repeat_for",
 ]

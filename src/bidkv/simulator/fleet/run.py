@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
@@ -36,6 +36,14 @@ class FleetResult:
     router: str
     merged: RunResult
     replicas: tuple[RunResult, ...]
+
+    def named(self, strategy: str) -> FleetResult:
+        """Return the same with another name for its strategy."""
+        return FleetResult(
+            self.router,
+            replace(self.merged, strategy=strategy),
+            tuple(replace(result, strategy=strategy) for result in self.replicas),
+        )
 
 
 def simulate_fleet(

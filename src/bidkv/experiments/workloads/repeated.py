@@ -1,0 +1,61 @@
+"""A workload made longer than it was recorded: the same traffic again and again, never in the same place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from random import Random
+
+from bidkv.protocol.requests import WorkloadRequest
+
+
+def repeat_for(
+    requests: Iterable[WorkloadRequest], duration_s: float, seed: int
+) -> Iterator[WorkloadRequest]:
+    """Yield a workload until `duration_s` have passed since its first arrival.
+
+    The first pass is the workload as it is. Every later one starts at a request drawn with the seed and goes
+    round, gaps, lengths and their order kept, so that the hours differ while bursts and drift stay those of
+    the record. A request's name gets the number of its pass; `hash_ids` are shared within a pass only.
+
+    Args:
+        requests: in the order of arrival; held as a whole, which the result is not.
+        duration_s: above 0.
+        seed: of the starting points.
+
+    Raises:
+        ValueError: a duration that is not above 0, or nothing whose span of time could be repeated.
+    """
+    if not duration_s > 0.0:
+        raise ValueError(f"the duration must be above 0 s, got {duration_s}")
+    one = list(requests)
+    span_s = one[-1].arrival_s - one[0].arrival_s if one else 0.0
+    if not span_s > 0.0:
+        raise ValueError("only requests that arrive at different times can be repeated")
+    return _passes(one, span_s, duration_s, Random(seed))
+
+
+def _passes(
+    one: list[WorkloadRequest], span_s: float, duration_s: float, random: Random
+) -> Iterator[WorkloadRequest]:
+    first_s = one[0].arrival_s
+    # From the last request to the first of the next pass: a mean gap.
+    period_s = span_s * len(one) / (len(one) - 1)
+    ids = 1 + max((hash_id for request in one for hash_id in request.hash_ids), default=-1)
+    number = turn = 0
+    while True:
+        start_s = one[turn].arrival_s
+        for place in range(turn, turn + len(one)):
+            request = one[place % len(one)]
+            at_s = number * period_s + request.arrival_s - start_s + (period_s if place >= len(one) else 0.0)
+            if at_s >= duration_s:
+                return
+            if number:
+                request = replace(
+                    request,
+                    request_id=f"{request.request_id}.{number}",
+                    hash_ids=tuple(hash_id + number * ids for hash_id in request.hash_ids),
+                )
+            yield replace(request, arrival_s=first_s + at_s)
+        number += 1
+        turn = random.randrange(len(one))
