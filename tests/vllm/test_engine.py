@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.vllm.faults import FAULTS
+from tests.faulty_policies import FAULTS
 
 pytestmark = pytest.mark.vllm
 
