@@ -213,6 +213,8 @@ def test_a_clear_gain_is_called_better() -> None:
     ("control", "strategy", "engine", "reason"),
     [
         ({"decisions": 0, "overrides": 0}, "lcf", "vllm", "the policy was never called"),
+        ({"decisions": 0}, "not-installed-here", "vllm", "the policy was never called"),
+        ({}, "not-installed-here", "vllm", ""),
         ({"overrides": 0}, "lcf", "vllm", "chose as the engine itself would have"),
         ({"overrides": 0}, "lcf", "sglang", ""),
         ({"failures": 2}, "lcf", "vllm", "failed 6 times"),

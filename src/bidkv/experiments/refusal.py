@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bidkv.experiments.runner.plan import Plan, policy_of
 from bidkv.experiments.runner.store import StoredRun
-from bidkv.policy import resolve
+from bidkv.policy import PolicySpecError, resolve
 
 
 def idle_reason(plan: Plan, label: str, runs: Sequence[StoredRun]) -> str:
@@ -17,14 +17,19 @@ def idle_reason(plan: Plan, label: str, runs: Sequence[StoredRun]) -> str:
         label: the strategy's label.
         runs: its runs; their notes hold the controller's counters under "control".
     """
-    policy = resolve(policy_of(label))
+    try:
+        policy = resolve(policy_of(label))
+        admits = policy.chooses_next or policy.keeps_reserve
+    except PolicySpecError:
+        # Somebody's own policy, not installed where results are read: only counted decisions speak for it.
+        admits = False
     counters = [c for run in runs if isinstance(c := run.result.notes.get("control"), dict)]
     if not counters or len(counters) < len(runs):
         return "the engine reported no counters: nothing shows that the policy was in charge"
     total = {name: sum(c.get(name, 0) for c in counters) for name in counters[0]}
     if total.get("failures", 0):
         return f"the policy failed {total['failures']} times and the engine went on alone"
-    if (policy.chooses_next or policy.keeps_reserve) and total.get("admissions", 0):
+    if admits and total.get("admissions", 0):
         return ""
     if not total.get("decisions", 0):
         return "the policy was never called"
