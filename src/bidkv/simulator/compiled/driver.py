@@ -184,6 +184,8 @@ class CompiledRun:
         self._in_s[:count], self._in[:, :count] = rows_s[taken:length], rows[:, taken:length]
         if rows is not self._in:
             self._bind()
+        arrivals_s: list[float] = []
+        columns: list[tuple[int, int, int]] = []
         for request in incoming:
             if self._uid == 0:
                 self._first_arrival_s = request.arrival_s
@@ -198,9 +200,12 @@ class CompiledRun:
                 output = min(output, request.max_tokens)
             self._inside.enter(request.request_id)
             self._live[uid] = request
-            self._in_s[count] = request.arrival_s
-            self._in[:, count] = (uid, request.prompt_tokens, min(request.prompt_tokens + output, model_len))
-            count += 1
+            arrivals_s.append(request.arrival_s)
+            columns.append((uid, request.prompt_tokens, min(request.prompt_tokens + output, model_len)))
+        if columns:  # as a whole: setting single items of an array costs more than all the rest here
+            taken, count = count, count + len(columns)
+            self._in_s[taken:count] = arrivals_s
+            self._in[:, taken:count] = np.array(columns).T
         state[at.INPUT_POSITION] = 0
         state[at.INPUT_LENGTH] = count
         state[at.INPUT_LAST] = not incoming
