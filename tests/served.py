@@ -20,6 +20,7 @@ from bidkv.experiments.runner.process import Child, free_port
 from bidkv.experiments.runner.scrape import get_text
 from bidkv.observability.explain import Setback, Story, stories
 from bidkv.observability.log_reader import read_log
+from bidkv.observability.timeline import trace_events
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = 24
@@ -70,6 +71,7 @@ class Served:
             folder / "prometheus.log",
         )
         self._stop = threading.Event()
+        self._counting = threading.Lock()
         self._clients = ThreadPoolExecutor(CLIENTS)
 
     def wait_for(self, what: str, ready: Callable[[], bool], limit_s: float) -> None:
@@ -92,7 +94,8 @@ class Served:
         while not self._stop.is_set():
             number += 1
             post(self.url + self._path, self._body(client, number))
-            self.served += 1
+            with self._counting:
+                self.served += 1
 
     def rest(self) -> None:
         """Let what runs finish."""
@@ -147,6 +150,14 @@ def post(url: str, body: dict[str, Any]) -> None:
 def setbacks_of(told: Mapping[str, Story]) -> list[Setback]:
     """Every preemption in the log."""
     return [setback for story in told.values() for setback in story.setbacks]
+
+
+def timeline_of(log: Path) -> tuple[int, int]:
+    """Count the slices of running requests and the marks of preemptions in a log's trace."""
+    events = list(trace_events(read_log(log)))
+    assert sum(event["ph"] == "b" for event in events) == sum(event["ph"] == "e" for event in events) > 0
+    marks = [event for event in events if event["ph"] == "i" and event["name"].startswith("preempt ")]
+    return sum(event["ph"] == "X" for event in events), len(marks)
 
 
 def check_dashboard() -> ModuleType:

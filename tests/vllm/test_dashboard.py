@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from tests.engine_model import VOCABULARY, write_model
-from tests.served import CLIENTS, Served, setbacks_of
+from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 
 from bidkv.experiments.runner.scrape import get_text
 
@@ -104,6 +104,13 @@ def test_the_log_agrees_with_the_engines_own_counters(served: Served) -> None:
         assert victim.num_computed_tokens == min(c.num_computed_tokens for c in decision.candidates)
     for story in told.values():
         assert story.setbacks[-1].recomputed_tokens == story.setbacks[-1].preemption.lost_tokens
+
+
+def test_the_timeline_shows_every_stay_and_every_preemption(served: Served) -> None:
+    served.rest()
+    stays, preemptions = timeline_of(served.log)
+    assert preemptions == served.metrics()["vllm:num_preemptions_total"]
+    assert stays == served.served + preemptions
 
 
 def test_nothing_is_labeled_by_request(served: Served) -> None:
