@@ -47,8 +47,8 @@ def test_false_alarms_and_the_planted_slowdown_are_told_as_found() -> None:
     effects = {figure: slowed.of(load, "slowed", figure).effect for figure in (E2E_MEAN, THROUGHPUT)}
     figures = cells * len(JUDGED)
     assert "\n".join(between("h100-aa")) == (
-        f"- The same policy twice: {in_means} of {cells} mean latencies and {alarms} of {figures} figures are "
-        f"called different;\n  {0.05 * cells:g} and {0.05 * figures:g} would be expected.\n"
+        f"- The same policy twice: {in_means} of {cells} mean latencies and {alarms} of {figures} figures "
+        f"are called different;\n  {0.05 * cells:g} and {0.05 * figures:g} would be expected.\n"
         f"- 10 % slower: mean latency {effects[E2E_MEAN]}, throughput {effects[THROUGHPUT]}."
     )
     assert alarms <= 8, "more false alarms than 70 figures at 5 % allow (binomial, 99 %)"
