@@ -6,19 +6,26 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 prometheus_client = pytest.importorskip("prometheus_client", reason="needs the [metrics] extra")
 
+from tests.support import FakeEngine, FakeRequest  # noqa: E402
+
+from bidkv.adapters.sglang import service as sglang_service  # noqa: E402
 from bidkv.adapters.vllm import service as vllm_service  # noqa: E402
 from bidkv.adapters.vllm.plugin import is_supported  # noqa: E402
 from bidkv.control import Controller  # noqa: E402
-from bidkv.observability.metrics import ControllerCollector, Gauge  # noqa: E402
+from bidkv.experiments.runner.process import free_port  # noqa: E402
+from bidkv.observability.metrics import Gauge, MetricsExporter  # noqa: E402
 from bidkv.policy import resolve  # noqa: E402
 from bidkv.stability import QueueingConfig, QueueingController  # noqa: E402
 
+SERVICES = (vllm_service, sglang_service)
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = (DEPLOY / "prometheus/alerts.yml").read_text(encoding="utf-8")
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/bidkv.json").read_text(encoding="utf-8"))
@@ -31,17 +38,30 @@ def promtool(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str
     return subprocess.run([tool, *arguments], input=text, capture_output=True, text=True, check=False)
 
 
-def exposition(completions: int = 0) -> str:
-    """The page of an exporter after so many requests."""
+def controller() -> Controller:
     sizes = QueueingConfig(block_size=16, head_dim=128, num_kv_heads=8, num_layers=32, concurrency=8)
-    control = Controller(resolve("fair"), stability=QueueingController(sizes))
-    control.counters.completions = completions
-    source = Path(vllm_service.__file__).read_text(encoding="utf-8")
-    names = re.findall(r'^ +"(\w+)": Gauge\(', source, re.MULTILINE)
-    registry = prometheus_client.CollectorRegistry()
-    registry.register(ControllerCollector(control, {name: Gauge("One.", lambda: 1.0) for name in names}))
-    prometheus_client.Histogram("bidkv_decision_seconds", "Time.", registry=registry)
-    return prometheus_client.generate_latest(registry).decode()
+    return Controller(resolve("fair"), stability=QueueingController(sizes))
+
+
+@contextmanager
+def exporter(control: Controller) -> Iterator[MetricsExporter]:
+    """The exporter with every gauge that one of the engines has."""
+    sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in SERVICES]
+    names = re.findall(r'^ +"(\w+)": Gauge\(', "".join(sources), re.MULTILINE)
+    made = MetricsExporter(control, free_port(), {name: Gauge("One.", lambda: 1.0) for name in names})
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def page_of(made: MetricsExporter) -> str:
+    return str(prometheus_client.generate_latest(made.registry).decode())
+
+
+def exposition() -> str:
+    with exporter(controller()) as made:
+        return page_of(made)
 
 
 @pytest.mark.prometheus
@@ -114,5 +134,36 @@ def test_the_image_is_of_a_supported_version() -> None:
         assert all((DEPLOY.parent / name).exists() for name in path.split())
 
 
-def test_nothing_is_labeled_by_request() -> None:
-    assert len(exposition().splitlines()) == len(exposition(completions=10_000).splitlines())
+def test_ten_thousand_requests_add_no_series() -> None:
+    """Each with an id, a length and an agent of its own; every tenth is preempted."""
+    control, engine = controller(), FakeEngine(running=[FakeRequest("stays")], free_blocks=1)
+
+    def serve(number: int) -> None:
+        request = FakeRequest(f"cmpl-{number}", num_prompt_tokens=1 + number, agent_id=f"agent-{number}")
+        engine.now_s += 0.01
+        control.on_arrival(request, engine)
+        engine.running.append(request)
+        control.on_admit(request, engine)
+        if number % 10 == 0:
+            (victim,) = control.before_step(engine)
+            control.on_preempt(victim, victim.num_computed_tokens, engine)
+            control.on_admit(victim, engine)
+        engine.running.remove(request)
+        control.on_finish(request, engine, completed=True)
+
+    with exporter(control) as made:
+
+        def series() -> set[str]:
+            assert control.stability is not None
+            control.stability.compute_stability_state(engine.free_blocks, engine.num_blocks)
+            return {line.rpartition(" ")[0] for line in page_of(made).splitlines() if line[:1] != "#"}
+
+        serve(0)
+        after_one = series()
+        for number in range(1, 10_000):
+            serve(number)
+        after_all = series()
+    assert control.counters.completions == 10_000
+    assert control.counters.decisions == control.counters.preemptions_by_policy == 1_000
+    assert after_all == after_one
+    assert len(after_all) < 80
