@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -134,6 +135,12 @@ class Served:
         finally:
             print(*(f"{a.query.source}: {a.series} {a.sample} {a.error}" for a in asked), sep="\n")
         return asked
+
+    def lint(self) -> str:
+        """What promtool finds wrong with the policy's own page."""
+        page = get_text(self.metrics_url)
+        done = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, text=True)
+        return done.stdout + done.stderr + (f"exit code {done.returncode}" if done.returncode else "")
 
     def stories(self) -> dict[str, Story]:
         """What the decision log tells of every preempted request."""

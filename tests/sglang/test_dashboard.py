@@ -71,6 +71,10 @@ def test_every_panel_and_every_alert_has_data(served):
     assert {answer.query.source: float(answer.sample) for answer in asked}["Policy"] == 1.0
 
 
+def test_the_page_passes_promtool(served):
+    assert served.lint() == ""
+
+
 def test_the_log_agrees_with_the_engines_own_counters(served):
     served.rest()
     metrics = served.metrics()

@@ -79,6 +79,10 @@ def test_top_reads_both_addresses(served: Served) -> None:
         assert part in result.stdout
 
 
+def test_the_page_passes_promtool(served: Served) -> None:
+    assert served.lint() == ""
+
+
 def test_the_log_agrees_with_the_engines_own_counters(served: Served) -> None:
     served.rest()
     metrics = served.metrics()
