@@ -18,7 +18,7 @@ from bidkv.policy import resolve
 
 _ROOT = Path(bidkv.__file__).parent
 _ENGINE = (
-    "control.py",
+    "control",
     "protocol",
     "policy/classes.py",
     "policy/guards.py",

@@ -12,9 +12,10 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Sequence, Set
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from bidkv.control.counters import ControlCounters
+from bidkv.control.lives import Lives
 from bidkv.policy.guards import CircuitBreaker, PreemptionCap
 from bidkv.protocol.observer import Decision, Observer
 from bidkv.protocol.policy import EngineView, Policy
@@ -30,35 +31,6 @@ DEFAULT_TIME_BUDGET_S = 0.05
 
 _NOBODY: frozenset[str] = frozenset()
 _LONGEST_DETAIL = 300
-
-
-@dataclass(slots=True)
-class ControlCounters:
-    """What the controller saw and did since it was made; integers that only grow."""
-
-    arrivals: int = 0
-    admissions: int = 0
-    completions: int = 0
-    aborts: int = 0
-    steps: int = 0
-    scheduled_tokens: int = 0
-    recomputed_tokens: int = 0
-    pressured_steps: int = 0
-    decisions: int = 0
-    overrides: int = 0
-    abstentions: int = 0
-    all_capped: int = 0
-    gate_refusals: int = 0
-    preemptions_by_policy: int = 0
-    preemptions_by_engine: int = 0
-    blocks_freed: int = 0
-    tokens_lost: int = 0
-    failures: int = 0
-    kill_switch_activations: int = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the counters by name."""
-        return asdict(self)
 
 
 class Controller:
@@ -98,7 +70,7 @@ class Controller:
         self._clock = clock
         self._time_budget_s = time_budget_s
         self._killed = False
-        self._lives = _Lives()
+        self._lives = Lives()
         self._adopt(policy, afresh=False)
 
     # --- who is in charge ------------------------------------------------------------------------
@@ -443,37 +415,6 @@ class Controller:
             self._event(self._policy.on_admit, request, engine)
         for request in engine.waiting():
             self._event(self._policy.on_arrival, request, engine)
-
-
-class _Lives:
-    """Per live request: when it was first admitted, and which positions were computed before.
-
-    A request's life between an admission and the next preemption or finish computes positions
-    [start, computed); those below the highest position ever computed are recomputed ones.
-    """
-
-    __slots__ = ("_admitted_s", "_high", "_start")
-
-    def __init__(self) -> None:
-        self._admitted_s: dict[str, float] = {}
-        self._high: dict[str, int] = {}
-        self._start: dict[str, int] = {}
-
-    def begin(self, request_id: str, now_s: float, cached_tokens: int) -> None:
-        self._admitted_s.setdefault(request_id, now_s)
-        if request_id in self._high:
-            self._start[request_id] = cached_tokens
-
-    def preempt(self, request_id: str, computed: int) -> int:
-        high = self._high.get(request_id, 0)
-        recomputed = max(0, min(computed, high) - self._start.pop(request_id, 0))
-        self._high[request_id] = max(high, computed)
-        return recomputed
-
-    def end(self, request_id: str, computed: int) -> tuple[int, float | None]:
-        high = self._high.pop(request_id, 0)
-        recomputed = max(0, min(computed, high) - self._start.pop(request_id, high))
-        return recomputed, self._admitted_s.pop(request_id, None)
 
 
 def _position(candidates: Sequence[RequestView], victim: object) -> int | None:
