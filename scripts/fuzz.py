@@ -1,12 +1,14 @@
-"""Coverage-guided fuzzing of every reader of outside input, by atheris (pip install atheris).
+"""Fuzzing of every reader of outside input: coverage-guided by atheris (pip install atheris), then blind.
 
     .venv/bin/python scripts/fuzz.py --list
     .venv/bin/python scripts/fuzz.py --inputs 1000000 profile result
     .venv/bin/python scripts/fuzz.py --inputs 1000000 --seconds 60
 
-Each reader runs in processes of its own, starting from valid inputs. A crash is whatever is not the reader's
-documented error, an input that takes 10 seconds, or one that takes a gigabyte; its input and
-its output are kept in out/fuzz/. Prints a line for each reader; exits 1 after a crash.
+Each reader runs in processes of its own, starting from valid inputs. One input in fifty is guided by
+coverage, which finds ways into the code but is slow; the rest are random changes of all that was found, many
+times faster. A crash is whatever is not the reader's documented error, an input that takes 10 seconds, or one
+that takes a gigabyte; its input and its output are kept in out/fuzz/. Prints a line for each reader; exits 1
+after a crash.
 
 A run that was stopped goes on where it was: what each reader has seen so far is noted in out/fuzz/ (remove
 the folder to begin anew), and so are the inputs that led somewhere new.
@@ -17,17 +19,21 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import random
 import re
+import resource
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-HERE = "--here"
+GUIDED, BLIND = "--guided-here", "--blind-here"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-if HERE in sys.argv:
+if GUIDED in sys.argv:
     import atheris
 
     with atheris.instrument_imports(include=["bidkv"]):
@@ -35,10 +41,14 @@ if HERE in sys.argv:
 else:
     from tests.reliability.readers import Reader, feed, readers
 
+from tests.reliability.valid_inputs import HOSTILE  # noqa: E402  after the readers, which may be instrumented
+
 FOUND = Path("out/fuzz")
 LONGEST_INPUT_BYTES = 8192
 LONGEST_INPUT_S = 10
 MOST_MEMORY_MIB = 1024
+GUIDED_PART = 50
+"""One input in so many is coverage-guided."""
 SLICE_INPUTS = 200_000
 """Inputs a process; what a stopped run can lose."""
 
@@ -65,9 +75,8 @@ class Seen:
         (FOUND / f"{name}.json").write_text(json.dumps(asdict(self)))
 
 
-def fuzz_here(reader: Reader, inputs: int, seconds: int) -> None:
-    """Fuzz in this process, which ends with it."""
-    logging.disable(logging.CRITICAL)
+def fuzz_guided(reader: Reader, inputs: int, seconds: int) -> None:
+    """Fuzz by coverage in this process, which ends with it."""
     corpus = FOUND / "corpus" / reader.name
     corpus.mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(reader.seeds):
@@ -87,19 +96,68 @@ def fuzz_here(reader: Reader, inputs: int, seconds: int) -> None:
     atheris.Fuzz()
 
 
+def fuzz_blind(reader: Reader, inputs: int, seconds: int) -> None:
+    """Change what is in the corpus at random places; prints the same figures as the guided fuzzer."""
+    known = [*reader.seeds, *(file.read_bytes() for file in (FOUND / "corpus" / reader.name).iterdir())]
+    rng = random.Random(os.urandom(8))
+    most_bytes = 2 * MOST_MEMORY_MIB * 2**20  # of addresses, of which a part is never touched
+    resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
+    signal.signal(signal.SIGALRM, _too_slow)
+    deadline_s = time.monotonic() + seconds
+    done = 0
+    while done < inputs and time.monotonic() < deadline_s:
+        content = changed(rng, rng.choice(known), known)
+        signal.alarm(LONGEST_INPUT_S)
+        try:
+            feed(reader, content)
+        except BaseException:
+            (FOUND / f"{reader.name}-crash-{time.time_ns()}").write_bytes(content)
+            raise
+        done += 1
+    signal.alarm(0)
+    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    assert peak_mib < MOST_MEMORY_MIB, f"{peak_mib} MiB"
+    print(f"stat::number_of_executed_units: {done}\nstat::peak_rss_mb: {peak_mib}", file=sys.stderr)
+
+
+def changed(rng: random.Random, content: bytes, known: list[bytes]) -> bytes:
+    """Replace up to four pieces by hostile values, random bytes, pieces of other inputs or nothing."""
+    for _ in range(rng.randint(1, 4)):
+        place = rng.randrange(len(content) + 1)
+        match rng.randrange(4):
+            case 0:
+                new = rng.choice(HOSTILE)
+            case 1:
+                new = rng.randbytes(rng.randint(1, 4))
+            case 2:
+                other = rng.choice(known)
+                start = rng.randrange(len(other) + 1)
+                new = other[start : start + rng.randint(1, 40)]
+            case _:
+                new = bytes([rng.choice(b'0123456789-+.eE,:;"{}[] \n')])
+        content = content[:place] + new + content[place + rng.choice((0, 0, 1, 1, 2, 5, 20)) :]
+    return content[:LONGEST_INPUT_BYTES]
+
+
+def _too_slow(*_: object) -> None:
+    raise TimeoutError(f"an input that takes {LONGEST_INPUT_S} s")
+
+
 def fuzz_apart(reader: Reader, inputs: int, seconds: int) -> bool:
     """Fuzz in other processes until `inputs` were seen; print what came of it, tell whether it was clean."""
     seen = Seen.load(reader.name)
+    guided = inputs // GUIDED_PART
     deadline_s = time.monotonic() + seconds if seconds else float("inf")
     clean = True
     while clean and seen.inputs < inputs and (left_s := deadline_s - time.monotonic()) >= 1.0:
         started = time.perf_counter()
+        way, until = (GUIDED, guided) if seen.inputs < guided else (BLIND, inputs)
         words = [
             sys.executable,
             __file__,
-            HERE,
+            way,
             "--inputs",
-            str(min(SLICE_INPUTS, inputs - seen.inputs)),
+            str(min(SLICE_INPUTS, until - seen.inputs)),
             "--seconds",
             str(int(min(left_s, 86_400))),
             reader.name,
@@ -116,7 +174,7 @@ def fuzz_apart(reader: Reader, inputs: int, seconds: int) -> bool:
         )
         if not clean:
             (FOUND / f"{reader.name}.log").write_text(done.stdout + done.stderr)
-            print("\n".join(done.stdout.splitlines()[-20:]))
+            print("\n".join((done.stdout + done.stderr).splitlines()[-20:]))
     rate = seen.inputs / max(seen.seconds, 1e-9)
     print(
         f"{reader.name:20} {seen.inputs:>12,} inputs {seen.seconds:8.0f} s {rate:8,.0f}/s "
@@ -137,7 +195,8 @@ def main() -> int:
     )
     parser.add_argument("--seconds", type=int, default=0, help="seconds a reader; default: no limit")
     parser.add_argument("--list", action="store_true", help="print the readers' names")
-    parser.add_argument(HERE, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(GUIDED, action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument(BLIND, action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     known = {reader.name: reader for reader in readers()}
     unknown = [name for name in options.names if name not in known]
@@ -148,8 +207,11 @@ def main() -> int:
         return 0
     FOUND.mkdir(parents=True, exist_ok=True)
     chosen = [known[name] for name in options.names or known]
-    if options.here:
-        fuzz_here(chosen[0], options.inputs, options.seconds)
+    if options.guided_here or options.blind_here:
+        logging.disable(logging.CRITICAL)
+        here = fuzz_guided if options.guided_here else fuzz_blind
+        here(chosen[0], options.inputs, options.seconds)
+        return 0
     clean = [fuzz_apart(reader, options.inputs, options.seconds) for reader in chosen]
     return 0 if all(clean) else 1
 

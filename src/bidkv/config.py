@@ -28,7 +28,7 @@ class BidKVConfig:
     truncation_ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.delta_budget) and self.delta_budget >= 0.0):
+        if not 0.0 <= self.delta_budget < math.inf:
             raise ValueError(f"delta_budget must be >= 0.0, got {self.delta_budget}")
         if not self.max_bids_per_solve >= 0:
             raise ValueError(f"max_bids_per_solve must be >= 0, got {self.max_bids_per_solve}")

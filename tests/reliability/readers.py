@@ -5,34 +5,63 @@ The quick tests mutate the valid inputs below by chance; scripts/fuzz.py lets a 
 
 from __future__ import annotations
 
-import atexit
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
-from tests.support import FakeClock, Scripted, requests_of, steady_profile
+from tests.reliability.scratch import SCRATCH, file
+from tests.reliability.valid_inputs import (
+    AZURE,
+    EXPORTER,
+    LENGTHS,
+    MODEL,
+    MOONCAKE,
+    PAGE,
+    PAYLOADS,
+    RECORDED,
+    RUNS,
+    STEPS,
+    a_decision_log,
+    a_manifest,
+    a_result,
+    an_experiment,
+    some_samples,
+)
+from tests.support import FakeClock, Scripted, steady_profile
 
+from bidkv.adapters.client_values import LONGEST_NAME, agent_name, positive_number, shown_cap
 from bidkv.adapters.environment import read_environment
+from bidkv.config import BidKVConfig
 from bidkv.control import Controller
 from bidkv.control_file import ControlFile, obey
+from bidkv.experiments.calibrate.fitting import recorded_graphs
 from bidkv.experiments.calibrate.step_log import StepLogError, read_step_log
-from bidkv.experiments.runner.plan import Load, Plan
+from bidkv.experiments.load.aiperf import import_payloads
+from bidkv.experiments.load.samples import read_samples
+from bidkv.experiments.replay_check import read_recording
+from bidkv.experiments.runner.model import vocabulary_of
+from bidkv.experiments.runner.scrape import reading_of
 from bidkv.experiments.runner.store import Store, StoreError
 from bidkv.experiments.traces import TraceError, read_trace
-from bidkv.experiments.workloads import freeze, load_frozen, manifest_path
-from bidkv.observability.decision_log import DecisionLog
+from bidkv.experiments.validation import read_runs
+from bidkv.experiments.workloads import load_frozen, manifest_path
+from bidkv.observability.explain import stories
 from bidkv.observability.log_reader import LogError, read_log
+from bidkv.observability.replay import replay
+from bidkv.observability.samples import samples_of
+from bidkv.observability.timeline import trace_events
+from bidkv.observability.words import story_as_dict, story_in_words
 from bidkv.policy import PolicySpecError, resolve, resolve_all
+from bidkv.pressure import PressureConfig
 from bidkv.profiles import ProfileError, dump_profile, load_profile
 from bidkv.profiles.analytic import analytic_profile
 from bidkv.results import SchemaError, decode, encode
-from bidkv.simulator import EngineConfig, simulate
+from bidkv.simulator import EngineConfig, SglangConfig
+from bidkv.solver import SolverConfig
+from bidkv.stability import QueueingConfig
 
 LONGEST_MESSAGE = 1500
 MOST_ROWS = 1000
@@ -56,17 +85,6 @@ class Reader:
     seeds: tuple[bytes, ...]
 
 
-_MEMORY = "/dev/shm"  # files in memory, where the system has them
-SCRATCH = Path(tempfile.mkdtemp(prefix="bidkv-fuzz-", dir=_MEMORY if os.path.isdir(_MEMORY) else None))
-atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
-
-
-def _file(name: str, content: bytes) -> Path:
-    path = SCRATCH / name
-    path.write_bytes(content)
-    return path
-
-
 def _text(content: bytes) -> str:
     """As the operating system hands arguments over: what is no UTF-8 becomes surrogates."""
     return content.decode("utf-8", "surrogateescape")
@@ -74,13 +92,13 @@ def _text(content: bytes) -> str:
 
 # --- the readers -------------------------------------------------------------------------------------
 def _profile(content: bytes) -> None:
-    profile = load_profile(_file("profile.json", content))
+    profile = load_profile(file("profile.json", content))
     assert profile.for_engine(8, 64).step_s(10, 50.0, 3, 100, 1) > 0.0
     dump_profile(profile)
 
 
 def _model_config(content: bytes) -> None:
-    analytic_profile(_file("config.json", content), "h100-sxm")
+    analytic_profile(file("config.json", content), "h100-sxm")
 
 
 def _result(content: bytes) -> None:
@@ -97,7 +115,7 @@ def _environment(content: bytes) -> None:
 
 
 def _control_file(content: bytes) -> None:
-    path = _file("control", content)
+    path = file("control", content)
     path.chmod(0o600)
     controller = Controller(Scripted(reserve=lambda engine: 0))
     command = ControlFile(path, clock=FakeClock()).poll()
@@ -111,26 +129,54 @@ def _policy_spec(content: bytes) -> None:
         assert Controller(policy).active
 
 
-_ENGINE_FIELDS = {field.name for field in fields(EngineConfig)}
-
-
-def _engine_config(content: bytes) -> None:
+def _options(kind: type, needed: dict[str, int], content: bytes) -> object | None:
     try:
         given = json.loads(content)
     except (ValueError, RecursionError):
-        return  # a caller in Python; only the values are in question
-    if isinstance(given, dict):
-        config = EngineConfig(
-            **{"num_gpu_blocks": 10} | {k: v for k, v in given.items() if k in _ENGINE_FIELDS}
-        )
-        assert config.model_len >= 1
-        assert config.watermark_blocks >= 0
+        return None  # a caller in Python; only the values are in question
+    names = {field.name for field in fields(kind)}
+    return (
+        kind(**needed | {k: v for k, v in given.items() if k in names}) if isinstance(given, dict) else None
+    )
+
+
+def _engine_config(content: bytes) -> None:
+    config = _options(EngineConfig, {"num_gpu_blocks": 10}, content)
+    assert config is None or (config.model_len >= 1 and config.watermark_blocks >= 0)
+
+
+def _sglang_config(content: bytes) -> None:
+    config = _options(SglangConfig, {"max_total_tokens": 100}, content)
+    assert config is None or (config.model_len >= 1 and config.max_num_batched_tokens >= 1)
+
+
+def _settings(content: bytes) -> None:
+    """Settings that only code gives: numbers and texts of the right kinds, but any values."""
+    numbers = {k: v for k, v in _object(content).items() if isinstance(v, int | float)}
+    for kind in (BidKVConfig, SolverConfig, PressureConfig, QueueingConfig):
+        _options(kind, {}, json.dumps(numbers).encode())
+
+
+def _object(content: bytes) -> dict[str, object]:
+    try:
+        given = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return given if isinstance(given, dict) else {}
+
+
+def _client_values(content: bytes) -> None:
+    for value in _object(content).values():
+        number, cap = positive_number(value), shown_cap(value)
+        assert number is None or 0.0 < number < float("inf")
+        assert cap is None or cap >= 0
+        assert len(agent_name(value)) <= LONGEST_NAME
 
 
 def _trace(trace_format: str, content: bytes) -> None:
     rate = 1.0 if trace_format in ("lengths", "auto") else None
     for request in islice(
-        read_trace(_file("trace", content), trace_format=trace_format, rate_rps=rate), MOST_ROWS
+        read_trace(file("trace", content), trace_format=trace_format, rate_rps=rate), MOST_ROWS
     ):
         assert request.prompt_tokens >= 1 <= request.output_tokens
 
@@ -142,7 +188,7 @@ def _manifest(content: bytes) -> None:
 
 
 def _step_log(content: bytes) -> None:
-    assert len(read_step_log(_file("steps.csv", content))) >= 1
+    assert len(read_step_log(file("steps.csv", content))) >= 1
 
 
 def _experiment(content: bytes) -> None:
@@ -154,64 +200,85 @@ def _experiment(content: bytes) -> None:
 
 
 def _decision_log(content: bytes) -> None:
-    for line in read_log(_file("decisions.jsonl", content)):
-        assert line is not None
+    path = file("decisions.jsonl", content)
+    lines = list(read_log(path))
+    for story in stories(lines).values():
+        json.dumps(story_as_dict(story))
+        assert story_in_words(story)
+    assert sum(1 for event in trace_events(lines) if json.dumps(event)) >= 3
+    assert len(replay(lines, [("lcf", resolve("lcf"))]).scores) == 2
 
 
-# --- valid inputs ------------------------------------------------------------------------------------
-_ENGINE = EngineConfig(num_gpu_blocks=12, block_size=4, max_num_seqs=6, max_num_batched_tokens=16)
+def _experiment_folder() -> Path:
+    folder = SCRATCH / "failed"
+    (folder / "failures").mkdir(parents=True, exist_ok=True)
+    (folder / "manifest.json").write_bytes(an_experiment())
+    return folder
 
 
-def _a_result() -> bytes:
-    run = simulate(requests_of((5, 9), (44, 3)), resolve("lcf"), _ENGINE, steady_profile(), timeline_points=4)
-    return encode(run).encode()
+def _stored_failure(content: bytes) -> None:
+    store = Store.open(_experiment_folder())
+    (cell, *_) = store.plan.cells()
+    store.save_failure(cell, "none")
+    path = next((store.folder / "failures").iterdir())
+    path.write_bytes(content)
+    assert all(isinstance(error, str) for error in store.failures().values())
 
 
-def _a_decision_log() -> bytes:
-    path = SCRATCH / "seed-decisions.jsonl"
-    log = DecisionLog(path)
-    simulate(
-        requests_of((5, 9), (14, 13), (14, 9)),
-        resolve("lcf"),
-        _ENGINE,
-        steady_profile(),
-        backend="python",
-        observer=log,
-    )
-    log.close()
-    return path.read_bytes()
+def _samples(content: bytes) -> None:
+    report, samples = read_samples(file("samples.jsonl", content))
+    assert report.as_dict()
+    assert all(sample.tokens >= 0 for sample in samples)
 
 
-def _a_manifest() -> bytes:
-    path = SCRATCH / "frozen.jsonl"
-    freeze(requests_of((5, 9), (4, 3)), path)
-    return manifest_path(path).read_bytes()
+def _payloads(content: bytes) -> None:
+    for request in import_payloads(file("payloads.jsonl", content)):
+        assert request.tokens >= 1
 
 
-def _an_experiment() -> bytes:
-    plan = Plan("sim", ("lcf", "fair"), (Load("mixed", 2.0),), 2, 10, 1, {"num_gpu_blocks": 600})
-    return json.dumps(plan.as_dict()).encode()
+def _metrics_page(content: bytes) -> None:
+    text = content.decode(errors="replace")
+    samples = samples_of([text], 1.0)
+    samples.quantile("x", 0.5)
+    samples.get("x", "y")
 
 
-_MODEL = {
-    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
-    "head_dim": 128, "intermediate_size": 14336, "vocab_size": 128256,
-}  # fmt: skip
-_MOONCAKE = (
-    b'{"timestamp": 1, "input_length": 600, "output_length": 5, "hash_ids": [1, 2], "weight": 2.5}\n'
-    b'{"timestamp": 27, "input_length": 10, "output_length": 1, "deadline_ms": 100, "agent_id": "a"}\n'
-)
-_AZURE = b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,10,20\n2023-11-16 18:15:47,1,1\n"
-_LENGTHS = b"prompt_tokens,output_tokens\n10,20\n1,1\n"
-_STEPS = b"step_s,tokens,prefill,decode,context\n0.01,12,10,2,300\n0.02,3,0,3,310\n"
+def _exporter_page(content: bytes) -> None:
+    reading = reading_of(content.decode(errors="replace"))
+    assert reading.point(0.0, 0).time_s == 0.0
+    assert reading.idle in (True, False)
 
 
+def _recorder_notes(content: bytes) -> None:
+    file("noted.meta.json", content)
+    recorded_graphs(SCRATCH / "noted.csv")
+
+
+def _recording(content: bytes) -> None:
+    requests, _, steps = content.partition(b"\n\n")
+    recording = read_recording(file("requests.csv", requests), file("recorded.csv", steps))
+    assert recording.steps >= 1
+
+
+def _validation_plan(content: bytes) -> None:
+    for run in read_runs(file("plan.json", content)):
+        assert run["blocks"] >= 1
+
+
+def _vocabulary(content: bytes) -> None:
+    folder = SCRATCH / "model"
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_bytes(content)
+    assert vocabulary_of(str(folder)) >= 1
+
+
+# --- all of them --------------------------------------------------------------------------------------
 def readers() -> Iterator[Reader]:
     """Yield all readers; makes their valid inputs."""
     profile = dump_profile(steady_profile()).encode()
     yield Reader("profile", _profile, (ProfileError,), (profile,))
-    yield Reader("model-config", _model_config, (ProfileError,), (json.dumps(_MODEL).encode(),))
-    yield Reader("result", _result, (SchemaError,), (_a_result(),))
+    yield Reader("model-config", _model_config, (ProfileError,), (json.dumps(MODEL).encode(),))
+    yield Reader("result", _result, (SchemaError,), (a_result(),))
     yield Reader(
         "environment",
         _environment,
@@ -236,13 +303,51 @@ def readers() -> Iterator[Reader]:
             b'{"enable_chunked_prefill": false, "long_prefill_token_threshold": 3, "max_model_len": 10}',
         ),
     )
-    for name, seed in (("mooncake", _MOONCAKE), ("azure", _AZURE), ("lengths", _LENGTHS)):
+    yield Reader(
+        "sglang-config",
+        _sglang_config,
+        (ValueError,),
+        (
+            b'{"max_total_tokens": 4096, "page_size": 16, "chunked_prefill_size": null, "context_length": 9}',
+            b'{"schedule_conservativeness": 0.3, "init_new_token_ratio": 0.7, "clip_max_new_tokens": 4}',
+        ),
+    )
+    yield Reader(
+        "settings",
+        _settings,
+        (ValueError,),
+        (
+            b'{"delta_budget": 0.5, "max_bids_per_solve": 4, "truncation_ratio": 0.5, "threshold_pct": 0.8}',
+            b'{"min_free_tokens": 10, "release_pct": 0.5, "block_size": 16, "concurrency": 4}',
+        ),
+    )
+    yield Reader(
+        "client-values",
+        _client_values,
+        (),
+        (b'{"bidkv_weight": 2.5, "bidkv_deadline_ms": "100", "bidkv_agent_id": "a", "bidkv_cap": 300}',),
+    )
+    for name, seed in (("mooncake", MOONCAKE), ("azure", AZURE), ("lengths", LENGTHS)):
         yield Reader(f"trace-{name}", partial(_trace, name), (TraceError,), (seed,))
-    yield Reader("trace-auto", partial(_trace, "auto"), (TraceError,), (_MOONCAKE, _AZURE, _LENGTHS))
-    yield Reader("manifest", _manifest, (TraceError,), (_a_manifest(),))
-    yield Reader("step-log", _step_log, (StepLogError,), (_STEPS,))
-    yield Reader("experiment", _experiment, (StoreError,), (_an_experiment(),))
-    yield Reader("decision-log", _decision_log, (LogError,), (_a_decision_log(),))
+    yield Reader("trace-auto", partial(_trace, "auto"), (TraceError,), (MOONCAKE, AZURE, LENGTHS))
+    yield Reader("manifest", _manifest, (TraceError,), (a_manifest(),))
+    yield Reader("step-log", _step_log, (StepLogError,), (STEPS,))
+    yield Reader("experiment", _experiment, (StoreError,), (an_experiment(),))
+    yield Reader("decision-log", _decision_log, (LogError,), (a_decision_log(),))
+    yield Reader("stored-failure", _stored_failure, (StoreError,), (b'{"cell": "a", "error": "it broke"}',))
+    yield Reader("samples", _samples, (ValueError,), (some_samples(),))
+    yield Reader("payloads", _payloads, (ValueError,), (PAYLOADS,))
+    yield Reader("metrics-page", _metrics_page, (ValueError,), (PAGE,))
+    yield Reader("exporter-page", _exporter_page, (ValueError,), (EXPORTER,))
+    yield Reader(
+        "recorder-notes",
+        _recorder_notes,
+        (ValueError,),
+        (b'{"graph_max_tokens": 512, "cudagraph_mode": "FULL_AND_PIECEWISE"}',),
+    )
+    yield Reader("recording", _recording, (TraceError,), (RECORDED,))
+    yield Reader("validation-plan", _validation_plan, (ValueError,), (json.dumps(RUNS).encode(),))
+    yield Reader("vocabulary", _vocabulary, (ValueError,), (json.dumps(MODEL).encode(),))
 
 
 def feed(reader: Reader, content: bytes) -> bool:

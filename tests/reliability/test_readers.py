@@ -6,14 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.reliability.readers import Reader, feed, readers
+from tests.reliability.valid_inputs import HOSTILE
+
+from bidkv.observability.samples import samples_of
 
 READERS = list(readers())
-HOSTILE = (
-    b"", b"\x00", b"\xff\xfe\x00", b"NaN", b"1e999", b"-1", b"9" * 5000, b"[" * 5000, b'{"a":' * 5000,
-    b"null", b"true", b'"\\ud800"', b"1e400", b"-0.0", b"1" + b"0" * 22, b"[]", b"{}", b'""', b"1.5",
-    b"\r\n", b",",
-)  # fmt: skip
-
 edits = st.lists(
     st.tuples(st.integers(0, 2000), st.integers(0, 12), st.sampled_from(HOSTILE) | st.binary(max_size=6)),
     max_size=4,
@@ -68,3 +65,35 @@ def test_an_experiments_figures_are_of_their_kinds(good: bytes, bad: bytes) -> N
     experiment = next(reader for reader in READERS if reader.name == "experiment")
     assert good in experiment.seeds[0]
     assert not feed(experiment, experiment.seeds[0].replace(good, bad))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sglang-config", b'{"schedule_conservativeness": []}'),
+        ("sglang-config", b'{"chunked_prefill_size": "64"}'),
+        ("sglang-config", b'{"context_length": {}}'),
+        ("settings", b'{"delta_budget": -1' + b"0" * 400 + b"}"),
+        ("stored-failure", b"[]"),
+        ("samples", b"[" * 5000),
+        ("samples", b'{"version": 1}\n{"request_id": "r", "intended_s": 0, "chunks": [[0.5, "2"]]}\n'),
+        ("payloads", b'{"timestamp": ' + b"[" * 5000),
+        ("payloads", b'{"timestamp": 1e999, "payload": {"max_tokens": 1}}'),
+        ("metrics-page", b'# TYPE x histogram\nx_bucket{l="1"} 1\n'),
+        ("metrics-page", b"x" + b"[" * 5000),
+        ("metrics-page", b"x 1" + b"0" * 400),
+        ("exporter-page", b"bidkv_free_blocks none\n"),
+        ("recorder-notes", b"[" * 5000),
+        ("recorder-notes", b'{"graph_max_tokens": 1e999, "cudagraph_mode": "FULL"}'),
+        ("validation-plan", b"[7]"),
+        ("vocabulary", b"[]"),
+        ("vocabulary", b'{"vocab_size": 1e999}'),
+    ],
+)
+def test_what_fuzzing_found_is_refused(name: str, content: bytes) -> None:
+    assert not feed(next(reader for reader in READERS if reader.name == name), content)
+
+
+def test_a_histogram_that_counts_nonsense_has_no_quantile() -> None:
+    page = '# TYPE x histogram\nx_bucket{le="1"} 1\nx_bucket{le="+Inf"} NaN\n'
+    assert samples_of([page], 0.0).quantile("x", 0.5) is None

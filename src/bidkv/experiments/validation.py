@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from bidkv.experiments.vllm.replay import workload
@@ -30,6 +31,8 @@ from bidkv.simulator import EngineConfig, simulate
 
 MAX_NUM_SEQS = 256
 BLOCK_SIZE = 16
+_MOST = 10**9
+"""Above every figure of a run that makes sense."""
 _FIGURES = ("throughput_rps", "e2e_mean_s", "e2e_p99_s", "ttft_p50_s", "ttft_p99_s", "recompute_tax")
 ORDERED = ("e2e_mean_s", "recompute_tax", "throughput_rps")
 
@@ -66,7 +69,7 @@ def replays(directory: Path, profile: StepTimeProfile) -> list[Replay]:
         ValueError: a plan that is no JSON list of runs, or a broken result file.
     """
     compared = []
-    for spec in _plan(directory / "plan.json"):
+    for spec in read_runs(directory / "plan.json"):
         file = directory / f"{spec['name']}.json"
         real = decode(file.read_text(encoding="utf-8"), str(file))
         engine = EngineConfig(
@@ -178,18 +181,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _plan(file: Path) -> list[dict[str, Any]]:
-    needed = ("name", "family", "n", "rate_rps", "seed", "policy", "blocks", "chunk")
+_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "family": (str,),
+    "n": (int,),
+    "rate_rps": (int, float, NoneType),
+    "seed": (int,),
+    "policy": (str,),
+    "blocks": (int,),
+    "chunk": (int,),
+}
+
+
+def read_runs(file: Path) -> list[dict[str, Any]]:
+    """Read the plan of :mod:`bidkv.experiments.vllm.replay`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no list of runs; the message names file, run and field.
+    """
     try:
-        plan = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: expected JSON ({error})") from error
+        plan = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: expected JSON ({str(error)[:100]})") from error
     if not isinstance(plan, list):
         raise ValueError(f"{file}: expected a list of runs")
     for number, spec in enumerate(plan):
-        missing = [f for f in needed if not isinstance(spec, dict) or f not in spec]
+        missing = [field for field in _KINDS if not isinstance(spec, dict) or field not in spec]
         if missing:
             raise ValueError(f"{file}, run {number}: expected the fields {', '.join(missing)} too")
+        for field, kinds in _KINDS.items():
+            value = spec[field]
+            good = isinstance(value, kinds) and not isinstance(value, bool)
+            if good and isinstance(value, int | float):
+                good = 0 < value < _MOST or (field == "seed" and value == 0)
+            if not good:
+                raise ValueError(f"{file}, run {number}: field {field!r}: got {value!r:.60}")
     return plan
 
 

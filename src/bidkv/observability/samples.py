@@ -50,7 +50,8 @@ class Samples:
         total = bounds[-1][1] if bounds else 0.0
         if not total:
             return None
-        return next(bound for bound, count in bounds if count >= share * total)
+        # The last bucket holds everybody, unless somebody else's counts make no sense.
+        return next((bound for bound, count in bounds if count >= share * total), None)
 
 
 def samples_of(pages: Iterable[str], at_s: float) -> Samples:
@@ -62,16 +63,19 @@ def samples_of(pages: Iterable[str], at_s: float) -> Samples:
     values: dict[str, float] = {}
     labels: dict[str, Mapping[str, str]] = {}
     buckets: dict[str, dict[float, float]] = {}
-    for page in pages:
-        for family in text_string_to_metric_families(page):
-            for sample in family.samples:
-                if sample.name.endswith("_bucket"):
-                    counts = buckets.setdefault(family.name, {})
-                    bound = float(sample.labels["le"])
-                    counts[bound] = counts.get(bound, 0.0) + sample.value
-                else:
-                    values[sample.name] = values.get(sample.name, 0.0) + sample.value
-                    labels[sample.name] = sample.labels
+    try:
+        for page in pages:
+            for family in text_string_to_metric_families(page):
+                for sample in family.samples:
+                    if sample.name.endswith("_bucket"):
+                        counts = buckets.setdefault(family.name, {})
+                        bound = float(sample.labels["le"])
+                        counts[bound] = counts.get(bound, 0.0) + float(sample.value)
+                    else:
+                        values[sample.name] = values.get(sample.name, 0.0) + float(sample.value)
+                        labels[sample.name] = sample.labels
+    except (ValueError, KeyError, IndexError, OverflowError) as error:  # what its parser raises, by the input
+        raise ValueError(f"expected Prometheus' text format ({str(error)[:100]})") from error
     return Samples(at_s, values, labels, {name: sorted(counts.items()) for name, counts in buckets.items()})
 
 

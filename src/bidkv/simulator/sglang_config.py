@@ -65,13 +65,16 @@ class SglangConfig:
                 f"got {self.max_total_tokens}"
             )
         chunk = self.chunked_prefill_size
-        if chunk is not None and (chunk < self.page_size or chunk % self.page_size):
+        whole = isinstance(chunk, int) and not isinstance(chunk, bool)
+        if chunk is not None and (not whole or chunk < self.page_size or chunk % self.page_size):
             raise ValueError(f"chunked_prefill_size must be a multiple of page_size or None, got {chunk!r}")
-        if self.context_length is not None and self.context_length < 4:
-            raise ValueError(f"context_length must be >= 4 or None, got {self.context_length!r}")
+        length = self.context_length
+        if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 4):
+            raise ValueError(f"context_length must be an integer >= 4 or None, got {length!r}")
         for name in ("schedule_conservativeness", "init_new_token_ratio", "min_new_token_ratio_factor"):
             value = getattr(self, name)
-            if not 0.0 <= value < float("inf"):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0.0 <= value < float("inf"):
                 raise ValueError(f"{name} must be a number >= 0, got {value!r}")
 
     @property

@@ -150,9 +150,9 @@ def recorded_graphs(steps: Path, max_tokens: int | None = None, for_prefill: boo
                 "max_tokens": int(found["graph_max_tokens"]),
                 "for_prefill": mode == "FULL" or mode.endswith("PIECEWISE"),
             }
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError(
-                f"{meta}: expected a JSON object with graph_max_tokens and cudagraph_mode ({error})"
+                f"{meta}: expected a JSON object with graph_max_tokens and cudagraph_mode ({error!r:.100})"
             ) from error
     stated = {"max_tokens": max_tokens, "for_prefill": for_prefill}
     return Graphs(**(noted | {key: value for key, value in stated.items() if value is not None}))

@@ -8,6 +8,7 @@ Each row is `{"timestamp": milliseconds, "payload": the request body}`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,9 +38,11 @@ def import_payloads(path: Path) -> list[Prepared]:
             row = json.loads(line)
             payload, due_s = row["payload"], float(row["timestamp"]) / 1e3
             tokens = payload.get("max_tokens") or payload["sampling_params"]["max_new_tokens"]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            if type(tokens) is not int or tokens < 1 or not 0.0 <= due_s < math.inf:
+                raise ValueError("a time or a number of tokens that makes no sense")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise ValueError(
                 f"{path}, line {number}: expected timestamp (ms) and payload with max_tokens ({error!r:.80})"
             ) from error
-        found.append(Prepared(f"r{len(found)}", due_s, json.dumps(payload).encode(), int(tokens)))
+        found.append(Prepared(f"r{len(found)}", due_s, json.dumps(payload).encode(), tokens))
     return found

@@ -97,13 +97,19 @@ def read_samples(path: Path) -> tuple[LoadReport, list[Sample]]:
                 raise ValueError("another version")
             report = LoadReport(**head)
             samples = [Sample(**json.loads(line)) for line in file]
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            for sample in samples:
+                sample.chunks = [(float(time_s), _count(count)) for time_s, count in sample.chunks]
+        except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}: expected samples of version {SAMPLES_VERSION} ({str(error)[:100]})"
             ) from error
-    for sample in samples:
-        sample.chunks = [(time_s, count) for time_s, count in sample.chunks]
     return report, samples
+
+
+def _count(tokens: object) -> int:
+    if type(tokens) is not int or tokens < 1:
+        raise ValueError(f"a chunk of {tokens!r:.60} tokens")
+    return tokens
 
 
 def records_of(requests: Sequence[WorkloadRequest], samples: Sequence[Sample]) -> list[RequestRecord]:

@@ -119,7 +119,7 @@ class ManagedServer:
         """
         try:
             return read_exporter(f"http://127.0.0.1:{self._exporter_port}/metrics")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             end = "" if self._child is None else f"; the end of its log:\n{self._child.last_lines()}"
             raise RunFailed(f"the server does not answer ({error}){end}") from error
 

@@ -16,10 +16,21 @@ def has_tokenizer(model: str) -> bool:
 
 
 def vocabulary_of(model: str) -> int:
-    """Return below which number token ids are safe: what config.json says, else what every model has."""
+    """Return below which number token ids are safe: what config.json says, else what every model has.
+
+    Raises:
+        ValueError: config.json is there but makes no sense.
+    """
     config = Path(model) / "config.json"
     if not config.is_file():
         return _UNKNOWN_VOCABULARY
-    content = json.loads(config.read_bytes())
-    text = content.get("text_config", {})
-    return int(content.get("vocab_size") or text.get("vocab_size") or _UNKNOWN_VOCABULARY)
+    try:
+        content = json.loads(config.read_bytes())
+        stated = content.get("vocab_size") or content.get("text_config", {}).get("vocab_size")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{config}: expected a JSON object with vocab_size ({error!r:.80})") from error
+    if stated is None:
+        return _UNKNOWN_VOCABULARY
+    if type(stated) is not int or stated < 1:
+        raise ValueError(f"{config}: vocab_size must be an integer >= 1, got {stated!r:.60}")
+    return stated

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from dataclasses import dataclass
 from bidkv.results import TimelinePoint
 
 _TIMEOUT_S = 10.0
+_POLICY = re.compile(r'bidkv_policy_active\{policy="([^"]*)"\}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +19,7 @@ class Reading:
     """One look at the exporter.
 
     Attributes:
-        values: metric name (labels left out, `bidkv_` and `_total` too) to value.
+        values: metric name (labels left out, `bidkv_` and `_total` too) to value; only finite ones.
         policies: policy name to whether it decides.
     """
 
@@ -53,17 +56,32 @@ def read_exporter(url: str) -> Reading:
 
     Raises:
         OSError: nobody answers.
+        ValueError: somebody else does.
+    """
+    return reading_of(get_text(url))
+
+
+def reading_of(page: str) -> Reading:
+    """Read the exporter's page.
+
+    Raises:
+        ValueError: a line is not one of the exporter's.
     """
     values: dict[str, float] = {}
     policies: dict[str, bool] = {}
-    for line in get_text(url).splitlines():
+    for line in page.splitlines():
         if not line.startswith("bidkv_") or line.startswith("bidkv_decision_seconds"):
             continue
-        name, _, value = line.rpartition(" ")
-        if name.startswith("bidkv_policy_active{"):
-            policies[name.split('"')[1]] = float(value) == 1.0
-        else:
-            values[name.removeprefix("bidkv_").removesuffix("_total")] = float(value)
+        name, _, text = line.rpartition(" ")
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"the exporter's page: expected NAME VALUE, got {line[:60]!r}") from None
+        policy = _POLICY.match(name)
+        if policy is not None:
+            policies[policy[1]] = value == 1.0
+        elif math.isfinite(value):
+            values[name.removeprefix("bidkv_").removesuffix("_total")] = value
     return Reading(values, policies)
 
 

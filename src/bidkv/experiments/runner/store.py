@@ -142,12 +142,21 @@ class Store:
                 yield StoredRun(cell, decode(path.read_bytes(), str(path)))
 
     def failures(self) -> dict[Cell, str]:
-        """Return why cells have no result."""
+        """Return why cells have no result.
+
+        Raises:
+            StoreError: a note of a failure is broken.
+        """
         found = {}
         for cell in self.plan.cells():
             path = self._failure_path(cell)
             if path.exists():
-                found[cell] = str(json.loads(path.read_bytes())["error"])
+                try:
+                    found[cell] = str(json.loads(path.read_bytes())["error"])
+                except (ValueError, LookupError, TypeError, RecursionError) as error:
+                    raise StoreError(
+                        f"{path}: expected a JSON object with 'error' ({error!r:.80})"
+                    ) from error
         return found
 
     def _run_path(self, cell: Cell) -> Path:

@@ -1,0 +1,98 @@
+"""A valid input of every reader, where all mutation starts, and values made to hurt."""
+
+from __future__ import annotations
+
+import json
+
+from tests.reliability.scratch import SCRATCH
+from tests.support import requests_of, steady_profile
+
+from bidkv.experiments.load.samples import LoadReport, Sample, write_samples
+from bidkv.experiments.runner.plan import Load, Plan
+from bidkv.experiments.workloads import freeze, manifest_path
+from bidkv.observability.decision_log import DecisionLog
+from bidkv.policy import resolve
+from bidkv.results import encode
+from bidkv.simulator import EngineConfig, simulate
+
+ENGINE = EngineConfig(num_gpu_blocks=12, block_size=4, max_num_seqs=6, max_num_batched_tokens=16)
+
+
+def a_result() -> bytes:
+    run = simulate(requests_of((5, 9), (44, 3)), resolve("lcf"), ENGINE, steady_profile(), timeline_points=4)
+    return encode(run).encode()
+
+
+def a_decision_log() -> bytes:
+    path = SCRATCH / "seed-decisions.jsonl"
+    log = DecisionLog(path)
+    simulate(
+        requests_of((5, 9), (14, 13), (14, 9)),
+        resolve("lcf"),
+        ENGINE,
+        steady_profile(),
+        backend="python",
+        observer=log,
+    )
+    log.close()
+    return path.read_bytes()
+
+
+def a_manifest() -> bytes:
+    path = SCRATCH / "frozen.jsonl"
+    freeze(requests_of((5, 9), (4, 3)), path)
+    return manifest_path(path).read_bytes()
+
+
+def an_experiment() -> bytes:
+    plan = Plan("sim", ("lcf", "fair"), (Load("mixed", 2.0),), 2, 10, 1, {"num_gpu_blocks": 600})
+    return json.dumps(plan.as_dict()).encode()
+
+
+def some_samples() -> bytes:
+    sample = Sample("r0", 0.5, 0.5, [(0.6, 1), (0.7, 2)], 0.8)
+    path = SCRATCH / "seed-samples.jsonl"
+    write_samples(path, LoadReport.of(0.0, [sample]), [sample, Sample("r1", 0.6, error="refused")])
+    return path.read_bytes()
+
+
+MODEL = {
+    "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "head_dim": 128, "intermediate_size": 14336, "vocab_size": 128256,
+}  # fmt: skip
+MOONCAKE = (
+    b'{"timestamp": 1, "input_length": 600, "output_length": 5, "hash_ids": [1, 2], "weight": 2.5}\n'
+    b'{"timestamp": 27, "input_length": 10, "output_length": 1, "deadline_ms": 100, "agent_id": "a"}\n'
+)
+AZURE = b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46.68,10,20\n2023-11-16 18:15:47,1,1\n"
+LENGTHS = b"prompt_tokens,output_tokens\n10,20\n1,1\n"
+STEPS = b"step_s,tokens,prefill,decode,context\n0.01,12,10,2,300\n0.02,3,0,3,310\n"
+
+
+PAYLOADS = (
+    b'{"timestamp": 0.0, "payload": {"prompt": [1, 2], "max_tokens": 5}}\n'
+    b'{"timestamp": 12.5, "payload": {"input_ids": [3], "sampling_params": {"max_new_tokens": 2}}}\n'
+)
+PAGE = (
+    b'# TYPE x histogram\nx_bucket{le="0.1"} 1\nx_bucket{le="+Inf"} 2\nx_count 2\nx_sum 0.3\n'
+    b"# TYPE y gauge\ny 1.5\n"
+)
+EXPORTER = (
+    b'bidkv_policy_active{policy="fair"} 1.0\nbidkv_total_blocks 600.0\nbidkv_free_blocks 100.0\n'
+    b"bidkv_running_requests 3.0\nbidkv_preemptions_by_policy_total 2.0\n"
+)
+RECORDED = (
+    b"arrival,prompt,output,finish\n0.0,10,5,1.5\n0.5,3,1,2.5\n\ntokens,preempted,lost\n13,0,0\n2,1,4\n"
+)
+RUNS = [
+    {
+        "name": "a", "family": "mixed", "n": 10, "rate_rps": 2.0, "seed": 1, "policy": "fair", "blocks": 100,
+        "chunk": 512,
+    }
+]  # fmt: skip
+
+HOSTILE = (
+    b"", b"\x00", b"\xff\xfe\x00", b"NaN", b"1e999", b"-1", b"9" * 5000, b"[" * 5000, b'{"a":' * 5000,
+    b"null", b"true", b'"\\ud800"', b"1e400", b"-0.0", b"1" + b"0" * 22, b"[]", b"{}", b'""', b"1.5",
+    b"\r\n", b",",
+)  # fmt: skip
