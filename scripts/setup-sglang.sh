@@ -1,24 +1,11 @@
 #!/usr/bin/env bash
 # Creates .venv-sglang: real SGLang for a CPU, with what its tests need. Does nothing when the stamp is current.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
 venv=.venv-sglang
-stamp="$venv/.setup-stamp"
-python="${PYTHON:-python3.11}"
-# The recipe is this file: any change to a pinned line below rebuilds the environment.
-recipe="$(sha256sum "$0" | cut -d' ' -f1)"
+. "$(dirname "$0")/environment.sh"
 
-if [[ -f "$stamp" && "$(cat "$stamp")" == "$recipe" ]]; then
-  echo "$venv is up to date"
-  exit 0
-fi
-
-rm -rf "$venv"
-"$python" -m venv "$venv"
 # SGLang names GPU packages that a CPU does without, and pip says so at every step: only its errors count.
-pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-
 # torch first and pinned again below, so that nothing pulls in another build of it.
 "${pip[@]}" torch==2.13.0
 "${pip[@]}" --no-deps sglang==0.5.23 torchvision==0.28.0
@@ -30,7 +17,4 @@ pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" jsonschema soundfile==0.13.1 python-multipart
 "${pip[@]}" 'pytest>=8.2' 'pytest-timeout>=2.3' 'hypothesis>=6.100' 'prometheus-client>=0.20' \
   'hatchling>=1.24' editables
-"${pip[@]}" --no-deps --no-build-isolation --editable .
-
-echo "$recipe" > "$stamp"
-echo "$venv is ready"
+ready

@@ -1,22 +1,9 @@
 #!/usr/bin/env bash
 # Creates .venv-vllm: real vLLM for a CPU, with what its tests need. Does nothing when the stamp is current.
 set -euo pipefail
-cd "$(dirname "$0")/.."
 
 venv=.venv-vllm
-stamp="$venv/.setup-stamp"
-python="${PYTHON:-python3.11}"
-# The recipe is this file: any change to a pinned line below rebuilds the environment.
-recipe="$(sha256sum "$0" | cut -d' ' -f1)"
-
-if [[ -f "$stamp" && "$(cat "$stamp")" == "$recipe" ]]; then
-  echo "$venv is up to date"
-  exit 0
-fi
-
-rm -rf "$venv"
-"$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+. "$(dirname "$0")/environment.sh"
 
 # torch first, so that nothing pulls in another build of it; vLLM without its GPU and media dependencies.
 "${pip[@]}" torch==2.13.0
@@ -30,7 +17,4 @@ pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
   'model-hosting-container-standards>=0.1.14,<1.0.0' dill loguru setuptools==78.1.1 jmespath
 "${pip[@]}" 'pytest>=8.2' 'pytest-timeout>=2.3' 'pytest-benchmark>=4.0' 'hypothesis>=6.100' \
   'hatchling>=1.24' editables
-"${pip[@]}" --no-deps --no-build-isolation --editable .
-
-echo "$recipe" > "$stamp"
-echo "$venv is ready"
+ready
