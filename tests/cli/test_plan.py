@@ -41,6 +41,16 @@ def test_json_holds_the_plan_and_the_checks() -> None:
     assert document["promised_rps"] <= document["service"]["sustainable_rps"]
     assert [check["share"] for check in document["checks"]] == [0.9, 1.0, 1.1]
     assert [check["is_growing"] for check in document["checks"]][::2] == [False, True]
+    assert document["fleet"]["router"] == "round-robin"
+    assert document["fleet"]["now"]["planned"]["replicas"] == document["replicas"]
+    assert document["fleet"]["grown"]["planned"]["replicas"] == document["replicas_grown"]
+
+
+def test_the_router_of_a_simulated_fleet_is_named() -> None:
+    result = run(*STATED, *SMALL, "--simulate", "--router", "least-loaded")
+    assert result.exit_code == 0, result.output
+    assert "whole fleets behind a least-loaded router" in result.stdout
+    assert "fewest at 2x" in result.stdout
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
@@ -55,6 +65,7 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["plan", "--prompt-tokens", "1:2", "--rate", "1"], "state both or neither"),
+        (["plan", "--simulate", "--cached-prompt-share", "0.3"], "leave --cached-prompt-share out"),
         (
             ["plan", "--prompt-tokens", "1:2", "--output-tokens", "1:2"],
             "--rate: stated lengths have no arrivals",

@@ -1,9 +1,11 @@
+import dataclasses
 import json
 import math
 
 import pytest
 
-from bidkv.experiments.plan import Demand, Promise, check, make_plan
+from bidkv.experiments.plan import Demand, Promise, check, make_plan, verify_fleet
+from bidkv.experiments.plan.capacity import NO_PROMISE
 from bidkv.experiments.plan.text import as_text
 from bidkv.experiments.saturation import backlog_growth, poisson, saturated_rate
 from bidkv.policy import resolve
@@ -88,6 +90,56 @@ def test_the_check_holds_at_nine_tenths_and_breaks_at_eleven():
     text = as_text(plan, [low, high])
     assert "the queue stays" in text
     assert "the queue grows" in text
+
+
+def verified(rate, *, promise=NO_PROMISE, plan=None, router="round-robin"):
+    demand = Demand.uniform((10, 1600), (10, 1600), rate)
+    plan = plan or make_plan(demand, SHAPE, PROFILE, promise=promise)
+    return plan, verify_fleet(plan, demand, ENGINE, PROFILE, promise=promise, router=router)
+
+
+@pytest.mark.parametrize("router", ["round-robin", "least-loaded"])
+def test_a_planned_fleet_holds_and_the_fewest_are_no_more(router):
+    promise = Promise(ttft_p99_s=0.5)
+    plan, fleet = verified(3.0, promise=promise, router=router)
+    assert fleet.router == router
+    for answer, planned, rate in ((fleet.now, plan.replicas, 3.0), (fleet.grown, plan.replicas_grown, 6.0)):
+        assert (answer.planned.replicas, answer.planned.arrivals_rps) == (planned, rate)
+        assert answer.planned.holds
+        assert not answer.planned.is_growing
+        assert answer.fewest.holds
+        # No fewer than what memory allows at all, no more than planned.
+        assert rate / plan.service.high_rps < answer.fewest.replicas <= planned
+        assert answer.fewest.ttft_p99_s <= 0.5
+        assert answer.planned.ttft_p99_s <= answer.fewest.ttft_p99_s
+    text = as_text(plan, (), fleet)
+    assert f"behind a {router} router" in text
+    assert f"{fleet.now.fewest.replicas} replicas, 3.00 req/s in" in text
+
+
+def test_a_plan_that_is_too_small_is_found_out():
+    plan, _ = verified(3.0)
+    small = dataclasses.replace(plan, replicas=2, replicas_grown=1)
+    _, fleet = verified(3.0, plan=small)
+    assert fleet.now.planned.is_growing
+    assert not fleet.now.planned.holds
+    assert 2 < fleet.now.fewest.replicas <= 4
+    assert fleet.grown.fewest is None
+    text = as_text(small, (), fleet)
+    assert "the queues grow" in text
+    assert "more than 2: twice the plan does not hold" in text
+
+
+def test_a_fleet_that_breaks_the_promise_is_said_to():
+    plan, fleet = verified(3.0, promise=Promise(tpot_s=1e-4), plan=verified(3.0)[0])
+    assert not fleet.now.planned.is_growing
+    assert not fleet.now.planned.holds
+    assert "breaks the promise" in as_text(plan, (), fleet)
+
+
+def test_no_number_of_replicas_is_no_fleet():
+    _, fleet = verified(3.0, promise=Promise(tpot_s=1e-4))
+    assert fleet is None
 
 
 def test_saturation_needs_a_queue():

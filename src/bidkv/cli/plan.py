@@ -13,7 +13,7 @@ import typer
 
 from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.outputs import require_report_extra, require_writable
-from bidkv.cli.simulate import TraceFormat
+from bidkv.cli.simulate import RouterName, TraceFormat
 
 if TYPE_CHECKING:
     from bidkv.experiments.plan import Demand
@@ -71,8 +71,14 @@ def command(
         float | None, typer.Option(metavar="MS", help="Promise: mean time per output token.")
     ] = None,
     simulate: Annotated[
-        bool, typer.Option("--simulate", help="Put the plan to the test: 0.9, 1.0 and 1.1 of the rate.")
+        bool,
+        typer.Option(
+            "--simulate", help="Put the plan to the test: 0.9, 1.0 and 1.1 of the rate, and whole fleets."
+        ),
     ] = False,
+    router: Annotated[
+        RouterName, typer.Option(help="What sends requests to the replicas of a simulated fleet.")
+    ] = RouterName.ROUND_ROBIN,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the plan as JSON; - is stdout.")
     ] = None,
@@ -84,7 +90,7 @@ def command(
     """Plan capacity: what a replica sustains, how many it takes, what limits them, what more would buy.
 
     In closed form, from the lengths of a trace (or stated ones) and a step-time profile; docs/stability.md
-    has the theory and its errors against simulation.
+    has the theory and its errors against simulation. --simulate runs the planned fleets, too.
 
     \b
     Examples:
@@ -92,7 +98,7 @@ def command(
       bidkv plan --trace my.jsonl --slo-ttft-p99-ms 500 --growth 3 --picture plan.html
       bidkv plan --prompt-tokens 10:1600 --output-tokens 10:1600 --rate 12 --simulate
     """
-    from bidkv.experiments.plan import Promise, check, make_plan
+    from bidkv.experiments.plan import Promise, check, make_plan, verify_fleet
     from bidkv.experiments.plan.text import as_text
     from bidkv.simulator import EngineConfig
     from bidkv.stability import ReplicaShape
@@ -116,27 +122,36 @@ def command(
             max_num_batched_tokens=max_num_batched_tokens,
         )
         shape = ReplicaShape(engine.usable_blocks, block_size, max_num_seqs, max_num_batched_tokens)
+    if simulate and cached_prompt_share:
+        fail("--simulate: simulated prompts share nothing: leave --cached-prompt-share out")
+    promise = Promise(_seconds(slo_ttft_p99_ms), _seconds(slo_tpot_ms))
     demand = _demand(trace, trace_format, prompt_tokens, output_tokens, rate, limit)
     with bad_input("options"):
         plan = make_plan(
             demand,
             shape,
             step_times,
-            promise=Promise(_seconds(slo_ttft_p99_ms), _seconds(slo_tpot_ms)),
+            promise=promise,
             growth=growth,
             target_utilization=target_utilization,
             cached_prompt_share=cached_prompt_share,
         )
-    checks = check(demand, plan.service, engine, step_times) if simulate else []
+    checks, fleet = [], None
+    if simulate:
+        checks = check(demand, plan.service, engine, step_times)
+        fleet = verify_fleet(plan, demand, engine, step_times, promise=promise, router=router.value)
     if json_file is not None:
-        document = plan.as_dict() | {"checks": [asdict(c) for c in checks]}
+        document = plan.as_dict() | {
+            "checks": [asdict(c) for c in checks],
+            "fleet": None if fleet is None else asdict(fleet),
+        }
         text = json.dumps(document, indent=2, allow_nan=False) + "\n"
         if json_file == "-":
             typer.echo(text, nl=False)
         else:
             Path(json_file).write_text(text, encoding="utf-8")
     if json_file != "-":
-        typer.echo(as_text(plan, checks))
+        typer.echo(as_text(plan, checks, fleet))
     if picture is not None:
         from bidkv.experiments.plan.picture import curve, plan_chart, write_picture
 

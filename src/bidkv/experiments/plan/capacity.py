@@ -39,6 +39,9 @@ class Promise:
         return math.isinf(self.ttft_p99_s) and math.isinf(self.tpot_s)
 
 
+NO_PROMISE = Promise()
+
+
 @dataclass(frozen=True, slots=True)
 class Purchase:
     """What a change of the replica would buy.
@@ -98,7 +101,7 @@ def make_plan(
     shape: ReplicaShape,
     profile: StepTimeProfile,
     *,
-    promise: Promise = Promise(),
+    promise: Promise = NO_PROMISE,
     growth: float = 2.0,
     target_utilization: float = 0.8,
     cached_prompt_share: float = 0.0,

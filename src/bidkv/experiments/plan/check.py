@@ -15,7 +15,7 @@ from bidkv.stability import ServiceRate
 SHARES = (0.9, 1.0, 1.1)
 _REQUESTS = 8000
 # Between what chance leaves of a stable queue and the 9 % that stay behind at 1.1 of the boundary.
-_GROWING = 0.045
+GROWING = 0.045
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def check(
                 arrivals_rps=rate,
                 throughput_rps=summary["throughput_rps"],
                 backlog_growth=growth,
-                is_growing=growth > _GROWING,
+                is_growing=growth > GROWING,
                 kv_use=summary["kv_utilization_mean"],
             )
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from bidkv.experiments.figures import percent, rate, seconds
 from bidkv.experiments.plan.capacity import CapacityPlan
 from bidkv.experiments.plan.check import Check
+from bidkv.experiments.plan.fleet import FleetAnswer, FleetCheck, FleetVerification
 from bidkv.stability import Limit
 
 _LIMITS = {
@@ -16,7 +17,7 @@ _LIMITS = {
 }
 
 
-def as_text(plan: CapacityPlan, checks: Sequence[Check] = ()) -> str:
+def as_text(plan: CapacityPlan, checks: Sequence[Check] = (), fleet: FleetVerification | None = None) -> str:
     """Return the plan as lines of text."""
     service, one = plan.service, plan.one_replica
     lines = [
@@ -60,7 +61,25 @@ def as_text(plan: CapacityPlan, checks: Sequence[Check] = ()) -> str:
             + ("grows" if c.is_growing else "stays")
             for c in checks
         ]
+    if fleet is not None:
+        lines += ["", f"simulated, whole fleets behind a {fleet.router} router under the engine's own rule"]
+        for when, answer in (("now", fleet.now), (f"at {plan.growth:g}x", fleet.grown)):
+            lines += [f"  planned {when:<8} {_fleet(answer.planned)}", _fewest(when, answer)]
     return "\n".join(lines)
+
+
+def _fewest(when: str, answer: FleetAnswer) -> str:
+    if answer.fewest is None:
+        return f"  fewest {when:<9} more than {2 * answer.planned.replicas}: twice the plan does not hold"
+    return f"  fewest {when:<9} {_fleet(answer.fewest)}"
+
+
+def _fleet(check: FleetCheck) -> str:
+    outcome = "the queues grow" if check.is_growing else "holds" if check.holds else "breaks the promise"
+    return (
+        f"{check.replicas} replicas, {rate(check.arrivals_rps)} req/s in, {percent(check.kv_use)} of KV used, "
+        f"first token p99 {seconds(check.ttft_p99_s)}, {1e3 * check.tpot_s:.1f} ms a token: {outcome}"
+    )
 
 
 def _replicas(plan: CapacityPlan) -> str:
