@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from bidkv.baselines.base import BaselineStrategy, CompressionAction, RequestState, take_until
 from bidkv.protocol import UTILITY_EPSILON, make_bid_id
+from bidkv.protocol.requests import RequestView
 from bidkv.scoring import PositionalScoring, ScoringStrategy
 
 COMPLETION_WEIGHT: Final = 0.5
@@ -63,6 +64,74 @@ def bidkv_utility(
     freed = private_tokens if private_tokens > 0 else current_tokens
     delta = bidkv_disruption(generated_tokens, max_output_tokens, num_preemptions, private_tokens)
     return freed / (delta + UTILITY_EPSILON)
+
+
+def highest_utility(
+    requests: Sequence[RequestView],
+    generated_tokens: Sequence[int],
+    private_blocks: Sequence[int] | None,
+    block_size: int,
+) -> RequestView:
+    """Return the request with the highest :func:`bidkv_utility`, of equals the last.
+
+    The same arithmetic to the last bit without its calls: a step that is short of memory waits for this.
+
+    Args:
+        requests: at least one.
+        generated_tokens: of each request.
+        private_blocks: KV blocks that each request shares with nobody, 0 is unknown; None where all are.
+        block_size: tokens per block.
+    """
+    if private_blocks is None:
+        return _highest_by_tokens(requests, generated_tokens)
+    completion_weight, preemption_weight, epsilon = COMPLETION_WEIGHT, PREEMPTION_WEIGHT, UTILITY_EPSILON
+    # Many hold equally many blocks: what follows from their number alone is worked out once.
+    freed_tokens = {blocks: float(blocks * block_size) for blocks in set(private_blocks)}
+    bases = {blocks: max(0.5, tokens / PRIVATE_TOKENS_SCALE) for blocks, tokens in freed_tokens.items()}
+    highest = -1.0
+    chosen = requests[-1]
+    for request, generated, blocks in zip(requests, generated_tokens, private_blocks, strict=True):
+        cap = request.max_tokens
+        penalties = completion_weight * (generated / cap if generated < cap else 1.0) if cap else 0.0
+        if request.num_preemptions:
+            penalties += preemption_weight * request.num_preemptions
+        if blocks:
+            utility = freed_tokens[blocks] / (bases[blocks] + penalties + epsilon)
+        else:
+            utility = (request.num_prompt_tokens + generated) / (1.0 + penalties + epsilon)
+        if utility >= highest:
+            highest = utility
+            chosen = request
+    return chosen
+
+
+def _highest_by_tokens(requests: Sequence[RequestView], generated_tokens: Sequence[int]) -> RequestView:
+    """Among requests whose private tokens are unknown; only who could win is weighed."""
+    completion_weight, preemption_weight, epsilon = COMPLETION_WEIGHT, PREEMPTION_WEIGHT, UTILITY_EPSILON
+    freed_tokens = [r.num_prompt_tokens + done for r, done in zip(requests, generated_tokens, strict=True)]
+    largest = freed_tokens.index(max(freed_tokens))
+    highest = bidkv_utility(
+        freed_tokens[largest],
+        generated_tokens[largest],
+        requests[largest].max_tokens or 0,
+        requests[largest].num_preemptions,
+    )
+    chosen = requests[largest]
+    # Whose disruption is the least there is, 1, and who holds fewer than these, still does not reach it.
+    too_few = int(highest * (1.0 + epsilon)) - 1
+    for request, generated, freed in zip(requests, generated_tokens, freed_tokens, strict=True):
+        if freed < too_few:
+            continue
+        cap = request.max_tokens
+        penalties = completion_weight * (generated / cap if generated < cap else 1.0) if cap else 0.0
+        if request.num_preemptions:
+            penalties += preemption_weight * request.num_preemptions
+        utility = freed / (1.0 + penalties + epsilon)
+        if utility >= highest:
+            highest = utility
+            chosen = request
+            too_few = int(highest * (1.0 + epsilon)) - 1
+    return chosen
 
 
 class BidKVStrategy(BaselineStrategy):

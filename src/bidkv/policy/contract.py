@@ -11,8 +11,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from bidkv.baselines.bidkv import bidkv_disruption, bidkv_utility
-from bidkv.policy.ordering import OrderedAdmission, least
+from bidkv.baselines.bidkv import bidkv_disruption, bidkv_utility, highest_utility
+from bidkv.policy.columns import column, last_least
+from bidkv.policy.ordering import OrderedAdmission
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
@@ -60,7 +61,8 @@ class LargestFirst(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the most computed tokens."""
-        return least(candidates, lambda request: -request.num_computed_tokens)
+        computed = column(candidates, "num_computed_tokens", engine)
+        return last_least(candidates, [-tokens for tokens in computed])
 
 
 class BidKV(Policy):
@@ -73,12 +75,9 @@ class BidKV(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the highest utility."""
-        if engine.prefix_caching:
-            size = engine.block_size
-            return least(
-                candidates, lambda request: -self._utility(request, engine.freed_blocks(request) * size)
-            )
-        return least(candidates, lambda request: -self._utility(request, 0))
+        generated = column(candidates, "num_output_tokens", engine)
+        private = column(candidates, "freed_blocks", engine) if engine.prefix_caching else None
+        return highest_utility(candidates, generated, private, engine.block_size)
 
     def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
         """Return the utility and what it is made of."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bidkv.policy.ordering import least
+from bidkv.policy.columns import column, last_least
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
@@ -23,7 +23,10 @@ class SglangDefault(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the fewest generated tokens; of equals the longest prompt."""
-        return least(candidates, lambda request: (request.num_output_tokens, -request.num_prompt_tokens))
+        done = column(candidates, "num_output_tokens", engine)
+        fewest = min(done)
+        tied = [request for request, tokens in zip(candidates, done, strict=True) if tokens == fewest]
+        return last_least(tied, [-request.num_prompt_tokens for request in tied])
 
 
 class SlackAware(Policy):
@@ -57,30 +60,37 @@ class SlackAware(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the most slack."""
-        step_s = self._mean_step_s(engine)
-        now_s = engine.now_s
-        return least(candidates, lambda request: self._urgency(request, now_s, step_s))
+        return self._most_slack(candidates, engine)[0]
 
     def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
         """Return the slack and the predicted tokens left."""
-        slack_s, remaining = self._urgency(request, engine.now_s, self._mean_step_s(engine))
-        return {"slack_s": -slack_s, "remaining_tokens": -remaining}
+        _, slack_s, remaining = self._most_slack([request], engine)
+        return {"slack_s": slack_s, "remaining_tokens": remaining}
 
-    def _urgency(self, request: RequestView, now_s: float, step_s: float) -> tuple[float, float]:
-        remaining = self._remaining_tokens(request)
-        deadline_s = request.deadline_s
-        slack_s = math.inf if deadline_s is None else deadline_s - now_s - remaining * step_s
-        return -slack_s, -remaining
-
-    def _remaining_tokens(self, request: RequestView) -> float:
-        generated = request.num_output_tokens
-        predicted = self._lengths.mean_beyond(generated)
-        cap = request.max_tokens
-        if predicted is None:
-            predicted = float(generated if cap is None else cap)
-        elif cap is not None:
-            predicted = min(predicted, cap)
-        return max(1.0, predicted - generated)
+    def _most_slack(
+        self, candidates: Sequence[RequestView], engine: EngineView
+    ) -> tuple[RequestView, float, float]:
+        """The candidate with the most slack, its slack in seconds and its tokens left; one loop, no calls."""
+        now_s = engine.now_s
+        step_s = self._mean_step_s(engine)
+        means = self._lengths.means_beyond
+        chosen, most_slack_s, most_remaining = candidates[-1], -math.inf, 0.0
+        done = column(candidates, "num_output_tokens", engine)
+        for request, generated in zip(candidates, done, strict=True):
+            predicted = means[generated.bit_length()]
+            cap = request.max_tokens
+            if predicted is None:
+                predicted = generated if cap is None else cap
+            elif cap is not None and cap < predicted:
+                predicted = cap
+            remaining = predicted - generated
+            if remaining < 1.0:
+                remaining = 1.0
+            deadline_s = request.deadline_s
+            slack_s = math.inf if deadline_s is None else deadline_s - now_s - remaining * step_s
+            if slack_s > most_slack_s or (slack_s == most_slack_s and remaining >= most_remaining):
+                chosen, most_slack_s, most_remaining = request, slack_s, remaining
+        return chosen, most_slack_s, most_remaining
 
     def _mean_step_s(self, engine: EngineView) -> float:
         if self._since is None:
@@ -91,24 +101,31 @@ class SlackAware(Policy):
 
 
 class _FinishedLengths:
-    """Lengths of finished outputs in power-of-two buckets: constant memory, O(buckets) a question."""
+    """Lengths of finished outputs in power-of-two buckets: constant memory, O(buckets) a new length.
 
-    __slots__ = ("_counts", "_sums")
+    Attributes:
+        means_beyond: by the bit length of the tokens a request has generated, the mean of the lengths in the
+            buckets above its own (of all lengths while it has none); None where there is none.
+    """
+
+    __slots__ = ("_counts", "_sums", "means_beyond")
 
     def __init__(self) -> None:
         self._counts = [0] * 40
         self._sums = [0] * 40
+        self.means_beyond: list[float | None] = [None] * 64
 
     def add(self, length: int) -> None:
         bucket = min(length.bit_length(), len(self._counts) - 1)
         self._counts[bucket] += 1
         self._sums[bucket] += length
-
-    def mean_beyond(self, generated: int) -> float | None:
-        """Mean of the lengths whose bucket lies above `generated`'s own; None when there is none."""
-        first = generated.bit_length() + 1 if generated else 0
-        count = sum(self._counts[first:])
-        return sum(self._sums[first:]) / count if count else None
+        count = total = 0
+        for index in range(len(self._counts) - 1, 0, -1):
+            self.means_beyond[index] = total / count if count else None
+            count += self._counts[index]
+            total += self._sums[index]
+        count, total = count + self._counts[0], total + self._sums[0]
+        self.means_beyond[0] = total / count
 
 
 SGLANG_POLICIES: tuple[type[Policy], ...] = (SglangDefault, SlackAware)

@@ -67,9 +67,23 @@ class BlockDemand:
         # A decoding request takes one token, so a block when its computed positions fill those it holds.
         full = [request for request in running if request.num_computed_tokens % size == 0]
         decodes = [request for request in full if request not in scheduler._inflight_prefills]
-        self._total = sum([blocks for _, blocks in needs]) + sum([self._need(r)[1] for r in decodes])
+        self._total = sum([blocks for _, blocks in needs]) + self._decodes(decodes)
         self._counted_without = frozenset()
         return True
+
+    def _decodes(self, requests: list[Any]) -> int:
+        """Blocks of decodes whose computed positions fill whole blocks; as :meth:`_need`, in one loop."""
+        limit = self._scheduler.max_model_len - self._scheduler.num_sampled_tokens_per_step
+        held = self._managers[0]
+        size = self._sizes[0]
+        blocks = 0
+        for request in requests:
+            computed = request.num_computed_tokens
+            if request.num_tokens_with_spec - computed != 1 or computed >= limit:
+                blocks += self._need(request)[1]  # with tokens in flight, or at its end
+            elif len(held.get(request.request_id, ())) * size <= computed:
+                blocks += 1
+        return blocks
 
     def _walk(self, excluded: frozenset[str]) -> int:
         scheduler = self._scheduler

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bidkv.adapters.vllm.engine_view import VllmEngine
 from bidkv.adapters.vllm.queues import PriorityWaitingQueue, WaitingQueue
-from bidkv.adapters.vllm.views import VllmEngine, VllmRequest
+from bidkv.adapters.vllm.views import VllmRequest
 from bidkv.control import Controller
 
 _QUEUES = ("waiting", "skipped_waiting", "kv_holding_waiting")
@@ -137,6 +138,7 @@ class Glue:
         for request in popped:
             if request.status.name == "RUNNING":
                 view = self.engine.view_of(request)
+                self.engine.admitted(view)
                 cached_tokens = request.num_computed_tokens - scheduled.get(request.request_id, 0)
                 self.controller.on_admit(view, self.engine, cached_tokens)
 
@@ -152,14 +154,20 @@ class Glue:
 
     def preempted(self, request: Any, lost_tokens: int) -> None:
         """`request` was preempted."""
-        self.controller.on_preempt(self.engine.view_of(request), lost_tokens, self.engine)
+        view = self.engine.view_of(request)
+        self.engine.preempted(view)
+        self.controller.on_preempt(view, lost_tokens, self.engine)
+
+    def took_turn(self, request: Any) -> None:
+        """A streaming session's request has its next turn's prompt and cap."""
+        self.engine.view_of(request).reread()
 
     def finished(self, request: Any) -> None:
         """`request` left the engine."""
         view = self.engine.view_of(request)
         completed = request.status.name not in ("FINISHED_ABORTED", "FINISHED_ERROR", "FINISHED_IGNORED")
         self.controller.on_finish(view, self.engine, completed=completed)
-        self.engine.forget(view)
+        self.engine.finished(view)
 
 
 if TYPE_CHECKING:
@@ -172,6 +180,7 @@ if TYPE_CHECKING:
         def _enqueue_waiting_request(self, request: Any) -> None: ...
         def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None: ...
         def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any: ...
+        def _update_request_as_session(self, session: Any, *args: Any, **kwargs: Any) -> Any: ...
 
 else:
     _Scheduler = object
@@ -216,4 +225,9 @@ class BidKVSchedulerMixin(_Scheduler):
     def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any:
         result = super()._free_request(request, *args, **kwargs)
         self._bidkv_glue.finished(request)
+        return result
+
+    def _update_request_as_session(self, session: Any, *args: Any, **kwargs: Any) -> Any:
+        result = super()._update_request_as_session(session, *args, **kwargs)
+        self._bidkv_glue.took_turn(session)
         return result

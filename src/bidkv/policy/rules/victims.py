@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from bidkv.policy.ordering import least
+from bidkv.policy.columns import column, last_least
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
@@ -22,7 +23,7 @@ class LeastComputedFirst(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the fewest computed tokens."""
-        return least(candidates, lambda request: request.num_computed_tokens)
+        return last_least(candidates, column(candidates, "num_computed_tokens", engine))
 
 
 class MostRemaining(Policy):
@@ -38,9 +39,14 @@ class MostRemaining(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the most tokens left to its cap."""
-        return least(
-            candidates, lambda request: request.num_output_tokens - output_budget_tokens(request, engine)
-        )
+        memory_tokens = engine.num_blocks * engine.block_size
+        done = column(candidates, "num_output_tokens", engine)
+        keys = [
+            generated
+            - (memory_tokens - request.num_prompt_tokens if (cap := request.max_tokens) is None else cap)
+            for request, generated in zip(candidates, done, strict=True)
+        ]
+        return last_least(candidates, keys)
 
     def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
         """Return the tokens left."""
@@ -61,7 +67,24 @@ class CostAwareVictim(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the highest score."""
-        return least(candidates, lambda request: -self._score(request, engine))
+        memory_tokens = engine.num_blocks * engine.block_size
+        freed = column(candidates, "freed_blocks", engine)
+        done = column(candidates, "num_output_tokens", engine)
+        highest = -math.inf
+        chosen = candidates[-1]
+        for request, blocks, generated in zip(candidates, freed, done, strict=True):
+            prompt = request.num_prompt_tokens
+            share = blocks / ((prompt + generated) or 1)
+            if share < highest:  # the unfinished share is 1 at most
+                continue
+            cap = request.max_tokens
+            if cap is None:
+                cap = memory_tokens - prompt
+            score = share * (1.0 - generated / (cap if cap > 0 else 1))
+            if score >= highest:
+                highest = score
+                chosen = request
+        return chosen
 
     def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
         """Return the score."""
