@@ -77,7 +77,7 @@ def _fewest(when: str, answer: FleetAnswer) -> str:
 def _fleet(check: FleetCheck) -> str:
     outcome = "the queues grow" if check.is_growing else "holds" if check.holds else "breaks the promise"
     return (
-        f"{check.replicas} replicas, {rate(check.arrivals_rps)} req/s in, {percent(check.kv_use)} of KV used, "
+        f"{check.replicas} replicas, {rate(check.arrivals_rps)} req/s in, {percent(check.kv_use)} KV used, "
         f"first token p99 {seconds(check.ttft_p99_s)}, {1e3 * check.tpot_s:.1f} ms a token: {outcome}"
     )
 
