@@ -14,6 +14,7 @@ import pytest
 
 prometheus_client = pytest.importorskip("prometheus_client", reason="needs the [metrics] extra")
 
+from tests.served import check_dashboard  # noqa: E402
 from tests.support import FakeEngine, FakeRequest  # noqa: E402
 
 from bidkv.adapters.sglang import service as sglang_service  # noqa: E402
@@ -108,6 +109,14 @@ def test_dashboard_and_rules_ask_for_metrics_that_exist() -> None:
     asked = set(re.findall(r"\b(?:bidkv|queueing|server:)\w*(?::\w+)*", unquoted))
     assert asked - {"server"} <= known
     assert {"queueing_lambda", "bidkv_breaker_open", "bidkv_floor_blocks", "bidkv_limit_cycle"} <= asked
+
+
+def test_the_page_says_how_many_queries_there_are() -> None:
+    script = check_dashboard()
+    text = (DEPLOY.parent / "docs/operations.md").read_text(encoding="utf-8")
+    for engine, name in (("vllm", "vLLM"), ("sglang", "SGLang")):
+        count = len([*script.dashboard_queries(engine, ".*", "20s"), *script.alert_queries()])
+        assert f"{count} of {count} with {name}" in text
 
 
 def test_panels_are_laid_out_without_overlap() -> None:
