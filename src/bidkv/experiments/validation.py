@@ -3,7 +3,8 @@
     python -m bidkv.experiments.validation --runs DIRECTORY --profile NAME [--order]
 
 The directory holds the plan of :mod:`bidkv.experiments.vllm.replay` as ``plan.json`` and one result file a
-run. The simulator is given the plan and the profile alone. Both tables are Markdown.
+run; a run's ``max_num_seqs`` (256) and ``async_scheduling`` (false) say how its engine was started. The
+simulator is given the plan and the profile alone. Both tables are Markdown.
 
 The last column of the first table needs no simulation: after the last first token only decode steps are
 left, of as many requests as the recorded timeline says, and the profile says how long those take. It tells a
@@ -74,8 +75,9 @@ def replays(directory: Path, profile: StepTimeProfile) -> list[Replay]:
         real = decode(file.read_text(encoding="utf-8"), str(file))
         engine = EngineConfig(
             num_gpu_blocks=spec["blocks"],
-            max_num_seqs=MAX_NUM_SEQS,
+            max_num_seqs=spec.get("max_num_seqs", MAX_NUM_SEQS),
             max_num_batched_tokens=spec["chunk"],
+            async_scheduling=spec.get("async_scheduling", False),
         )
         run = simulate(workload(spec), resolve(spec["policy"]), engine, profile)
         tail = decode_tail(real, profile)
@@ -191,6 +193,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "blocks": (int,),
     "chunk": (int,),
 }
+_OPTIONAL: dict[str, tuple[type, ...]] = {"max_num_seqs": (int,), "pair": (int,), "async_scheduling": (bool,)}
 
 
 def read_runs(file: Path) -> list[dict[str, Any]]:
@@ -210,10 +213,10 @@ def read_runs(file: Path) -> list[dict[str, Any]]:
         missing = [field for field in _KINDS if not isinstance(spec, dict) or field not in spec]
         if missing:
             raise ValueError(f"{file}, run {number}: expected the fields {', '.join(missing)} too")
-        for field, kinds in _KINDS.items():
+        for field, kinds in (_KINDS | {f: k for f, k in _OPTIONAL.items() if f in spec}).items():
             value = spec[field]
-            good = isinstance(value, kinds) and not isinstance(value, bool)
-            if good and isinstance(value, int | float):
+            good = type(value) in kinds
+            if good and type(value) in (int, float):
                 good = 0 < value < _MOST or (field == "seed" and value == 0)
             if not good:
                 raise ValueError(f"{file}, run {number}: field {field!r}: got {value!r:.60}")
