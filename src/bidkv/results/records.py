@@ -14,7 +14,8 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, nor are the points below: a simulation makes millions, and freezing triples the price of one.
+@dataclass(slots=True)
 class RequestRecord:
     """One request's life. Times are seconds from the start of the run; None where it never happened.
 
@@ -49,7 +50,7 @@ class RequestRecord:
         return (self.finish_s - self.first_token_s) / (self.output_tokens - 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TimelinePoint:
     """The engine's state from `time_s` on: blocks in use, running, waiting, preemptions so far."""
 

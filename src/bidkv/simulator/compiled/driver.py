@@ -186,22 +186,20 @@ class CompiledRun:
             self._bind()
         arrivals_s: list[float] = []
         columns: list[tuple[int, int, int]] = []
-        for request in incoming:
-            if self._uid == 0:
-                self._first_arrival_s = request.arrival_s
-                self._clock[at.NOW_S] = request.arrival_s
-            uid = self._uid
-            self._uid += 1
-            if request.prompt_tokens >= model_len:
+        if self._uid == 0 and incoming:
+            self._first_arrival_s = self._clock[at.NOW_S] = incoming[0].arrival_s
+        enter, live = self._inside.enter, self._live
+        for uid, request in enumerate(incoming, self._uid):
+            prompt, output, cap = request.prompt_tokens, request.output_tokens, request.max_tokens
+            if prompt >= model_len:
                 self._hand_out(rejection(request, model_len))
                 continue
-            output = request.output_tokens
-            if request.max_tokens is not None:
-                output = min(output, request.max_tokens)
-            self._inside.enter(request.request_id)
-            self._live[uid] = request
+            enter(request.request_id)
+            live[uid] = request
             arrivals_s.append(request.arrival_s)
-            columns.append((uid, request.prompt_tokens, min(request.prompt_tokens + output, model_len)))
+            target = prompt + (output if cap is None or output < cap else cap)
+            columns.append((uid, prompt, target if target < model_len else model_len))
+        self._uid += len(incoming)
         if columns:  # as a whole: setting single items of an array costs more than all the rest here
             taken, count = count, count + len(columns)
             self._in_s[taken:count] = arrivals_s
@@ -226,10 +224,12 @@ class CompiledRun:
             return
         self._state[at.OUTPUT_LENGTH] = 0
         columns = (*self._out[:, :count].tolist(), *self._out_s[:, :count].tolist())
+        pop, leave, views, progress = self._live.pop, self._inside.leave, self.view.views, self._progress
         for uid, tokens, preemptions, first_s, finish_s in zip(*columns, strict=True):
-            request = self._live.pop(uid)
-            self._inside.leave(request.request_id)
-            self.view.views.pop(uid, None)
+            request = pop(uid)
+            leave(request.request_id)
+            if views:
+                views.pop(uid, None)
             self._hand_out(
                 RequestRecord(
                     request.request_id,
@@ -241,8 +241,8 @@ class CompiledRun:
                     preemptions,
                 )
             )
-            if self._progress is not None and self._records % PROGRESS_EVERY == 0:
-                self._progress(self._records, finish_s)
+            if progress is not None and self._records % PROGRESS_EVERY == 0:
+                progress(self._records, finish_s)
 
     def _hand_out(self, record: RequestRecord) -> None:
         self._records += 1
