@@ -365,6 +365,14 @@ class Controller:
         self.counters.steps += 1
         self.counters.scheduled_tokens += scheduled_tokens
 
+    def tell(self, handler: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+        """Tell the policy by one of its own handlers, for an engine that keeps the books itself.
+
+        Answers are kept: call :meth:`forget_answers` before the next question.
+        """
+        if self._active and not self._resync:
+            self._ask(handler, *args, **kwargs)
+
     # --- the guarded calls -----------------------------------------------------------------------
     def _observe(self, tell: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,10 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
     return min(reversed(candidates), key=key)
 
 
+_Entry = tuple[Any, int, RequestView]
+_LONGEST_FRONT = 8
+
+
 class WaitingHeap:
     """Waiting requests by a key that is fixed when they join; any member leaves at any time.
 
@@ -25,11 +30,14 @@ class WaitingHeap:
     first.
     """
 
-    __slots__ = ("_entries", "_heap", "_live", "_next")
+    __slots__ = ("_entries", "_front", "_heap", "_live", "_next")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Any, int, RequestView]] = []
-        self._entries: dict[str, int] = {}
+        # The smallest members in order, so that looking at the first few costs no heap operation; whatever is
+        # in the heap comes after them. Who left is dropped from the front at once, from the heap lazily.
+        self._front: list[_Entry] = []
+        self._heap: list[_Entry] = []
+        self._entries: dict[str, _Entry] = {}
         self._live: set[int] = set()
         self._next = 0
 
@@ -38,18 +46,31 @@ class WaitingHeap:
 
     def push(self, request: RequestView, key: Any) -> None:
         """`request` joins; a second push replaces the first."""
-        self.discard(request)
+        name = request.request_id
+        if name in self._entries:
+            self.discard(request)
         self._next += 1
-        self._entries[request.request_id] = self._next
+        entry = (key, self._next, request)
+        self._entries[name] = entry
         self._live.add(self._next)
-        heapq.heappush(self._heap, (key, self._next, request))
+        front = self._front
+        if not front or front[-1] < entry:
+            heapq.heappush(self._heap, entry)
+            return
+        insort(front, entry)
+        if len(front) > _LONGEST_FRONT:
+            heapq.heappush(self._heap, front.pop())
 
     def discard(self, request: RequestView) -> None:
         """`request` leaves; unknown ones are ignored."""
         entry = self._entries.pop(request.request_id, None)
         if entry is None:
             return
-        self._live.remove(entry)
+        self._live.remove(entry[1])
+        for place, member in enumerate(self._front):
+            if member is entry:
+                del self._front[place]
+                return
         # Lazy deletion must not let the heap outgrow what is alive.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
             self._heap = [entry for entry in self._heap if entry[1] in self._live]
@@ -57,26 +78,30 @@ class WaitingHeap:
 
     def first(self) -> RequestView | None:
         """Return the member with the smallest key, or None."""
-        heap = self._heap
-        while heap and heap[0][1] not in self._live:
-            heapq.heappop(heap)
-        return heap[0][2] if heap else None
+        front = self._front
+        if not front and not self._fill(1):
+            return None
+        return front[0][2]
 
     def first_matching(self, accept: Callable[[RequestView], bool], limit: int) -> RequestView | None:
         """Return the first of the `limit` smallest members that `accept` takes, or None."""
-        skipped: list[tuple[Any, int, RequestView]] = []
-        found = None
-        while len(skipped) < limit:
-            request = self.first()
-            if request is None:
-                break
+        front = self._front
+        for place in range(limit):
+            if place >= len(front) and not self._fill(place + 1):
+                return None
+            request = front[place][2]
             if accept(request):
-                found = request
-                break
-            skipped.append(heapq.heappop(self._heap))
-        for entry in skipped:
-            heapq.heappush(self._heap, entry)
-        return found
+                return request
+        return None
+
+    def _fill(self, count: int) -> bool:
+        """Move members from the heap to the front until it holds `count`; False when they are too few."""
+        front, heap, live = self._front, self._heap, self._live
+        while len(front) < count and heap:
+            entry = heapq.heappop(heap)
+            if entry[1] in live:
+                front.append(entry)
+        return len(front) >= count
 
 
 class OrderedAdmission(Policy):

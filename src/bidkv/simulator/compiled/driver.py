@@ -69,6 +69,8 @@ class CompiledRun:
         self._running = np.zeros(config.max_num_seqs, np.int64)
         self._scheduled = np.zeros((2, config.max_num_seqs + 1), np.int64)
         self._state = _initial_state(config, profile, leap)
+        # A memoryview reads and writes single numbers several times faster than an array does.
+        self._words: memoryview[int] = memoryview(self._state)
         self._clock = np.zeros(at.FLOAT_SCALARS)
         self._clock[at.EMPTY_STEP_S] = profile.empty_step_s
         self._clock[at.UNTIL_S] = -math.inf
@@ -123,12 +125,13 @@ class CompiledRun:
         """Tell the kernel what the policy wants to be asked and told; it leaves Python alone otherwise."""
         state, control = self._state, self._control
         self._heard = control.active
+        self._watched = control.observer is not None
         state[at.CHOOSES_VICTIMS] = control.chooses_victims
         state[at.CHOOSES_NEXT] = control.chooses_next
         state[at.KEEPS_RESERVE] = control.keeps_reserve
         for flag, method in _LISTENERS.items():
             overridden = getattr(type(control.policy), method) is not getattr(Policy, method)
-            state[flag] = (control.active and overridden) or control.observer is not None
+            state[flag] = (control.active and overridden) or self._watched
 
     def to_end(self) -> None:
         """Run the whole workload."""
@@ -149,9 +152,10 @@ class CompiledRun:
 
     def _advance(self) -> int:
         """Run and answer the kernel's questions until it is done or needs input; return which."""
-        handlers = self._handlers
+        handlers, view = self._handlers, self.view
         while True:
             reason: int = advance(*self._arrays)
+            view.refresh()
             if reason <= at.NEED_INPUT:
                 return reason
             handlers[reason]()
@@ -219,10 +223,10 @@ class CompiledRun:
         self.view.rebind(self._ints)
 
     def _drain(self) -> None:
-        count = int(self._state[at.OUTPUT_LENGTH])
+        count = self._words[at.OUTPUT_LENGTH]
         if not count:
             return
-        self._state[at.OUTPUT_LENGTH] = 0
+        self._words[at.OUTPUT_LENGTH] = 0
         columns = (*self._out[:, :count].tolist(), *self._out_s[:, :count].tolist())
         pop, leave, views, progress = self._live.pop, self._inside.leave, self.view.views, self._progress
         for uid, tokens, preemptions, first_s, finish_s in zip(*columns, strict=True):
@@ -262,41 +266,70 @@ class CompiledRun:
 
     def _choose_next(self) -> None:
         # The kernel remembers answers itself and asks again only after an event the policy may not listen to.
-        self._control.forget_answers()
-        chosen: Any = self._control.select_next(self.view)
+        control, words = self._control, self._words
+        control.forget_answers()
+        chosen: Any = control.select_next(self.view)
         if chosen is not None:
-            self._state[at.NEXT_SLOT] = chosen._slot
-        elif self._control.chooses_next:
-            self._state[at.GATE_SHUT] = 1
+            words[at.NEXT_SLOT] = chosen._slot
+        elif control.chooses_next:
+            words[at.GATE_SHUT] = 1
         self._check()
+        # The kernel's next question, as nothing happens in between.
+        if (
+            chosen is not None
+            and words[at.KEEPS_RESERVE]
+            and words[at.RESERVE] < 0
+            and words[at.RUNNING_COUNT]
+        ):
+            self._ask_reserve()
 
     def _ask_reserve(self) -> None:
-        self._control.forget_answers()
-        self._state[at.RESERVE] = self._control.reserve_blocks(self.view)
+        control = self._control
+        control.forget_answers()
+        self._words[at.RESERVE] = control.reserve_blocks(self.view)
         self._check()
 
+    # --- what the policy is told -----------------------------------------------------------------
     def _event_request(self) -> KernelRequest:
-        return self.view.request(int(self._state[at.EVENT_SLOT]))
+        return self.view.request(self._words[at.EVENT_SLOT])
 
+    # The kernel counts by itself: where nobody watches, the controller need not keep its books as well.
     def _tell_arrival(self) -> None:
-        self._control.on_arrival(self._event_request(), self.view)
+        request, control = self._event_request(), self._control
+        if self._watched:
+            control.on_arrival(request, self.view)
+        else:
+            control.tell(control.policy.on_arrival, request, self.view)
         self._check()
 
     def _tell_admit(self) -> None:
-        self._control.on_admit(self._event_request(), self.view)
+        request, control = self._event_request(), self._control
+        if self._watched:
+            control.on_admit(request, self.view)
+        else:
+            control.tell(control.policy.on_admit, request, self.view)
         self._check()
 
     def _tell_preempt(self) -> None:
-        self._control.on_preempt(self._event_request(), int(self._state[at.EVENT_LOST]), self.view)
+        request, control = self._event_request(), self._control
+        lost = self._words[at.EVENT_LOST]
+        if self._watched:
+            control.on_preempt(request, lost, self.view)
+        else:
+            control.tell(control.policy.on_preempt, request, lost, self.view)
         self._check()
 
     def _tell_finish(self) -> None:
-        self._control.on_finish(self._event_request(), self.view, completed=True)
+        request, control = self._event_request(), self._control
+        if self._watched:
+            control.on_finish(request, self.view, completed=True)
+        else:
+            control.tell(control.policy.on_finish, request, self.view, completed=True)
         self._check()
 
     def _check(self) -> None:
         """A policy that failed is asked and told nothing more."""
-        if not self._control.active and self._heard:
+        if self._heard and not self._control.active:
             self._ints[at.NAMED] = 0
             self._listen()
 

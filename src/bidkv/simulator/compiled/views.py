@@ -5,82 +5,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bidkv.policy.columns import Figure
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.simulator.compiled import layout as at
 from bidkv.simulator.compiled.kernel import block_demand
 from bidkv.simulator.config import EngineConfig
 
+# A module's own names are found faster than another module's.
+_TOKENS, _COMPUTED, _HELD, _PREEMPTIONS = at.TOKENS, at.COMPUTED, at.HELD, at.PREEMPTIONS
+
 
 class KernelRequest:
     """A live request in a slot of the kernel's tables."""
 
-    __slots__ = ("_rows", "_slot", "_source")
+    __slots__ = (
+        "_rows",
+        "_slot",
+        "agent_id",
+        "arrival_s",
+        "deadline_s",
+        "max_tokens",
+        "num_prompt_tokens",
+        "priority",
+        "request_id",
+        "weight",
+    )
 
     def __init__(self, rows: list[memoryview[int]], slot: int, source: WorkloadRequest) -> None:
         self._rows = rows
         self._slot = slot
-        self._source = source
-
-    @property
-    def request_id(self) -> str:
-        """Unique among live requests."""
-        return self._source.request_id
-
-    @property
-    def arrival_s(self) -> float:
-        """When it arrived."""
-        return self._source.arrival_s
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return self._source.prompt_tokens
+        # What never changes is copied: policies read a name dozens of times.
+        self.request_id = source.request_id
+        self.arrival_s = source.arrival_s
+        self.num_prompt_tokens = source.prompt_tokens
+        self.max_tokens = source.max_tokens
+        self.priority = source.priority
+        self.deadline_s = None if source.deadline_ms is None else source.arrival_s + source.deadline_ms / 1e3
+        self.weight = source.weight
+        self.agent_id = source.agent_id
 
     @property
     def num_output_tokens(self) -> int:
         """Tokens generated so far."""
-        return self._rows[at.TOKENS][self._slot] - self._source.prompt_tokens
+        return self._rows[_TOKENS][self._slot] - self.num_prompt_tokens
 
     @property
     def num_computed_tokens(self) -> int:
         """Positions computed and held."""
-        return self._rows[at.COMPUTED][self._slot]
+        return self._rows[_COMPUTED][self._slot]
 
     @property
     def num_held_blocks(self) -> int:
         """KV blocks it holds."""
-        return self._rows[at.HELD][self._slot]
+        return self._rows[_HELD][self._slot]
 
     @property
     def num_preemptions(self) -> int:
         """How often it was preempted."""
-        return self._rows[at.PREEMPTIONS][self._slot]
-
-    @property
-    def max_tokens(self) -> int | None:
-        """The sender's cap on generated tokens."""
-        return self._source.max_tokens
-
-    @property
-    def priority(self) -> int:
-        """Lower is more important."""
-        return self._source.priority
-
-    @property
-    def deadline_s(self) -> float | None:
-        """Absolute deadline."""
-        deadline = self._source.deadline_ms
-        return None if deadline is None else self._source.arrival_s + deadline / 1e3
-
-    @property
-    def weight(self) -> float:
-        """Relative worth."""
-        return self._source.weight
-
-    @property
-    def agent_id(self) -> str:
-        """Who sent it."""
-        return self._source.agent_id
+        return self._rows[_PREEMPTIONS][self._slot]
 
 
 class KernelView:
@@ -101,6 +83,7 @@ class KernelView:
         self.max_num_batched_tokens = config.max_num_batched_tokens
         self.prefix_caching = False
         self.views: dict[int, KernelRequest] = {}
+        self._running_now: tuple[KernelRequest, ...] | None = None
         self._live = live
         self._bind(ints)
         self._running = running
@@ -142,13 +125,24 @@ class KernelView:
         """Blocks in use in the step that ran last."""
         return self._state[at.USED]
 
+    def refresh(self) -> None:
+        """The kernel ran: what was read from it no longer holds."""
+        self._running_now = None
+
     @property
     def running(self) -> Sequence[KernelRequest]:
         """The running requests in order."""
+        if self._running_now is None:
+            self._running_now = self._read_running()
+        return self._running_now
+
+    def _read_running(self) -> tuple[KernelRequest, ...]:
         slots = self._running[: self._state[at.RUNNING_COUNT]]
         views = self.views
         uids = self._ints[at.UID, slots].tolist()
-        return [views.get(uid) or self.request(slot) for uid, slot in zip(uids, slots.tolist(), strict=True)]
+        return tuple(
+            [views.get(uid) or self.request(slot) for uid, slot in zip(uids, slots.tolist(), strict=True)]
+        )
 
     @property
     def num_running(self) -> int:
@@ -201,6 +195,14 @@ class KernelView:
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` frees."""
         return request.num_held_blocks
+
+    def column(self, requests: Sequence[KernelRequest], figure: Figure) -> list[int]:
+        """Read one figure of each of the running `requests`; see :mod:`bidkv.policy.columns`."""
+        if figure == "num_output_tokens":
+            tokens = self._rows[_TOKENS]
+            return [tokens[request._slot] - request.num_prompt_tokens for request in requests]
+        row = self._rows[_COMPUTED if figure == "num_computed_tokens" else _HELD]
+        return [row[request._slot] for request in requests]
 
     def block_demand(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes in the coming step without `excluded`."""
