@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import socket
 import stat
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from bidkv.observability.metrics import MetricsExporter
 from bidkv.policy import resolve
 from bidkv.simulator import EngineConfig, simulate
 
+ROOT = Path(__file__).parents[2]
 SOURCES = sorted(Path(bidkv.__file__).parent.rglob("*.py"))
 FORBIDDEN_IMPORTS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib.numpy_pickle"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "system", "popen", "mktemp", "getoutput"}
@@ -70,6 +73,63 @@ def test_no_module_unpickles_evaluates_or_goes_through_a_shell(path: Path) -> No
 )
 def test_the_search_finds_what_it_looks_for(source: str) -> None:
     assert violations(source)
+
+
+# --- prompts and outputs -----------------------------------------------------------------------------
+CONTENT = {
+    "origin_input_ids", "origin_input_text", "output_ids", "fill_ids", "full_untruncated_fill_ids", "prompt",
+    "prompt_text", "prompt_token_ids", "output_token_ids", "_output_token_ids", "all_token_ids",
+    "_all_token_ids", "prompt_embeds", "decoded_text",
+}  # fmt: skip
+"""What requests of either engine call their prompts and outputs."""
+
+
+def content_beyond_its_length(source: str) -> list[str]:
+    """Where a module reads a request's content other than to ask how long it is."""
+    tree = ast.parse(source)
+    lengths = {
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len"
+        for argument in node.args
+    }
+    return [
+        f"line {node.lineno}: .{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in CONTENT and id(node) not in lengths
+    ]
+
+
+IN_ENGINES = [
+    path
+    for path in SOURCES
+    if path.relative_to(Path(bidkv.__file__).parent).parts[0] in ("adapters", "observability", "policy")
+]
+
+
+@pytest.mark.parametrize("path", IN_ENGINES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_nothing_inside_an_engine_reads_more_of_a_prompt_or_an_output_than_its_length(path: Path) -> None:
+    assert content_beyond_its_length(path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("source", ["log(req.output_ids)", "len(r.prompt_token_ids[:9])", "f'{r.prompt}'"])
+def test_the_search_for_content_finds_it(source: str) -> None:
+    assert content_beyond_its_length(source)
+    assert not content_beyond_its_length("len(req.output_ids)")
+
+
+# --- dependencies ------------------------------------------------------------------------------------
+def test_every_dependency_was_reviewed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project.get("dependencies", []) == []
+    review = (ROOT / "SECURITY.md").read_text().partition("## Dependencies")[2]
+    extras = project["optional-dependencies"]
+    needed = {
+        re.split(r"[>=<\[ ]", requirement)[0]
+        for extra in ("sim", "cli", "report", "metrics", "experiments", "cluster", "vllm", "sglang")
+        for requirement in extras[extra]
+    } - {"bidkv"}
+    assert {name for name in needed if not re.search(rf"\b{name} \d+\.\d+", review)} == set()
 
 
 # --- metrics -----------------------------------------------------------------------------------------

@@ -150,6 +150,16 @@ def test_a_taken_port_and_a_full_disk_cost_metrics_and_log_but_no_request(told, 
     assert report["log_is_whole"]
 
 
+def test_no_prompt_and_no_output_was_written_down(server, told):
+    asked, ended, _ = told["undisturbed"]
+    written = server.decisions_file.read_text() + "".join(server.log)
+    assert "undisturbed-00001" in written
+    for request in asked:
+        for tokens in (request.prompt, ended.outputs.get(request.number, [])):
+            for separator in (",", ", ", " "):
+                assert separator.join(map(str, tokens[:4])) not in written or len(tokens) < 4
+
+
 def test_terminated_in_the_middle_of_a_decision_the_server_finishes_what_it_has(server, told):
     alone = told["alone"][1]
     asked = [request for request in requests(AFTERWARDS) if request.number in alone.outputs]
