@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,20 @@ if importlib.util.find_spec("vllm") is None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama on disk."""
     return write_model(tmp_path_factory.mktemp("model"), max_model_len=1024)
+
+
+_FIGURES = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def note_figures(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Has a line printed when all tests are done: what was compared, beside that it was equal."""
+    return request.config.stash.setdefault(_FIGURES, []).append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash.get(_FIGURES, [])
+    if lines:
+        terminalreporter.section("compared")
+        for line in lines:
+            terminalreporter.line(line)

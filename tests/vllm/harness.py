@@ -35,7 +35,7 @@ MAX_STEPS = 200_000
 
 
 class SecondClock:
-    """A clock that shows the second of the step at hand; `run_case` sets it."""
+    """A clock that shows the time of the arrival or the second of the step at hand; `run_case` sets it."""
 
     now_s = 0.0
 
@@ -148,7 +148,7 @@ def run_case(
         prepare: called once with the new scheduler.
         before_step: called with the scheduler and the step's number before each step is scheduled.
         scheduler: a scheduler to use instead of a new one (it must be idle).
-        clock: set to the second of each step.
+        clock: set to the time of each arrival and to the second of each step.
 
     Raises:
         RuntimeError: when the case does not end, or blocks are lost at its end.
@@ -175,11 +175,13 @@ def run_case(
                 raise RuntimeError(f"case {case.seed} did not end after {MAX_STEPS} steps")
             if not scheduler.has_unfinished_requests():
                 second = max(second, math.ceil(arrivals[0][1].arrival_s))
-            if clock is not None:
-                clock.now_s = float(second)
             while arrivals and arrivals[0][1].arrival_s <= second:
                 index, request = arrivals.popleft()
+                if clock is not None:
+                    clock.now_s = request.arrival_s
                 scheduler.add_request(make_request(request, index, case))
+            if clock is not None:
+                clock.now_s = float(second)
             if before_step is not None:
                 before_step(scheduler, len(steps))
             second += 1
@@ -187,6 +189,8 @@ def run_case(
             steps.append(Step(tuple(output.num_scheduled_tokens.items()), tuple(preempted)))
             preempted.clear()
             in_flight.append((output, worker_output(scheduler, output)))
+            if clock is not None:
+                clock.now_s = float(second)  # the step took a second
             # As EngineCore.step_with_batch_queue: a step that scheduled nothing waits for the one before.
             if len(in_flight) > lag or not output.num_scheduled_tokens:
                 scheduler.update_from_output(*in_flight.popleft())

@@ -53,10 +53,11 @@ def simulate_case(case: Case, policy: Policy) -> tuple[list[Step], Controller]:
     while arrivals or not engine.idle:
         if engine.idle:
             second = max(second, math.ceil(arrivals[0][1].arrival_s))
-        engine.now_s = float(second)
         while arrivals and arrivals[0][1].arrival_s <= second:
             index, request = arrivals.popleft()
+            engine.now_s = request.arrival_s
             engine.submit(SimRequest(request, index, config.model_len))
+        engine.now_s = float(second)
         engine.step()
         second += 1
         steps.append(

@@ -33,7 +33,6 @@ class VllmEngine:
         self._demand = BlockDemand(scheduler)
         self._sharing = SharedBlocks(self._blocks) if _shares_by_events(scheduler) else None
         self._gone: list[VllmRequest] = []
-        self.num_scheduled_tokens = 0
         self.views: dict[str, VllmRequest] = {}
         self.running: Sequence[VllmRequest] = RunningRequests(scheduler, self.views)
         self.block_size: int = scheduler.block_size
@@ -41,6 +40,7 @@ class VllmEngine:
         self.max_num_seqs: int = scheduler.max_num_running_reqs
         self.max_num_batched_tokens: int = scheduler.max_num_scheduled_tokens
         self.prefix_caching: bool = manager.enable_caching
+        self.num_steps = 0
         self.num_scheduled_tokens = 0
 
     def view_of(self, request: Any) -> VllmRequest:
@@ -50,6 +50,11 @@ class VllmEngine:
             view = VllmRequest(request, self._clock(), self._blocks, self._scheduler.max_model_len)
             self.views[request.request_id] = view
         return view
+
+    def scheduled(self, tokens: int) -> None:
+        """A step with so many tokens was scheduled: its events are told, and those of its end come after it."""
+        self.num_steps += 1
+        self.num_scheduled_tokens += tokens
 
     def admitted(self, view: VllmRequest) -> None:
         """The request runs and holds blocks now."""
@@ -103,12 +108,6 @@ class VllmEngine:
     def num_prefilling(self) -> int:
         """Running requests with more than one token to compute."""
         return self._demand.num_multi_token
-
-    @property
-    def num_steps(self) -> int:
-        """Steps scheduled since the engine started."""
-        steps: int = self._scheduler.current_step
-        return steps
 
     def waiting(self) -> Sequence[RequestView]:
         """The waiting requests in the engine's own order."""

@@ -208,7 +208,7 @@ class BidKVSchedulerMixin(_Scheduler):
             output = super().schedule(*args, **kwargs)
         finally:
             glue.end_pass({} if output is None else output.num_scheduled_tokens)
-        glue.engine.num_scheduled_tokens += output.total_num_scheduled_tokens
+        glue.engine.scheduled(output.total_num_scheduled_tokens)
         glue.controller.after_step(glue.engine, output.total_num_scheduled_tokens)
         return output
 
