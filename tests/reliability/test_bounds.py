@@ -31,19 +31,18 @@ class Admissions(WatchedController):
 
 
 class KeyedFast(Fast):
-    """`fast` that remembers each request's key and dial * cost / weight of its present stay in the queue."""
+    """`fast` that remembers each request's key and the latest one that its bound allows."""
 
     def __init__(self, **options: float) -> None:
         super().__init__(**options)  # type: ignore[arg-type]
-        self.dial = options.get("dial", 4.0)
+        self.dial = options["dial"]
         self.keys: dict[str, float] = {}
-        self.first_keys: dict[str, float] = {}
+        self.latest: dict[str, float] = {}
 
-    def _enqueue(self, request: RequestView, engine: EngineView) -> None:
-        key = request.arrival_s + self.dial * self.cost_s(request, engine) / request.weight
-        self.keys[request.request_id] = key
-        self.first_keys.setdefault(request.request_id, key)
-        super()._enqueue(request, engine)
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        self.latest[request.request_id] = request.arrival_s + self.dial * self.backlog_s
+        super().on_arrival(request, engine)
+        self.keys[request.request_id] = self.bids[request.request_id].key_s
 
 
 def fcfs_engines() -> st.SearchStrategy[EngineConfig]:
@@ -115,8 +114,8 @@ def test_fast_lets_nobody_pass_beyond_its_bound(
                 ahead = ahead_of.setdefault(name, set())
                 ahead.update(r.request_id for r in engine.waiting() if keys[r.request_id] <= keys[name])
                 if keys[request.request_id] <= keys[name]:
-                    # In order: nobody who arrived more than dial * cost / weight later.
-                    assert request.arrival_s <= keys[name]
+                    # In order: nobody who arrived later than dial * backlog seconds after it.
+                    assert request.arrival_s <= keys[name] <= policy.latest[name]
                     continue
                 stays[name] = stays.get(name, 0) + 1
                 assert stays[name] <= passes * len(ahead)
@@ -132,10 +131,13 @@ LONG = (300, 120)
 TIGHT = EngineConfig(num_gpu_blocks=41, block_size=16, max_num_seqs=8, max_num_batched_tokens=64)
 
 
+LONG_S = 200.0  # by then short ones wait
+
+
 def flood(count: int = 600) -> list[WorkloadRequest]:
-    """One long request at 20 s into a stream of short ones, twice as many as the engine can serve."""
+    """One long request put into a stream of short ones, twice as many as the engine can serve."""
     requests = [WorkloadRequest(f"s{i}", i * 2.5, *SHORT) for i in range(count)]
-    requests.append(WorkloadRequest("long", 20.0, *LONG))
+    requests.append(WorkloadRequest("long", LONG_S, *LONG))
     return sorted(requests, key=lambda request: request.arrival_s)
 
 
@@ -148,7 +150,7 @@ def rank_of_long(control: Admissions, config: EngineConfig) -> int | None:
     place = next((i for i, request in enumerate(entered) if request.request_id == "long"), None)
     if place is None or "long" not in run.books.finished:
         return None
-    return sum(request.arrival_s > 20.0 for request in entered[:place])
+    return sum(request.arrival_s > LONG_S for request in entered[:place])
 
 
 def test_endless_short_work_starves_the_long_request_under_shortest_first() -> None:
@@ -171,7 +173,7 @@ def test_endless_short_work_passes_the_long_request_within_the_bound_of_fast(
     # Those that arrive before its key may pass it, and `passes` more while it is first.
     entered = [request for request, _ in control.passed]
     place = next(i for i, request in enumerate(entered) if request.request_id == "long")
-    key_s = policy.first_keys["long"]
+    key_s = policy.keys["long"]
     late = [request for request in entered[:place] if request.arrival_s > key_s]
     assert len(late) <= passes
     assert (rank > len(late)) == (dial > 0.0)

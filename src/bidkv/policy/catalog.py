@@ -17,12 +17,13 @@ from typing import Any
 from bidkv.policy.contract import CONTRACT_POLICIES
 from bidkv.policy.fair import Fair
 from bidkv.policy.fast import Fast
+from bidkv.policy.on_time import OnTime
 from bidkv.policy.queueing_floor import QueueingFloor
 from bidkv.policy.rules import RULE_POLICIES
 from bidkv.policy.sglang_rules import SGLANG_POLICIES
 from bidkv.protocol.policy import Policy
 
-OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast, QueueingFloor)
+OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast, OnTime, QueueingFloor)
 """This project's own."""
 
 _CATALOG: dict[str, type[Policy]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bidkv.policy.guards import PreemptionCap
-from bidkv.policy.ordering import least
 from bidkv.policy.prices import MachinePrices
+from bidkv.policy.recompute import cheapest_to_repeat
 from bidkv.policy.reserve import SelfTuningReserve
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
@@ -28,7 +28,7 @@ class Fair(Policy):
     """
 
     name = "fair"
-    victim_rule = "the fewest computed tokens, the cheapest to compute again"
+    victim_rule = "the latest of those with about the fewest computed tokens, the cheapest to compute again"
 
     def __init__(
         self,
@@ -45,8 +45,8 @@ class Fair(Policy):
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
-        """Return the candidate with the fewest computed tokens: the cheapest to compute again."""
-        return least(candidates, lambda request: request.num_computed_tokens)
+        """Return the latest of the candidates that are about the cheapest to compute again."""
+        return cheapest_to_repeat(candidates, engine)
 
     def reserve_blocks(self, engine: EngineView) -> int:
         """Return the reserve."""

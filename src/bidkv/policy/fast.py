@@ -3,39 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from bidkv.policy.fair import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.guards import PreemptionCap
-from bidkv.policy.ordering import WaitingHeap, least
+from bidkv.policy.ordering import WaitingHeap
 from bidkv.policy.prices import MachinePrices
+from bidkv.policy.recompute import cheapest_to_repeat
 from bidkv.policy.remaining import RemainingTokens
 from bidkv.policy.reserve import SelfTuningReserve
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
-_LOOK_PAST = 4
+LOOK_PAST = 16
+"""How many behind a head that does not fit are looked at."""
+GROWTH_BLOCKS = 4
+"""Blocks for each running request that must stay free behind one that enters in the head's place."""
+_TYPICAL_WEIGHT = 0.01
+
+
+@dataclass(slots=True)
+class Bid:
+    """What a live request bids: its place in the order, its cost in machine seconds, its size.
+
+    `blocks` is 0 while it runs. `passed` counts how often others entered in its place while it was first and
+    did not fit.
+    """
+
+    key_s: float
+    cost_s: float
+    blocks: int = 0
+    passed: int = 0
 
 
 class Fast(Policy):
     """Admission as an auction in machine seconds: who costs little enters before who costs much.
 
     A request's cost c is the machine time it will take: the KV block-seconds it will hold, as a share of the
-    whole memory, and the seconds its tokens take to compute. It enters by the key
+    whole memory, and the seconds its tokens take to compute. The backlog B is the cost of all that wait when
+    it arrives: about what it would wait under first come, first served. It enters by the key
 
-        arrival + dial * c / weight
+        arrival + dial * B * (c / weight) / (c / weight + typical cost)
 
-    so nobody who arrives later than dial * c / weight seconds after a request ever passes it in the order.
-    Beside that, up to `look_past` requests behind a head that does not fit may enter in its place, at most
-    `passes` times a head: the head then waits for memory alone, as under first come first served.
+    so the order lets nobody pass it who arrives more than dial * B seconds later; a deadline pulls the key
+    forward to the last moment it can start. A preempted request keeps its key. While all that wait fit at
+    once, nobody bids and arrival orders.
+
+    Beside the order, up to 16 requests behind a head that does not fit may enter in its place, at most
+    `passes` times a head: the head then waits for memory alone, as under first come, first served.
+
+    Args:
+        dial: how many times the backlog it met a request may be put back, at least 0.
+        passes: times a head may be passed because it does not fit, at least 0.
+        cap: as in `fair`.
+        gain: as in `fair`.
+        unit: as in `fair`.
+        overhead_s: as in `fair`.
     """
 
     name = "fast"
-    victim_rule = "the fewest computed tokens, the cheapest to compute again"
+    victim_rule = "the latest of those with about the fewest computed tokens, the cheapest to compute again"
 
     def __init__(
         self,
         *,
-        dial: float = 4.0,
+        dial: float = 1.0,
         passes: int = 64,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,
@@ -50,11 +82,14 @@ class Fast(Policy):
         self.prices = MachinePrices()
         self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
         self.remaining = RemainingTokens()
+        self.bids: dict[str, Bid] = {}
+        self.backlog_s = 0.0
         self._dial = dial
         self._passes = passes
         self._waiting = WaitingHeap()
-        self._passed: dict[str, int] = {}
-        self._blocks: dict[str, int] = {}
+        self._waiting_blocks = 0
+        self._num_waiting = 0
+        self._typical_s = 0.0
 
     # --- the market ------------------------------------------------------------------------------
     def cost_s(self, request: RequestView, engine: EngineView) -> float:
@@ -65,18 +100,91 @@ class Fast(Policy):
         held = (mean * tokens + square / 2) * self.prices.recent_step_s / capacity_tokens
         return held + self.prices.token_s * tokens
 
-    def _enqueue(self, request: RequestView, engine: EngineView) -> None:
-        delay_s = self._dial * self.cost_s(request, engine) / request.weight
-        self._waiting.push(request, request.arrival_s + delay_s)
-        tokens = request.num_prompt_tokens + request.num_output_tokens
-        self._blocks[request.request_id] = -(-tokens // engine.block_size)
+    def _bid(self, request: RequestView, engine: EngineView) -> Bid:
+        cost_s = self.cost_s(request, engine)
+        typical_s = self._typical_s
+        self._typical_s += (_TYPICAL_WEIGHT if typical_s else 1.0) * (cost_s - typical_s)
+        if self._all_fit(request, engine):
+            return Bid(request.arrival_s, cost_s)
+        # Written so that even an infinite quotient (a tiny weight) gives 1.
+        share = 1.0 - self._typical_s / (cost_s / request.weight + self._typical_s)
+        key_s = request.arrival_s + self._dial * self.backlog_s * share
+        deadline_s = request.deadline_s
+        if deadline_s is not None:
+            service_s = self.remaining.moments(request)[0] * self.prices.recent_step_s
+            key_s = min(key_s, max(request.arrival_s, deadline_s - service_s))
+        return Bid(key_s, cost_s)
+
+    def _all_fit(self, request: RequestView, engine: EngineView) -> bool:
+        """Whether all that wait could enter in one step: their order is then no market's business."""
+        tokens = request.num_prompt_tokens + self._waiting_blocks * engine.block_size
+        return (
+            tokens <= engine.max_num_batched_tokens
+            and engine.num_running + self._num_waiting < engine.max_num_seqs
+            and tokens < (engine.free_blocks - self.reserve.blocks(engine)) * engine.block_size
+        )
+
+    def _join(self, request: RequestView, engine: EngineView) -> Bid:
+        """Count `request` among those that wait, with the key of its first bid."""
+        bid = self.bids.get(request.request_id)
+        if bid is None:
+            bid = self.bids[request.request_id] = self._bid(request, engine)
+        else:
+            bid.cost_s = self.cost_s(request, engine)
+        bid.blocks = -(-(request.num_prompt_tokens + request.num_output_tokens) // engine.block_size)
+        bid.passed = 0
+        self.backlog_s += bid.cost_s
+        self._waiting_blocks += bid.blocks
+        self._num_waiting += 1
+        return bid
+
+    def _leave(self, request: RequestView) -> None:
+        """`request` waits no more, if it did."""
+        bid = self.bids.get(request.request_id)
+        if bid is None or not bid.blocks:
+            return
+        self._waiting.discard(request)
+        self._waiting_blocks -= bid.blocks
+        self._num_waiting -= 1
+        # Sums of floats drift; an empty queue is exactly nothing.
+        self.backlog_s = max(0.0, self.backlog_s - bid.cost_s) if self._num_waiting else 0.0
+        bid.blocks = 0
+
+    def _fitting(self, queue: WaitingHeap, engine: EngineView) -> RequestView | None:
+        """Return the head of a queue if it fits, else the first behind it that fits with room to grow.
+
+        Memory that the head waits for is short; filled to the last block it is paid for by preemptions.
+        """
+        head = queue.first()
+        if head is None:
+            return None
+        bids = self.bids
+        room = engine.free_blocks - (self.reserve.blocks(engine) if engine.num_running else 0)
+        if bids[head.request_id].blocks <= room:
+            return head
+        room -= GROWTH_BLOCKS * engine.num_running
+        if room <= 0:
+            return None
+        return queue.first_matching(lambda request: bids[request.request_id].blocks <= room, 1 + LOOK_PAST)
+
+    def _next_fitting(self, engine: EngineView) -> RequestView | None:
+        """Return who enters now, the head or one in its place; None while the head waits for memory."""
+        chosen = self._fitting(self._waiting, engine)
+        head = self._waiting.first()
+        if chosen is None or head is None or chosen is head:
+            return chosen
+        bid = self.bids[head.request_id]
+        if bid.passed >= self._passes:
+            return None
+        bid.passed += 1
+        return chosen
 
     # --- questions -------------------------------------------------------------------------------
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
-        """Return the candidate with the fewest computed tokens: the cheapest to compute again."""
-        return least(candidates, lambda request: request.num_computed_tokens)
+        """Return the latest of the candidates that are about the cheapest to compute again."""
+        return cheapest_to_repeat(candidates, engine)
 
     def reserve_blocks(self, engine: EngineView) -> int:
         """Return the reserve."""
@@ -84,44 +192,27 @@ class Fast(Policy):
 
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return the first in the order, or one of the next few where the first does not fit."""
-        head = self._waiting.first()
-        if head is None:
-            return None
-        room = engine.free_blocks - (self.reserve.blocks(engine) if engine.num_running else 0)
-        blocks = self._blocks
-        if blocks[head.request_id] <= room or self._passed.get(head.request_id, 0) >= self._passes:
-            return head
-        other = self._waiting.first_matching(
-            lambda request: blocks[request.request_id] <= room, 1 + _LOOK_PAST
-        )
-        if other is None:
-            return head
-        self._passed[head.request_id] = self._passed.get(head.request_id, 0) + 1
-        return other
+        return self._next_fitting(engine) or self._waiting.first()
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
-        """Queue it by its key."""
-        self._enqueue(request, engine)
+        """It bids."""
+        self._waiting.push(request, self._join(request, engine).key_s)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs."""
-        self._forget(request)
+        self._leave(request)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """It waits again, with what it generated; the reserve rises."""
         self.prices.observe(engine)
         self.reserve.on_preempt(lost_tokens, engine)
-        self._enqueue(request, engine)
+        self._waiting.push(request, self._join(request, engine).key_s)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length."""
         self.prices.observe(engine)
-        self._forget(request)
+        self._leave(request)  # aborted while it waited
+        self.bids.pop(request.request_id, None)
         if completed:
-            self.remaining.learn(request.num_output_tokens)
-
-    def _forget(self, request: RequestView) -> None:
-        self._waiting.discard(request)
-        self._passed.pop(request.request_id, None)
-        self._blocks.pop(request.request_id, None)
+            self.remaining.learn(request)

@@ -10,17 +10,22 @@ _KEEP = 0.999
 """What one more finished request leaves of the weight of the older ones."""
 _PRIOR_TOKENS = 200.0
 _PRIOR_WEIGHT = 5.0
+_PROMPT_CLASSES = 64
+_KEEP_IN_CLASS = 0.995
+_CLASS_WEIGHT = 30.0
+"""Finished requests of one prompt length that count as much as all others together."""
 
 
 class RemainingTokens:
     """First two moments of the output tokens still to come, given how many came already.
 
     Finished outputs fall into buckets a fourth of a doubling wide; each bucket keeps a forgetting count, sum
-    and sum of squares. A request that generated g tokens is compared with the finished ones longer than g.
-    A stated `max_tokens` bounds both moments.
+    and sum of squares. A request that generated g tokens is compared with the finished ones longer than g;
+    one that generated nothing yet is compared most with those of about its prompt length (within a half to
+    a third of it). A stated `max_tokens` bounds both moments.
     """
 
-    __slots__ = ("_count", "_grow", "_square", "_sum", "_totals")
+    __slots__ = ("_by_prompt", "_count", "_grow", "_square", "_sum", "_totals")
 
     def __init__(self) -> None:
         self._count = [0.0] * _BUCKETS
@@ -29,9 +34,18 @@ class RemainingTokens:
         # Newer observations weigh more; dividing all older ones at every event would be O(buckets).
         self._grow = 1.0
         self._totals = (0.0, 0.0, 0.0)
+        self._by_prompt = [(0.0, 0.0, 0.0)] * _PROMPT_CLASSES
 
-    def learn(self, output_tokens: int) -> None:
-        """A request finished with this many output tokens."""
+    def learn(self, request: RequestView) -> None:
+        """`request` finished with the output tokens it has now."""
+        output_tokens = request.num_output_tokens
+        kind = _prompt_class(request.num_prompt_tokens)
+        seen, first, second = self._by_prompt[kind]
+        self._by_prompt[kind] = (
+            seen * _KEEP_IN_CLASS + 1.0,
+            first * _KEEP_IN_CLASS + output_tokens,
+            second * _KEEP_IN_CLASS + output_tokens * output_tokens,
+        )
         self._grow /= _KEEP
         if self._grow > 1e12:
             for column in (self._count, self._sum, self._square):
@@ -64,6 +78,11 @@ class RemainingTokens:
         square = (
             square_total - 2 * done * mean_total + done * done * count + prior * 2 * guess * guess
         ) / weight
+        if not done:
+            seen, first, second = self._by_prompt[_prompt_class(request.num_prompt_tokens)]
+            weight = seen + _CLASS_WEIGHT
+            mean = (first + _CLASS_WEIGHT * mean) / weight
+            square = (second + _CLASS_WEIGHT * square) / weight
         if request.max_tokens is not None:
             left = float(max(request.max_tokens - done, 1))
             mean, square = min(mean, left), min(square, left * left)
@@ -75,3 +94,10 @@ def _bucket(tokens: int) -> int:
     doubling = max(tokens, 1).bit_length() - 1
     part = ((max(tokens, 1) - (1 << doubling)) * _BUCKETS_PER_DOUBLING) >> doubling
     return min(doubling * _BUCKETS_PER_DOUBLING + part, _BUCKETS - 1)
+
+
+def _prompt_class(tokens: int) -> int:
+    # Two classes a doubling: 2^k to 1.5 * 2^k, and from there to 2^(k+1).
+    doubling = max(tokens, 1).bit_length() - 1
+    upper_half = (tokens >> (doubling - 1)) & 1 if doubling else 0
+    return min(2 * doubling + upper_half, _PROMPT_CLASSES - 1)

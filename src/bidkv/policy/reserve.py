@@ -5,6 +5,9 @@ time, so the reserve is raised by what each preemption cost and lowered by what 
 in balance the share of time lost to recompute equals the price of the memory held back. Where memory holds
 a few long requests that price is high and next to nothing is kept; where it holds hundreds, preemptions
 are cheap to avoid and the reserve finds the level that does so. No lengths are predicted.
+
+One thing needs no price: every running request takes a block each `block_size` steps. Who would be preempted
+within half that time is not let in.
 """
 
 from __future__ import annotations
@@ -58,11 +61,13 @@ class SelfTuningReserve:
         """Return the reserve now, in whole blocks."""
         now_s = engine.now_s
         elapsed_s = now_s - self._seen_s if self._seen_s is not None else 0.0
-        if elapsed_s <= 0.0:
-            self._seen_s = now_s
-            return int(self.share * engine.num_blocks)
         self._seen_s = now_s
+        if elapsed_s > 0.0:
+            self._lower(elapsed_s)
+        wanted = max(int(self.share * engine.num_blocks), engine.num_running // 2)
+        return min(wanted, int(MOST_SHARE * engine.num_blocks))
+
+    def _lower(self, elapsed_s: float) -> None:
         unit = self._unit * self._prices.footprint
         idle_price = min(1.0, self._prices.step_s / self._prices.recent_step_s)
         self.share = max(0.0, self.share - self._gain * unit * unit * idle_price * elapsed_s)
-        return int(self.share * engine.num_blocks)

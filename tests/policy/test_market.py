@@ -1,0 +1,209 @@
+"""`fair`, `fast` and `on-time` on hand-set engines: who enters, who goes, what moves a place in the order."""
+
+from __future__ import annotations
+
+import pytest
+from tests.support import FakeEngine, FakeRequest
+
+from bidkv.policy import PolicySpecError, resolve
+from bidkv.policy.fast import Fast
+from bidkv.policy.on_time import OnTime
+from bidkv.policy.remaining import RemainingTokens
+from bidkv.protocol.policy import Policy
+
+
+def request(name: str, arrival_s: float = 0.0, prompt: int = 320, **figures: float) -> FakeRequest:
+    return FakeRequest(name, arrival_s=arrival_s, num_prompt_tokens=prompt, num_computed_tokens=0, **figures)  # type: ignore[arg-type]
+
+
+def crowd(policy: Policy, engine: FakeEngine, count: int = 10) -> list[FakeRequest]:
+    """Fill the queue so that not all that wait fit: from then on there is a market."""
+    members = [request(f"crowd{i}", 0.001 * i) for i in range(count)]
+    for member in members:
+        arrive(policy, engine, member)
+    return members
+
+
+def arrive(policy: Policy, engine: FakeEngine, *arrivals: FakeRequest) -> None:
+    for arrival in arrivals:
+        engine.queue.append(arrival)
+        policy.on_arrival(arrival, engine)
+
+
+def admit(policy: Policy, engine: FakeEngine, member: FakeRequest) -> None:
+    engine.queue.remove(member)
+    engine.running.append(member)
+    policy.on_admit(member, engine)
+
+
+def entering(policy: Policy, engine: FakeEngine) -> list[str]:
+    """Admit everybody; the names in order."""
+    names = []
+    while (chosen := policy.select_next(engine)) is not None:
+        names.append(chosen.request_id)
+        admit(policy, engine, chosen)  # type: ignore[arg-type]
+    return names
+
+
+@pytest.mark.parametrize("name", ["fair", "fast", "on-time"])
+@pytest.mark.parametrize(
+    ("computed", "chosen"),
+    [([100, 300, 50, 200], 2), ([100, 100, 100], 2), ([100, 150, 151], 1), ([0, 1, 2], 0)],
+)
+def test_the_latest_of_the_cheapest_to_repeat_goes(name: str, computed: list[int], chosen: int) -> None:
+    running = [FakeRequest(f"r{i}", num_computed_tokens=tokens) for i, tokens in enumerate(computed)]
+    assert resolve(name).select_victim(running, 1, FakeEngine(running=running)) is running[chosen]
+
+
+def test_while_all_that_wait_fit_arrival_orders() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=90)
+    arrive(policy, engine, request("long", 0.0, 900), request("short", 0.001, 16), request("middle", 0.002))
+    assert policy.backlog_s > 0
+    assert entering(policy, engine) == ["long", "short", "middle"]
+
+
+def test_in_a_queue_the_short_one_passes_the_long_one_that_arrived_before() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=90)
+    crowd(policy, engine)
+    arrive(policy, engine, request("long", 0.010, 1400), request("short", 0.011, 16))
+    assert policy.bids["short"].key_s < policy.bids["long"].key_s
+    engine.free_blocks = 1000
+    names = entering(policy, engine)
+    assert names.index("short") < names.index("long")
+
+
+@pytest.mark.parametrize("dial", [0.0, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("weight", [1e-300, 0.5, 1.0, 1e300])
+def test_nobody_is_put_back_further_than_dial_times_the_backlog_it_met(dial: float, weight: float) -> None:
+    policy, engine = Fast(dial=dial), FakeEngine(free_blocks=10)
+    crowd(policy, engine)
+    backlog_s = policy.backlog_s
+    late = request("late", 2.0, 1400, weight=weight)
+    arrive(policy, engine, late)
+    assert 2.0 <= policy.bids["late"].key_s <= 2.0 + dial * backlog_s
+
+
+def test_weight_brings_a_request_forward() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10)
+    crowd(policy, engine)
+    keys = []
+    for weight in (0.1, 1.0, 10.0):
+        arrive(policy, engine, request(f"w{weight}", 1.0, weight=weight))
+        keys.append(policy.bids[f"w{weight}"].key_s)
+    assert keys[0] > keys[1] > keys[2] > 1.0
+
+
+def test_a_deadline_brings_a_request_forward_but_not_before_its_arrival() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10)
+    crowd(policy, engine)
+    arrive(policy, engine, request("idle", 1.0), request("urgent", 1.0, deadline_s=1.5))
+    arrive(policy, engine, request("relaxed", 1.0, deadline_s=1e9))
+    assert policy.bids["urgent"].key_s == 1.0 < policy.bids["idle"].key_s <= policy.bids["relaxed"].key_s
+
+
+def test_a_preempted_request_keeps_its_place() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10)
+    first, *_ = crowd(policy, engine)
+    key_s = policy.bids["crowd0"].key_s
+    admit(policy, engine, first)
+    first.num_output_tokens = 500
+    engine.running.remove(first)
+    policy.on_preempt(first, 820, engine)
+    assert policy.bids["crowd0"].key_s == key_s
+    assert policy.bids["crowd0"].blocks == -(-820 // 16)
+
+
+def test_a_head_that_does_not_fit_is_passed_so_often_and_no_more() -> None:
+    policy, engine = Fast(passes=2), FakeEngine(free_blocks=1000)
+    arrive(policy, engine, request("huge", 0.0, 1600), *(request(f"s{i}", 1.0 + i, 16) for i in range(4)))
+    engine.free_blocks = 50
+    chosen = []
+    for _ in range(3):
+        head = policy.select_next(engine)
+        assert head is not None
+        chosen.append(head.request_id)
+        if head.request_id != "huge":
+            admit(policy, engine, head)  # type: ignore[arg-type]
+    assert chosen == ["s0", "s1", "huge"]
+
+
+@pytest.mark.parametrize("name", ["fast", "on-time"])
+def test_nothing_is_kept_of_those_that_left(name: str) -> None:
+    policy, engine = resolve(name), FakeEngine(free_blocks=60)
+    assert isinstance(policy, Fast)
+    members = crowd(policy, engine, 100)
+    for index, member in enumerate(members):
+        if index % 2:
+            admit(policy, engine, member)
+        policy.on_finish(member, engine, completed=bool(index % 2))
+    assert policy.bids == {}
+    assert policy.backlog_s == 0.0
+    assert policy.select_next(engine) is None
+
+
+def test_on_time_serves_the_cheapest_first_and_the_late_by_arrival() -> None:
+    policy, engine = OnTime(late_share=1.0, dial=0.0), FakeEngine(free_blocks=10_000)
+    arrive(policy, engine, request("old", 0.0, 64), request("older", -0.5, 640))
+    engine.now_s = 2.5  # both are beyond 2 s
+    arrive(policy, engine, request("long", 2.4, 640), request("short", 2.45, 32))
+    assert entering(policy, engine) == ["older", "old", "short", "long"]
+
+
+def test_on_time_never_gives_late_ones_less_than_their_share() -> None:
+    policy, engine = OnTime(late_share=0.5), FakeEngine(free_blocks=10_000)
+    arrive(policy, engine, *(request(f"late{i}", 0.01 * i) for i in range(20)))
+    engine.now_s = 3.0
+    arrive(policy, engine, *(request(f"new{i}", 2.9 + 0.001 * i) for i in range(20)))
+    names = entering(policy, engine)
+    for count in range(2, 40):
+        late = sum(name.startswith("late") for name in names[:count])
+        assert count // 2 - 1 <= late <= count // 2 + 1
+    assert sorted(names) == sorted([f"late{i}" for i in range(20)] + [f"new{i}" for i in range(20)])
+
+
+def test_without_a_share_late_ones_wait_for_all_that_are_on_time() -> None:
+    policy, engine = OnTime(late_share=0.0), FakeEngine(free_blocks=10_000)
+    arrive(policy, engine, request("late", 0.0))
+    engine.now_s = 3.0
+    arrive(policy, engine, request("a", 2.9, 64), request("b", 2.9, 32))
+    assert entering(policy, engine) == ["b", "a", "late"]
+
+
+def test_a_deadline_that_comes_before_the_objective_makes_a_request_late_earlier() -> None:
+    policy, engine = OnTime(late_share=1.0), FakeEngine(free_blocks=10_000)
+    arrive(policy, engine, request("hurried", 0.0, 640, deadline_s=0.2), request("short", 0.0, 32))
+    engine.now_s = 0.5
+    assert entering(policy, engine) == ["hurried", "short"]
+
+
+def test_memory_does_not_stay_empty_for_the_turn_of_one_kind() -> None:
+    policy, engine = OnTime(late_share=1.0, passes=1), FakeEngine(free_blocks=1000)
+    arrive(policy, engine, request("late", 0.0, 1600))
+    engine.now_s, engine.free_blocks = 3.0, 50
+    arrive(policy, engine, request("a", 2.9, 64), request("b", 2.9, 32))
+    first = policy.select_next(engine)
+    assert first is not None
+    assert first.request_id == "b"
+    admit(policy, engine, first)  # type: ignore[arg-type]
+    # Passed once already: now it waits for memory alone.
+    assert policy.select_next(engine) is engine.queue[0]
+
+
+@pytest.mark.parametrize(
+    "spec", ["fast:dial=-1", "fast:passes=-1", "on-time:ttft_slo_s=0", "on-time:late_share=1.5"]
+)
+def test_an_option_out_of_range_is_named(spec: str) -> None:
+    with pytest.raises(PolicySpecError, match=spec.split(":")[1].split("=")[0]):
+        resolve(spec)
+
+
+def test_lengths_are_learned_by_prompt_length() -> None:
+    remaining = RemainingTokens()
+    for index in range(200):
+        long = index % 2
+        remaining.learn(request(f"r{index}", prompt=2000 if long else 100, num_output_tokens=50 + 450 * long))
+    short_mean, _ = remaining.moments(request("short", prompt=110))
+    long_mean, square = remaining.moments(request("long", prompt=1900))
+    assert short_mean < 150 < 400 < long_mean < 500
+    assert square >= long_mean * long_mean
+    assert remaining.moments(request("capped", prompt=1900, max_tokens=7)) == (7.0, 49.0)
