@@ -19,7 +19,7 @@ POLICIES = ("preempt-evict", "preempt-evict-sjf", "static-random", "largest-firs
 OTHER_VICTIM_RULES = ("most-remaining", "pr-56897", "priority", "sglang_default", "slack_aware")
 LEARN_PRICES = ("fair", "fast")
 """They look at how many requests run whenever one ends. Where several end in one step, vLLM keeps them in its
-list to the last and the simulator does not: what they learn differs a little, and now and then what they do."""
+list to the last and the simulator does not: what they learn differs a little, and rarely what they do."""
 
 KINDS = {
     "plain": {},

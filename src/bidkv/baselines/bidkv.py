@@ -86,8 +86,10 @@ def highest_utility(
         return _highest_by_tokens(requests, generated_tokens)
     completion_weight, preemption_weight, epsilon = COMPLETION_WEIGHT, PREEMPTION_WEIGHT, UTILITY_EPSILON
     # Many hold equally many blocks: what follows from their number alone is worked out once.
-    freed_tokens = {blocks: float(blocks * block_size) for blocks in set(private_blocks)}
-    bases = {blocks: max(0.5, tokens / PRIVATE_TOKENS_SCALE) for blocks, tokens in freed_tokens.items()}
+    freed_and_base = {
+        blocks: (float(blocks * block_size), max(0.5, blocks * block_size / PRIVATE_TOKENS_SCALE))
+        for blocks in set(private_blocks)
+    }
     highest = -1.0
     chosen = requests[-1]
     for request, generated, blocks in zip(requests, generated_tokens, private_blocks, strict=True):
@@ -96,7 +98,8 @@ def highest_utility(
         if request.num_preemptions:
             penalties += preemption_weight * request.num_preemptions
         if blocks:
-            utility = freed_tokens[blocks] / (bases[blocks] + penalties + epsilon)
+            freed, base = freed_and_base[blocks]
+            utility = freed / (base + penalties + epsilon)
         else:
             utility = (request.num_prompt_tokens + generated) / (1.0 + penalties + epsilon)
         if utility >= highest:

@@ -52,7 +52,7 @@ class VllmEngine:
         return view
 
     def scheduled(self, tokens: int) -> None:
-        """A step with so many tokens was scheduled: its events are told, and those of its end come after it."""
+        """A step with so many tokens was scheduled, and all that happened in it was told."""
         self.num_steps += 1
         self.num_scheduled_tokens += tokens
 

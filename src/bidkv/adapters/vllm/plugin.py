@@ -12,7 +12,7 @@ from bidkv.policy import PolicySpecError, resolve
 
 logger = logging.getLogger("bidkv")
 
-SUPPORTED = ("0.24", "0.30", "0.31", "0.32")
+SUPPORTED = ("0.24", "0.30", "0.31", "0.32", "0.33")
 """Versions of vLLM (major.minor) on which the adapter was proven against the engine itself."""
 
 _ORIGINAL = "_bidkv_original"

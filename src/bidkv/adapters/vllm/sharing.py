@@ -31,12 +31,14 @@ class SharedBlocks:
         held: each request's blocks by request id, as the engine keeps them.
     """
 
-    __slots__ = ("_came", "_depth", "_held", "_holders", "_holdings")
+    __slots__ = ("_came", "_depth", "_growing", "_held", "_holders", "_holdings")
 
     def __init__(self, held: Mapping[str, list[Any]]) -> None:
         self._held = held
         self._came: dict[VllmRequest, None] = {}
         self._holdings: dict[Holding, None] = {}
+        # Who holds fewer blocks than somebody shares, and may take more of them.
+        self._growing: dict[Holding, None] = {}
         self._depth = 0
         # Holders of the blocks that lie less than `_depth` deep: beyond it nobody shares.
         self._holders: dict[int, set[Holding]] = {}
@@ -53,6 +55,7 @@ class SharedBlocks:
             return
         request.holding = None
         del self._holdings[holding]
+        self._growing.pop(holding, None)
         holders = self._holders
         for block in holding.blocks[: holding.noted]:
             others = holders[block.block_id]
@@ -71,15 +74,17 @@ class SharedBlocks:
         return [len((own := request.holding).blocks) - own.shared for request in requests]
 
     def _take_in(self) -> None:
+        depth = self._depth
         for request in self._came:
             if request.holding is None:
                 request.holding = holding = Holding(self._held[request.request_id])
-                self._holdings[holding] = None
+                self._holdings[holding] = self._growing[holding] = None
                 self._depth = _shared_depth(holding.blocks, self._depth)
         self._came.clear()
-        depth = self._depth
-        for holding in [holding for holding in self._holdings if holding.noted < depth]:
+        to_note = self._growing if self._depth == depth else self._holdings
+        for holding in to_note:
             self._note(holding)
+        self._growing = {holding: None for holding in to_note if holding.noted < self._depth}
 
     def _note(self, holding: Holding) -> None:
         """Note who holds the blocks up to the depth at which somebody shares."""
