@@ -68,7 +68,7 @@ class Fast(Policy):
         self,
         *,
         dial: float = 1.0,
-        passes: int = 64,
+        passes: int = 40,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,
         unit: float = 0.6,

@@ -39,7 +39,7 @@ class OnTime(Fast):
         ttft_slo_s: float = 2.0,
         late_share: float = 0.75,
         dial: float = 1.0,
-        passes: int = 64,
+        passes: int = 40,
         cap: int = DEFAULT_PREEMPTION_CAP,
     ) -> None:
         super().__init__(dial=dial, passes=passes, cap=cap)
