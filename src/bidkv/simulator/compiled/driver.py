@@ -152,13 +152,16 @@ class CompiledRun:
 
     def _advance(self) -> int:
         """Run and answer the kernel's questions until it is done or needs input; return which."""
-        handlers, view = self._handlers, self.view
+        handlers, view, control = self._handlers, self.view, self._control
         while True:
             reason: int = advance(*self._arrays)
             view.refresh()
             if reason <= at.NEED_INPUT:
                 return reason
             handlers[reason]()
+            if self._heard and not control.active:  # a policy that failed is asked and told nothing more
+                self._ints[at.NAMED] = 0
+                self._listen()
 
     def _count(self) -> None:
         """Fill the controller's counters: it was told only of the events its policy listens to."""
@@ -262,7 +265,6 @@ class CompiledRun:
             order = [slot for slot in self._running[:count].tolist() if slot not in chosen]
             order.extend(victim._slot for victim in reversed(victims))
             self._running[:count] = order
-        self._check()
 
     def _choose_next(self) -> None:
         # The kernel remembers answers itself and asks again only after an event the policy may not listen to.
@@ -273,7 +275,6 @@ class CompiledRun:
             words[at.NEXT_SLOT] = chosen._slot
         elif control.chooses_next:
             words[at.GATE_SHUT] = 1
-        self._check()
         # The kernel's next question, as nothing happens in between.
         if (
             chosen is not None
@@ -287,7 +288,6 @@ class CompiledRun:
         control = self._control
         control.forget_answers()
         self._words[at.RESERVE] = control.reserve_blocks(self.view)
-        self._check()
 
     # --- what the policy is told -----------------------------------------------------------------
     def _event_request(self) -> KernelRequest:
@@ -300,7 +300,6 @@ class CompiledRun:
             control.on_arrival(request, self.view)
         else:
             control.tell(control.policy.on_arrival, request, self.view)
-        self._check()
 
     def _tell_admit(self) -> None:
         request, control = self._event_request(), self._control
@@ -308,7 +307,6 @@ class CompiledRun:
             control.on_admit(request, self.view)
         else:
             control.tell(control.policy.on_admit, request, self.view)
-        self._check()
 
     def _tell_preempt(self) -> None:
         request, control = self._event_request(), self._control
@@ -317,7 +315,6 @@ class CompiledRun:
             control.on_preempt(request, lost, self.view)
         else:
             control.tell(control.policy.on_preempt, request, lost, self.view)
-        self._check()
 
     def _tell_finish(self) -> None:
         request, control = self._event_request(), self._control
@@ -325,13 +322,6 @@ class CompiledRun:
             control.on_finish(request, self.view, completed=True)
         else:
             control.tell(control.policy.on_finish, request, self.view, completed=True)
-        self._check()
-
-    def _check(self) -> None:
-        """A policy that failed is asked and told nothing more."""
-        if self._heard and not self._control.active:
-            self._ints[at.NAMED] = 0
-            self._listen()
 
     # --- what came out ---------------------------------------------------------------------------
     @property

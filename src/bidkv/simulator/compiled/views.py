@@ -13,6 +13,7 @@ from bidkv.simulator.config import EngineConfig
 
 # A module's own names are found faster than another module's.
 _TOKENS, _COMPUTED, _HELD, _PREEMPTIONS = at.TOKENS, at.COMPUTED, at.HELD, at.PREEMPTIONS
+_UID, _PLACE, _WAITING = at.UID, at.PLACE, at.WAITING
 
 
 class KernelRequest:
@@ -104,7 +105,7 @@ class KernelView:
 
     def request(self, slot: int) -> KernelRequest:
         """The request in a slot; the same object as long as it lives."""
-        uid = self._rows[at.UID][slot]
+        uid = self._rows[_UID][slot]
         view = self.views.get(uid)
         if view is None:
             view = self.views[uid] = KernelRequest(self._rows, slot, self._live[uid])
@@ -180,11 +181,10 @@ class KernelView:
 
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` waits."""
-        return (
-            isinstance(request, KernelRequest)
-            and self.views.get(self._rows[at.UID][request._slot]) is request
-            and self._rows[at.PLACE][request._slot] == at.WAITING
-        )
+        if not isinstance(request, KernelRequest):
+            return False
+        rows, slot = self._rows, request._slot
+        return rows[_PLACE][slot] == _WAITING and self.views.get(rows[_UID][slot]) is request
 
     def true_output_tokens(self, request: RequestView) -> int:
         """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
