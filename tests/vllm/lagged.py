@@ -54,6 +54,8 @@ def lagged_case(seed: int, **kind: Any) -> Case:
     for request in case.requests:
         earliest_s = max(earliest_s, request.arrival_s + rng.choice((0.0, 0.25, 0.5)))
         cap = rng.choice((request.max_tokens, request.output_tokens + rng.randint(1, 40), None))
+        if cap is not None and cap >= case.shape.max_model_len - request.prompt_tokens:
+            cap = None  # as the adapter shows a cap that says no more than the model's length
         requests.append(dataclasses.replace(request, arrival_s=earliest_s, max_tokens=cap))
         earliest_s += 1e-4 if case.shape.scheduling_policy == "priority" else 0.0  # ties are broken there
     return dataclasses.replace(case, requests=tuple(requests))
