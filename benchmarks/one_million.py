@@ -5,7 +5,8 @@
 Writes the file first, into a folder that is removed: the trace again and again, each time with its lengths
 dealt out anew by a seeded generator, at a pace that the engine sustains. Then a fresh process reads and
 simulates it and prints its wall-clock and CPU seconds, from the first line read to the last result, and the
-most memory that it ever held. Compiling (done once a machine) and imports are not in the seconds, but in the memory.
+most memory that it ever held. Compiling (done once a machine) and imports are not in the seconds, but in the
+memory.
 """
 
 from __future__ import annotations
