@@ -1,7 +1,7 @@
 """Speed of the simulator: `pytest benchmarks/test_simulator_bench.py [--bench-trace FILE]`.
 
-Requests per second of CPU time over a whole trace at 600 blocks and 32 sequences; requests that can never fit
-are left out first. The compiled backend is warmed up before it is timed.
+Requests per second of CPU time over a whole trace at 600 blocks and 32 sequences and at 8,192 and 256;
+requests that can never fit are left out first. The compiled backend is warmed up before it is timed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig, simulate
 from bidkv.simulator.run import Backend
 
-ENGINE = EngineConfig(num_gpu_blocks=600, max_num_seqs=32)
+ENGINES = [
+    pytest.param(EngineConfig(num_gpu_blocks=600, max_num_seqs=32), id="600-32"),
+    pytest.param(EngineConfig(num_gpu_blocks=8192, max_num_seqs=256), id="8192-256"),
+]
 PROFILE = load_profile("h100-llama3.1-8b")
 BACKENDS = [
     "python",
@@ -31,17 +34,20 @@ BACKENDS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["preempt-evict", "preempt-evict-sjf", "lcf"])
+@pytest.mark.parametrize("name", ["preempt-evict", "preempt-evict-sjf", "lcf", "fair", "fast"])
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_whole_trace(benchmark: Any, bench_trace: str, backend: Backend, name: str) -> None:
-    fitting, _ = leave_out_unfit(read_trace(bench_trace), ENGINE.usable_blocks, ENGINE.block_size)
+def test_a_whole_trace(
+    benchmark: Any, bench_trace: str, backend: Backend, engine: EngineConfig, name: str
+) -> None:
+    fitting, _ = leave_out_unfit(read_trace(bench_trace), engine.usable_blocks, engine.block_size)
     requests = list(fitting)
-    simulate(requests[:50], resolve(name), ENGINE, PROFILE, backend=backend)
+    simulate(requests[:50], resolve(name), engine, PROFILE, backend=backend)
     cpu_s: list[float] = []
 
     def run() -> int:
         started = time.process_time()
-        result = simulate(requests, resolve(name), ENGINE, PROFILE, backend=backend)
+        result = simulate(requests, resolve(name), engine, PROFILE, backend=backend)
         cpu_s.append(time.process_time() - started)
         return len(result.completed)
 
@@ -49,4 +55,5 @@ def test_a_whole_trace(benchmark: Any, bench_trace: str, backend: Backend, name:
     benchmark.extra_info["requests"] = len(requests)
     benchmark.extra_info["requests_per_cpu_s"] = round(len(requests) / min(cpu_s))
     benchmark.extra_info["peak_memory_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    print(f"\n{backend} {name}: {benchmark.extra_info}")
+    size = f"{engine.num_gpu_blocks}/{engine.max_num_seqs}"
+    print(f"\n{backend} {name} {size}: {benchmark.extra_info}")
