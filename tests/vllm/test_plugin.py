@@ -101,8 +101,8 @@ def test_a_bad_port_is_an_error(strategy, monkeypatch):
 def test_another_version_of_vllm_stays_alone_with_one_warning(strategy):
     strategy("lcf")
     with (
-        patch("vllm.__version__", "0.33.1"),
-        pytest.warns(UserWarning, match="0.33.1 is not supported") as caught,
+        patch("vllm.__version__", "0.34.1"),
+        pytest.warns(UserWarning, match="0.34.1 is not supported") as caught,
     ):
         register()
     assert len(caught) == 1
