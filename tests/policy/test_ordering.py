@@ -8,6 +8,11 @@ from tests.support import FakeRequest
 from bidkv.policy import WaitingHeap, least
 
 
+def _size(request: FakeRequest) -> int:
+    """Of a hundred requests, in no order that keys have."""
+    return int(request.request_id[1:]) * 37 % 100
+
+
 class HeapAgainstSortedList(RuleBasedStateMachine):
     """A waiting heap does what a list, sorted anew for every question, would do."""
 
@@ -24,7 +29,7 @@ class HeapAgainstSortedList(RuleBasedStateMachine):
     @rule(index=st.integers(0, 99), key=st.integers(0, 3))
     def push(self, index: int, key: int) -> None:
         request = self.requests[index]
-        self.heap.push(request, key)
+        self.heap.push(request, key, _size(request))
         self.forget(request)
         self.joined += 1
         self.members.append((key, self.joined, request))
@@ -40,13 +45,10 @@ class HeapAgainstSortedList(RuleBasedStateMachine):
             self.heap.discard(self.requests[index])
             self.forget(self.requests[index])
 
-    @rule(wanted=st.integers(0, 99), limit=st.integers(0, 5))
-    def first_matching(self, wanted: int, limit: int) -> None:
-        def accept(request: FakeRequest) -> bool:
-            return int(request.request_id[1:]) >= wanted
-
-        expected = next((entry[2] for entry in sorted(self.members)[:limit] if accept(entry[2])), None)
-        assert self.heap.first_matching(accept, limit) is expected  # type: ignore[arg-type]
+    @rule(most=st.integers(-1, 100), limit=st.integers(0, 12))
+    def first_fitting(self, most: int, limit: int) -> None:
+        expected = next((entry[2] for entry in sorted(self.members)[:limit] if _size(entry[2]) <= most), None)
+        assert self.heap.first_fitting(most, limit) is expected
 
     @invariant()
     def same_first_and_size(self) -> None:

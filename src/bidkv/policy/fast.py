@@ -158,14 +158,13 @@ class Fast(Policy):
         head = queue.first()
         if head is None:
             return None
-        bids = self.bids
         room = engine.free_blocks - (self.reserve.blocks(engine) if engine.num_running else 0)
-        if bids[head.request_id].blocks <= room:
+        if self.bids[head.request_id].blocks <= room:
             return head
         room -= GROWTH_BLOCKS * engine.num_running
         if room <= 0:
             return None
-        return queue.first_matching(lambda request: bids[request.request_id].blocks <= room, 1 + LOOK_PAST)
+        return queue.first_fitting(room, 1 + LOOK_PAST)
 
     def _next_fitting(self, engine: EngineView) -> RequestView | None:
         """Return who enters now, the head or one in its place; None while the head waits for memory."""
@@ -197,7 +196,8 @@ class Fast(Policy):
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """It bids."""
-        self._waiting.push(request, self._join(request, engine).key_s)
+        bid = self._join(request, engine)
+        self._waiting.push(request, bid.key_s, bid.blocks)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs."""
@@ -207,7 +207,8 @@ class Fast(Policy):
         """It waits again, with what it generated; the reserve rises."""
         self.prices.observe(engine)
         self.reserve.on_preempt(lost_tokens, engine)
-        self._waiting.push(request, self._join(request, engine).key_s)
+        bid = self._join(request, engine)
+        self._waiting.push(request, bid.key_s, bid.blocks)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length."""

@@ -59,7 +59,8 @@ class OnTime(Fast):
         """Move those that can be on time no more to the late ones."""
         while (request := self._due.first()) is not None and self._due_s[request.request_id] <= now_s:
             self._forget_due(request)
-            self._waiting.push(request, self.bids[request.request_id].key_s)
+            bid = self.bids[request.request_id]
+            self._waiting.push(request, bid.key_s, bid.blocks)
 
     def _turns_late_s(self, request: RequestView) -> float:
         due_s = request.arrival_s + self._slo_s
@@ -102,7 +103,7 @@ class OnTime(Fast):
         bid = self._join(request, engine)
         due_s = self._due_s[request.request_id] = self._turns_late_s(request)
         self._due.push(request, due_s)
-        self._on_time.push(request, bid.cost_s / request.weight)
+        self._on_time.push(request, bid.cost_s / request.weight, bid.blocks)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs; remember whose turn that was."""

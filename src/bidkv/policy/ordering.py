@@ -19,7 +19,7 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
     return min(reversed(candidates), key=key)
 
 
-_Entry = tuple[Any, int, RequestView]
+_Entry = tuple[Any, int, RequestView, int]
 _LONGEST_FRONT = 8
 
 
@@ -44,13 +44,13 @@ class WaitingHeap:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def push(self, request: RequestView, key: Any) -> None:
-        """`request` joins; a second push replaces the first."""
+    def push(self, request: RequestView, key: Any, size: int = 0) -> None:
+        """`request` joins; a second push replaces the first. :meth:`first_fitting` looks at its `size`."""
         name = request.request_id
         if name in self._entries:
             self.discard(request)
         self._next += 1
-        entry = (key, self._next, request)
+        entry = (key, self._next, request, size)
         self._entries[name] = entry
         self._live.add(self._next)
         front = self._front
@@ -83,14 +83,13 @@ class WaitingHeap:
             return None
         return front[0][2]
 
-    def first_matching(self, accept: Callable[[RequestView], bool], limit: int) -> RequestView | None:
-        """Return the first of the `limit` smallest members that `accept` takes, or None."""
+    def first_fitting(self, most: int, limit: int) -> RequestView | None:
+        """Return the first of the `limit` smallest members whose size is at most `most`, or None."""
         front = self._front
-        for place in range(limit):
-            if place >= len(front) and not self._fill(place + 1):
-                return None
-            request = front[place][2]
-            if accept(request):
+        if len(front) < limit:
+            self._fill(limit)
+        for _, _, request, size in front if len(front) <= limit else front[:limit]:
+            if size <= most:
                 return request
         return None
 
