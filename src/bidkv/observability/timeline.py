@@ -16,6 +16,10 @@ from bidkv.observability.log_lines import Admission, Finish, Line, PolicyChange,
 RUNNING, WAITING, ENGINE = 1, 2, 3
 """Processes of the trace."""
 
+FIRST_ROW = 10
+"""Thread number of the first row. Numbers are told apart in the whole trace: one that is a process's, too, is
+taken for its main thread, and Perfetto drops slices that meet what it draws there."""
+
 _NAMES = ((RUNNING, "running"), (WAITING, "waiting"), (ENGINE, "engine"))
 
 
@@ -35,7 +39,7 @@ class _Tracer:
 
     def events(self, lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
         for process, name in _NAMES:
-            yield {"ph": "M", "name": "process_name", "pid": process, "tid": 0, "args": {"name": name}}
+            yield {"ph": "M", "name": "process_name", "pid": process, "tid": process, "args": {"name": name}}
         last_s = 0.0
         for line in lines:
             if self._origin_s is None:
@@ -45,7 +49,8 @@ class _Tracer:
                 self._num_blocks = line.num_blocks
             elif isinstance(line, PolicyChange):
                 name = line.policy if line.active else f"engine alone: {line.reason}"
-                yield self._instant(ENGINE, 0, line, name, {"policy": line.policy, "active": line.active})
+                args = {"policy": line.policy, "active": line.active}
+                yield self._instant(ENGINE, ENGINE, line, name, args)
             elif isinstance(line, Admission):
                 yield from self._admit(line)
             elif isinstance(line, Preemption):
@@ -63,7 +68,7 @@ class _Tracer:
         if line.preemptions == 0:
             self._waiting_since[name] = line.arrival_s
         yield from self._stop_waiting(name, line.time_s)
-        row = heapq.heappop(self._free_rows) if self._free_rows else len(self._running)
+        row = heapq.heappop(self._free_rows) if self._free_rows else FIRST_ROW + len(self._running)
         args = {
             "prompt_tokens": line.prompt_tokens,
             "output_tokens_before": line.output_tokens,
@@ -81,7 +86,7 @@ class _Tracer:
         }
         stay = self._running.get(name)
         yield from self._stop_running(name, line.time_s, args)
-        yield self._instant(RUNNING, 0 if stay is None else stay.row, line, f"preempt {name}", args)
+        yield self._instant(RUNNING, RUNNING if stay is None else stay.row, line, f"preempt {name}", args)
         self._waiting_since[name] = line.time_s
 
     def _finish(self, line: Finish) -> Iterator[dict[str, Any]]:
@@ -104,14 +109,14 @@ class _Tracer:
             "pid": RUNNING,
             "tid": stay.row,
             "ts": self._us(stay.start_s),
-            "dur": round((end_s - stay.start_s) * 1e6, 1),
+            "dur": self._us(end_s) - self._us(stay.start_s),
             "args": {**stay.args, **args},
         }
 
     def _stop_waiting(self, name: str, end_s: float) -> Iterator[dict[str, Any]]:
         since_s = self._waiting_since.pop(name, None)
         if since_s is not None and end_s > since_s:
-            common = {"name": name, "cat": "waiting", "id": name, "pid": WAITING, "tid": 0}
+            common = {"name": name, "cat": "waiting", "id": name, "pid": WAITING, "tid": WAITING}
             yield {"ph": "b", "ts": self._us(since_s), **common}
             yield {"ph": "e", "ts": self._us(end_s), **common}
 
@@ -125,8 +130,9 @@ class _Tracer:
         yield {**common, "name": "KV blocks in use", "args": {"blocks": used}}
         yield {**common, "name": "requests", "args": {"running": line.running, "waiting": line.waiting}}
 
-    def _us(self, time_s: float) -> float:
-        return round((time_s - (self._origin_s or 0.0)) * 1e6, 1)
+    def _us(self, time_s: float) -> int:
+        # Whole numbers, so that slices that meet do not overlap; what came before the log begins with it.
+        return max(0, round((time_s - (self._origin_s or 0.0)) * 1e6))
 
 
 def trace_events(lines: Iterable[Line]) -> Iterator[dict[str, Any]]:
