@@ -71,6 +71,7 @@ def highest_utility(
     generated_tokens: Sequence[int],
     private_blocks: Sequence[int] | None,
     block_size: int,
+    known: dict[int, tuple[float, float]],
 ) -> RequestView:
     """Return the request with the highest :func:`bidkv_utility`, of equals the last.
 
@@ -81,15 +82,12 @@ def highest_utility(
         generated_tokens: of each request.
         private_blocks: KV blocks that each request shares with nobody, 0 is unknown; None where all are.
         block_size: tokens per block.
+        known: what follows from a number of private blocks alone, kept from one call to the next for one
+            block size; empty at first.
     """
     if private_blocks is None:
         return _highest_by_tokens(requests, generated_tokens)
     completion_weight, preemption_weight, epsilon = COMPLETION_WEIGHT, PREEMPTION_WEIGHT, UTILITY_EPSILON
-    # Many hold equally many blocks: what follows from their number alone is worked out once.
-    freed_and_base = {
-        blocks: (float(blocks * block_size), max(0.5, blocks * block_size / PRIVATE_TOKENS_SCALE))
-        for blocks in set(private_blocks)
-    }
     highest = -1.0
     chosen = requests[-1]
     for request, generated, blocks in zip(requests, generated_tokens, private_blocks, strict=True):
@@ -98,7 +96,12 @@ def highest_utility(
         if request.num_preemptions:
             penalties += preemption_weight * request.num_preemptions
         if blocks:
-            freed, base = freed_and_base[blocks]
+            try:
+                freed, base = known[blocks]
+            except KeyError:
+                freed = float(blocks * block_size)
+                base = max(0.5, freed / PRIVATE_TOKENS_SCALE)
+                known[blocks] = freed, base
             utility = freed / (base + penalties + epsilon)
         else:
             utility = (request.num_prompt_tokens + generated) / (1.0 + penalties + epsilon)

@@ -71,13 +71,16 @@ class BidKV(Policy):
     name = "bidkv"
     victim_rule = "the highest utility, tokens freed / (disruption + 0.001)"
 
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[float, float]] = {}
+
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the highest utility."""
         generated = column(candidates, "num_output_tokens", engine)
         private = column(candidates, "freed_blocks", engine) if engine.prefix_caching else None
-        return highest_utility(candidates, generated, private, engine.block_size)
+        return highest_utility(candidates, generated, private, engine.block_size, self._known)
 
     def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
         """Return the utility and what it is made of."""

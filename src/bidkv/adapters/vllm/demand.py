@@ -65,7 +65,7 @@ class BlockDemand:
             return False
         size = self._sizes[0]
         # A decoding request takes one token, so a block when its computed positions fill those it holds.
-        full = [request for request in running if request.num_computed_tokens % size == 0]
+        full = [request for request in running if not request.num_computed_tokens % size]
         decodes = [request for request in full if request not in scheduler._inflight_prefills]
         self._total = sum([blocks for _, blocks in needs]) + self._decodes(decodes)
         self._counted_without = frozenset()

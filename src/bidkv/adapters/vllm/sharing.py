@@ -100,7 +100,5 @@ class SharedBlocks:
 
 def _shared_depth(blocks: list[Any], least: int) -> int:
     """Count the blocks up to the last one with more than one holder, or `least` if that is more."""
-    for depth in range(len(blocks), least, -1):
-        if blocks[depth - 1].ref_cnt > 1:
-            return depth
-    return least
+    shared = [depth for depth, block in enumerate(blocks, start=1) if block.ref_cnt > 1]
+    return max(least, shared[-1]) if shared else least
