@@ -18,7 +18,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry
 from bidkv.adapters.environment import Environment
 from bidkv.adapters.sglang import plugin
 from bidkv.adapters.sglang import service as service_module
-from bidkv.adapters.sglang.hooks import RETRACTION_ORDER, Hooks, Target, unresolved
+from bidkv.adapters.sglang.hooks import RETRACTION_ORDER, Hooks, unresolved
 from bidkv.adapters.sglang.service import Service
 from bidkv.observability.watchdog import Watchdog
 from bidkv.policy import PolicySpecError
@@ -75,11 +75,8 @@ def test_another_version_of_sglang_is_left_alone_with_a_warning(monkeypatch, reg
 
 
 def test_unresolved_names_what_is_not_there():
-    targets = (
-        Target("sglang.srt.managers.nowhere.Scheduler.step", "AFTER", print),
-        Target(RETRACTION_ORDER, "AROUND", print),
-    )
-    assert unresolved(targets) == ["sglang.srt.managers.nowhere.Scheduler.step"]
+    nowhere = "sglang.srt.managers.nowhere.Scheduler.step"
+    assert unresolved([nowhere, RETRACTION_ORDER]) == [nowhere]
 
 
 def test_all_hooks_are_in_place_once_sglang_applied_them(hooks):

@@ -224,6 +224,7 @@ def main() -> None:
     controller = scheduler.bidkv.controller
     made = requests(count)
     controller.disable()
+    start = controller.counters.as_dict()
     alone = serve(llm, made)
     controller.enable()
     before = controller.counters.as_dict()
@@ -245,6 +246,7 @@ def main() -> None:
         "faults": dict(faults.done),
         "aborted": sorted(faults.aborted),
         "counters": {
+            "alone": {name: before[name] - start[name] for name in after},
             "undisturbed": {name: between[name] - before[name] for name in after},
             "disturbed": {name: after[name] - between[name] for name in after},
         },

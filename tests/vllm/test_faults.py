@@ -85,7 +85,7 @@ def test_every_fault_happened_and_was_counted(report):
     assert counters["completions"] == len(report["disturbed"]["outputs"])
     undisturbed = report["counters"]["undisturbed"]
     assert undisturbed["failures"] == undisturbed["aborts"] == 0
-    assert undisturbed["preemptions_by_policy"] > 0
+    assert report["counters"]["alone"]["preemptions_by_engine"] > 0  # memory is short
 
 
 @pytest.mark.parametrize("run", ["alone", "undisturbed", "disturbed", "after"])

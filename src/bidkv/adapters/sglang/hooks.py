@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,9 @@ _SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
 _BATCH = f"{_MANAGERS}.schedule_batch.ScheduleBatch"
 _ADDER = f"{_MANAGERS}.schedule_policy.PrefillAdder"
 RETRACTION_ORDER = f"{_BATCH}._get_decode_retraction_order"
+_TREE = "sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache"
+ASKED = (f"{_TREE}.lock", f"{_TREE}.unlock", f"{_SCHEDULER}.collect_inflight_reqs")
+"""What else the adapter calls that SGLang has not always had; without it every decision would fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,15 +201,15 @@ class Hooks:
         return result
 
 
-def unresolved(targets: tuple[Target, ...]) -> list[str]:
-    """Return the targets that this version of SGLang does not have."""
+def unresolved(paths: Iterable[str]) -> list[str]:
+    """Return the paths that this version of SGLang does not have."""
     missing = []
-    for target in targets:
-        owner, _, name = target.path.rpartition(".")
+    for path in paths:
+        owner, _, name = path.rpartition(".")
         try:
             getattr(pkgutil.resolve_name(owner), name)
         except (ImportError, AttributeError):
-            missing.append(target.path)
+            missing.append(path)
     return missing
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bidkv.adapters.environment import STRATEGY, Environment, read_environment
 from bidkv.adapters.sglang.glue import SchedulerGlue
-from bidkv.adapters.sglang.hooks import Hooks, unresolved
+from bidkv.adapters.sglang.hooks import ASKED, Hooks, unresolved
 from bidkv.adapters.sglang.service import Service
 from bidkv.policy import PolicySpecError, resolve
 
@@ -57,8 +57,8 @@ class Plugin:
         self._environment = environment
 
     def install(self) -> None:
-        """Register all hooks; with one target gone from this version of SGLang, none at all."""
-        missing = unresolved(self.hooks.targets)
+        """Register all hooks; where this version of SGLang lacks anything they need, none at all."""
+        missing = unresolved([*(target.path for target in self.hooks.targets), *ASKED])
         if missing:
             logger.warning(
                 "bidkv: stays off, SGLang keeps its own rules: this version of SGLang has no %s",
