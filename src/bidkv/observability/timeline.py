@@ -116,7 +116,7 @@ class _Tracer:
     def _stop_waiting(self, name: str, end_s: float) -> Iterator[dict[str, Any]]:
         since_s = self._waiting_since.pop(name, None)
         if since_s is not None and end_s > since_s:
-            common = {"name": name, "cat": "waiting", "id": name, "pid": WAITING, "tid": WAITING}
+            common = {"name": name, "cat": "waiting", "id2": {"local": name}, "pid": WAITING, "tid": WAITING}
             yield {"ph": "b", "ts": self._us(since_s), **common}
             yield {"ph": "e", "ts": self._us(end_s), **common}
 
