@@ -239,5 +239,5 @@ class Bidding(RuleBasedStateMachine):
 
 TestBidding = Bidding.TestCase
 TestBidding.settings = settings(
-    max_examples=2 * settings.default.max_examples, stateful_step_count=50, deadline=None
+    max_examples=5 * settings.default.max_examples // 2, stateful_step_count=50, deadline=None
 )
