@@ -168,6 +168,7 @@ def test_no_policy_sees_the_length_a_request_is_ended_at(cap: int | None, seen: 
     of_vllm = SimpleNamespace(
         request_id="a",
         priority=0,
+        num_preemptions=0,
         num_prompt_tokens=30,
         max_tokens=vllm["max_tokens"],
         sampling_params=SimpleNamespace(extra_args=vllm["vllm_xargs"]),

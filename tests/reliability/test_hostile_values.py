@@ -118,7 +118,12 @@ def test_no_extra_argument_of_a_client_fails_a_vllm_request(
 ) -> None:
     extra = {"bidkv_deadline_ms": deadline, "bidkv_weight": weight, "bidkv_agent_id": agent}
     request = SimpleNamespace(
-        request_id="r0", priority=0, sampling_params=SimpleNamespace(extra_args=extra), num_prompt_tokens=1
+        request_id="r0",
+        priority=0,
+        sampling_params=SimpleNamespace(extra_args=extra),
+        num_preemptions=0,
+        num_prompt_tokens=1,
+        max_tokens=16,
     )
     view = VllmRequest(request, 1.0, {}, 100)
     assert view.weight > 0
