@@ -63,7 +63,7 @@ def test_a_cell_is_lost_when_its_whole_interval_is_above_the_line() -> None:
     assert loss.ratio.low is not None
     assert loss.ratio.low > 1.01
     assert table.losses(BASELINE) == []
-    (row,) = tables.loss_rows(table)
+    (row,) = tables.loss_rows(table, ["lcf"])
     assert row[:5] == ["lcf", "T", "code", "1", "mean"]
     (cells_lost,) = [row[-1] for row in tables.size_rows(table, "T") if row[0] == "lcf"]
     assert cells_lost == "1"

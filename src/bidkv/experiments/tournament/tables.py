@@ -53,9 +53,9 @@ def _row(standings: Standings, policy: str, size: str, load: float | None) -> li
     ]
 
 
-def loss_rows(standings: Standings) -> list[list[str]]:
-    """Return one row a lost (policy, size, family, load, metric), the worst first."""
-    losses = [loss for policy in standings.plan.policies for loss in standings.losses(policy)]
+def loss_rows(standings: Standings, policies: Sequence[str]) -> list[list[str]]:
+    """Return one row a lost (policy, size, family, load, metric) of some policies, the worst first."""
+    losses = [loss for policy in policies for loss in standings.losses(policy)]
     losses.sort(key=lambda loss: -loss.ratio.value)
     return [
         [loss.policy, loss.size, loss.family, f"{loss.load:g}", _NAMES[loss.metric], interval(loss.ratio)]
