@@ -63,6 +63,9 @@ def test_runs_of_a_plan_share_one_engine_and_leave_nothing_behind(replayer: Repl
         # Every step but the first, which comes with the first request, has a row.
         if spec["steps"]:
             assert replayer.step_log is not None
-            assert result.totals.steps - 2 <= len(replayer.step_log) <= result.totals.steps
+            assert result.totals.steps - 4 <= len(replayer.step_log) <= result.totals.steps
+            decodes = [row for row in replayer.step_log if row["decode"] and not row["prefill"]]
+            assert len(decodes) > len(replayer.step_log) / 2, "most steps are decodes, seen as such"
+            assert sum(row["tokens"] for row in replayer.step_log) <= result.totals.scheduled_tokens
         (tmp_path / f"{spec['name']}.json").write_text(encode(result), encoding="utf-8")
     (tmp_path / "plan.json").write_text(json.dumps(PLAN), encoding="utf-8")

@@ -123,7 +123,10 @@ def describe_batch(scheduler: Any, scheduled: dict[str, int]) -> Row:
         computed = request.num_computed_tokens  # already advanced over this step's tokens
         before = computed - tokens
         context += computed
-        if tokens == 1 and request.num_output_tokens and computed == request.num_tokens:
+        # Scheduled ahead, a request has tokens on the way that it does not know of yet, this step's included.
+        ahead = max(0, request.num_output_placeholders - 1)
+        known = request.num_output_tokens + ahead
+        if tokens == 1 and known and computed == request.num_tokens + ahead:
             decode += 1
         else:
             prefill += tokens

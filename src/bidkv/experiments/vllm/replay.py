@@ -59,6 +59,7 @@ class Replayer:
         self._random = Random(seed)
         self.preempted: dict[str, int] = {}
         self.batch: Row = {}
+        self.ahead: Row = {}
         self.step_log: list[Row] | None = None
         self._watch()
 
@@ -135,6 +136,8 @@ class _Drive:
 
     def to_end(self) -> RunResult:
         replayer = self._replayer
+        replayer.ahead = {}
+        lagging = bool(replayer._engine.vllm_config.scheduler_config.async_scheduling)
         engine, view, controller = replayer._engine, replayer._view, replayer._controller
         before = controller.counters.as_dict()
         tokens_before = view.num_scheduled_tokens
@@ -153,7 +156,10 @@ class _Drive:
             self._take(outputs, now, ended)
             if replayer.step_log is not None and replayer.batch:
                 next_s = time.perf_counter() - started
-                replayer.step_log.append({"step_s": next_s - now, **replayer.batch})
+                # Scheduled ahead, what was waited for is the batch before.
+                done, replayer.ahead = (replayer.ahead, replayer.batch) if lagging else (replayer.batch, {})
+                if done:
+                    replayer.step_log.append({"step_s": next_s - now, **done})
                 replayer.batch = {}
         wall_s = time.perf_counter() - started
         counters = controller.counters.as_dict()
