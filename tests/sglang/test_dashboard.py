@@ -20,6 +20,7 @@ from tiny_model import VOCABULARY, write_model
 from bidkv.experiments.runner.scrape import get_text
 from bidkv.observability.log_lines import Finish
 from bidkv.observability.log_reader import read_log
+from bidkv.policy.recompute import cheapest_to_repeat
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]
 
@@ -91,7 +92,8 @@ def test_the_log_agrees_with_the_engines_own_counters(served):
     lost_inputs = lost_outputs = 0
     for setback in setbacks:
         victim = setback.decision.candidate(setback.preemption.request_id)
-        assert victim.num_computed_tokens == min(c.num_computed_tokens for c in setback.decision.candidates)
+        # The log holds what the policy saw: asked again, it names the same request.
+        assert cheapest_to_repeat(setback.decision.candidates, None) == victim
         assert victim.num_output_tokens == setback.preemption.output_tokens
         lost_inputs += victim.num_prompt_tokens
         lost_outputs += victim.num_output_tokens

@@ -17,6 +17,7 @@ from tests.engine_model import VOCABULARY, write_model
 from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 
 from bidkv.experiments.runner.scrape import get_text
+from bidkv.policy.recompute import cheapest_to_repeat
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -105,7 +106,8 @@ def test_the_log_agrees_with_the_engines_own_counters(served: Served) -> None:
         assert victim.num_computed_tokens == setback.preemption.lost_tokens
         assert setback.recomputed_tokens is not None
         assert setback.recomputed_tokens <= setback.preemption.lost_tokens
-        assert victim.num_computed_tokens == min(c.num_computed_tokens for c in decision.candidates)
+        # The log holds what the policy saw: asked again, it names the same request.
+        assert cheapest_to_repeat(decision.candidates, None) == victim
     for story in told.values():
         assert story.setbacks[-1].recomputed_tokens == story.setbacks[-1].preemption.lost_tokens
 
