@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from typing import Literal
@@ -186,11 +187,9 @@ def test_requests_that_changed_since_they_were_frozen_are_refused(tmp_path: Path
     store.close()
 
 
-@pytest.mark.parametrize("backend", ["loky", "ray"])
+@pytest.mark.parametrize("backend", ["loky", *(name for name in ("ray",) if find_spec(name) is not None)])
 def test_many_processes_give_the_results_of_one(tmp_path: Path, backend: Literal["loky", "ray"]) -> None:
     pytest.importorskip("joblib", reason="needs the [experiments] extra")
-    if backend == "ray":
-        pytest.importorskip("ray", reason="needs the [cluster] extra")
     from bidkv.experiments.runner.parallel import on_cores
 
     given = plan(strategies=("preempt-evict", "bidkv", "lcf", "largest-first"), runs=8)

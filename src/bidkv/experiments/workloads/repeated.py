@@ -8,6 +8,9 @@ from random import Random
 
 from bidkv.protocol.requests import WorkloadRequest
 
+MOST_REQUESTS = 100_000_000
+"""Weeks of a large fleet; a slip of the hand must not run for years."""
+
 
 def repeat_for(
     requests: Iterable[WorkloadRequest], duration_s: float, seed: int
@@ -24,7 +27,8 @@ def repeat_for(
         seed: of the starting points.
 
     Raises:
-        ValueError: a duration that is not above 0, or nothing whose span of time could be repeated.
+        ValueError: a duration that is not above 0, nothing whose span of time could be repeated, or more than
+            100 million requests.
     """
     if not duration_s > 0.0:
         raise ValueError(f"the duration must be above 0 s, got {duration_s}")
@@ -32,6 +36,12 @@ def repeat_for(
     span_s = one[-1].arrival_s - one[0].arrival_s if one else 0.0
     if not span_s > 0.0:
         raise ValueError("only requests that arrive at different times can be repeated")
+    expected = duration_s / span_s * (len(one) - 1)
+    if expected > MOST_REQUESTS:
+        raise ValueError(
+            f"{duration_s:g} s of this workload are about {expected:.3g} requests, at most "
+            f"{MOST_REQUESTS:,} are taken"
+        )
     return _passes(one, span_s, duration_s, Random(seed))
 
 
