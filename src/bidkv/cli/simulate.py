@@ -182,8 +182,8 @@ def command(
         require_report_extra()
     if decision_log is not None and len(strategies) > 1:
         fail("--decision-log: expected one --strategy: a log tells of one run")
-    if replicas < 1:
-        fail(f"--replicas: expected at least 1, got {replicas}")
+    if not 1 <= replicas <= 10_000:
+        fail(f"--replicas: expected a number from 1 to 10,000, got {str(replicas)[:40]}")
     if decision_log is not None and replicas > 1:
         fail("--decision-log: expected one replica: a log tells of one engine")
     outputs = (

@@ -46,6 +46,10 @@ class FleetResult:
         )
 
 
+MOST_REPLICAS = 10_000
+"""Each has an engine of its own in memory."""
+
+
 def simulate_fleet(
     requests: Iterable[WorkloadRequest],
     policy: Policy,
@@ -69,7 +73,7 @@ def simulate_fleet(
         policy: a fresh policy object; every replica gets a copy of it.
         engine: the options of each replica.
         profile: turns a step's batch into seconds.
-        replicas: how many, at least 1.
+        replicas: how many, from 1 to 10,000.
         router: a name out of :func:`available_routers`, or a fresh router object.
         progress: called now and then with (requests sent so far, simulated seconds).
         timeline_points: most points of each timeline kept, at least 2.
@@ -83,8 +87,8 @@ def simulate_fleet(
         ValueError: no replica, an unknown router, a router's answer that is no replica, or a backend that
             does not cover the engine.
     """
-    if replicas < 1:
-        raise ValueError(f"replicas must be at least 1, got {replicas}")
+    if not 1 <= replicas <= MOST_REPLICAS:
+        raise ValueError(f"replicas must be from 1 to {MOST_REPLICAS:,}, got {replicas}")
     started = time.perf_counter()
     sender = make_router(router) if isinstance(router, str) else router
     clock = FleetClock()
