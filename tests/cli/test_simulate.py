@@ -213,7 +213,7 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         (["--trace", "mixed"], ["--trace", "--rate"]),
         (["--trace", "sharegpt-lengths"], ["--trace", "rate"]),
         (["--rate", "fast"], ["--rate", "number"]),
-        (["--replicas", "0"], ["--replicas", "at least 1"]),
+        (["--replicas", "0"], ["--replicas", "from 1 to 10,000"]),
         (["--router", "nearest"], ["--router", "round-robin", "prefix-aware"]),
         (["--hours", "-1"], ["--hours", "above 0"]),
         (

@@ -238,7 +238,7 @@ class _Elsewhere:
 
 
 def test_errors_name_what_was_expected() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="from 1 to 10,000"):
         fleet([], "round-robin", replicas=0)
     with pytest.raises(ValueError, match="round-robin, least-loaded, prefix-aware"):
         fleet([], "nearest")
