@@ -145,6 +145,7 @@ def command(
       bidkv simulate --replicas 4 --router least-loaded --rate 12 --hours 24 --strategy fair
     """
     from bidkv.simulator import EngineConfig, SglangConfig
+    from bidkv.simulator.fleet.run import MOST_REPLICAS
 
     strategies = _strategies(strategy)
     engine: EngineConfig | SglangConfig
@@ -182,8 +183,8 @@ def command(
         require_report_extra()
     if decision_log is not None and len(strategies) > 1:
         fail("--decision-log: expected one --strategy: a log tells of one run")
-    if not 1 <= replicas <= 10_000:
-        fail(f"--replicas: expected a number from 1 to 10,000, got {str(replicas)[:40]}")
+    if not 1 <= replicas <= MOST_REPLICAS:
+        fail(f"--replicas: expected a number from 1 to {MOST_REPLICAS:,}, got {str(replicas)[:40]}")
     if decision_log is not None and replicas > 1:
         fail("--decision-log: expected one replica: a log tells of one engine")
     outputs = (
