@@ -21,6 +21,8 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
 
 _Entry = tuple[Any, int, RequestView, int]
 _LONGEST_FRONT = 8
+LOOK_PAST = 16
+"""How many behind a head that does not fit are looked at."""
 
 
 class WaitingHeap:
