@@ -104,15 +104,18 @@ def test_fair_lets_so_many_newcomers_enter_before_a_preempted_request_returns(
     assert control.counters.failures == 0
 
 
-@pytest.mark.parametrize("passes", [0, 1, 2])
+@pytest.mark.parametrize("passes", [0, 1, 4])
 def test_fair_comes_to_its_bound_where_short_work_arrives_behind_long(passes: int) -> None:
     requests = [
-        WorkloadRequest(f"r{i}", i * 5.0, *((20, 20) if i % 10 else (100, 400)))  # every tenth is long
+        WorkloadRequest(f"r{i}", i * 5.0, *((20, 20) if i % 5 else (300, 400)))  # every fifth is long
         for i in range(200)
     ]
-    control = Newcomers(resolve(f"fair:passes={passes}"))
-    play(requests, control, replace(TIGHT, num_gpu_blocks=81, max_num_seqs=6), set())
+    engine = replace(TIGHT, num_gpu_blocks=101)
+    control, unbounded = (Newcomers(resolve(f"fair:passes={most}")) for most in (passes, 1000))
+    for each in (control, unbounded):
+        play(requests, each, engine, set())
     assert max(control.passes.values(), default=0) == passes
+    assert max(unbounded.passes.values()) > 100
 
 
 @given(
