@@ -11,6 +11,10 @@ from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
 
+LOOK_PAST = 16
+"""How many behind a head that does not fit are looked at."""
+
+
 def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) -> RequestView:
     """Return the candidate with the smallest key; ties go to the later one, as an engine's own rule would.
 
@@ -21,8 +25,6 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
 
 _Entry = tuple[Any, int, RequestView, int]
 _LONGEST_FRONT = 8
-LOOK_PAST = 16
-"""How many behind a head that does not fit are looked at."""
 
 
 class WaitingHeap:
