@@ -10,7 +10,6 @@ from typing import Any
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
-
 LOOK_PAST = 16
 """How many behind a head that does not fit are looked at."""
 
