@@ -6,9 +6,11 @@ import pytest
 from tests.support import FakeEngine, FakeRequest
 
 from bidkv.policy import PolicySpecError, resolve
+from bidkv.policy.fair import Fair
 from bidkv.policy.fast import Fast
 from bidkv.policy.on_time import OnTime
 from bidkv.policy.remaining import RemainingTokens
+from bidkv.policy.reserve import GROWTH_BLOCKS
 from bidkv.protocol.policy import Policy
 
 
@@ -127,6 +129,93 @@ def test_a_head_that_does_not_fit_is_passed_so_often_and_no_more() -> None:
     assert chosen == ["s0", "s1", "huge"]
 
 
+def fair_with_one_preempted(passes: int, prompt: int = 1600) -> tuple[Fair, FakeEngine, list[FakeRequest]]:
+    """`out` was preempted and needs 100 blocks; small requests have arrived since."""
+    policy, engine = Fair(passes=passes), FakeEngine(free_blocks=1000)
+    out, *small = request("out", 0.0, prompt), *(request(f"s{i}", 1.0 + i, 64) for i in range(6))
+    arrive(policy, engine, out)
+    admit(policy, engine, out)
+    arrive(policy, engine, *small)
+    preempt(policy, engine, out)
+    return policy, engine, [out, *small]
+
+
+def preempt(policy: Policy, engine: FakeEngine, member: FakeRequest) -> None:
+    engine.running.remove(member)
+    engine.queue.insert(0, member)
+    member.num_preemptions += 1
+    policy.on_preempt(member, 16, engine)
+
+
+def test_fair_lets_a_preempted_request_that_fits_return_first() -> None:
+    policy, engine, _ = fair_with_one_preempted(passes=8)
+    assert entering(policy, engine) == ["out", "s0", "s1", "s2", "s3", "s4", "s5"]
+
+
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_a_preempted_request_that_does_not_fit_is_passed_by_so_many_newcomers_and_no_more(
+    passes: int,
+) -> None:
+    policy, engine, (out, *small) = fair_with_one_preempted(passes)
+    engine.free_blocks = 60
+    for newcomer in small[:passes]:
+        assert policy.select_next(engine) is newcomer
+        admit(policy, engine, newcomer)
+    assert policy.select_next(engine) is out
+    # The count starts anew once it returned.
+    engine.free_blocks = 1000
+    admit(policy, engine, out)
+    preempt(policy, engine, out)
+    engine.free_blocks = 60
+    assert policy.select_next(engine) is (small[passes] if passes else out)
+
+
+def test_whoever_was_passed_longest_holds_the_queue_of_fair() -> None:
+    policy, engine, (out, first, second, *_) = fair_with_one_preempted(passes=1)
+    engine.free_blocks = 60
+    admit(policy, engine, first)
+    preempt(policy, engine, first)
+    # The last to be preempted would return first, and it fits; but the other may be passed no more.
+    assert policy.select_next(engine) is out
+    engine.free_blocks = 1000
+    admit(policy, engine, out)
+    assert policy.select_next(engine) is first
+    admit(policy, engine, first)
+    assert policy.select_next(engine) is second
+
+
+def test_a_newcomer_that_passes_leaves_room_for_those_that_run_to_grow() -> None:
+    policy, engine, (out, first, *_) = fair_with_one_preempted(passes=8)
+    engine.running = [request(f"r{i}") for i in range(4)]
+    engine.free_blocks = 4 + 4 * GROWTH_BLOCKS + 4 // 2 - 1  # its own, theirs, the reserve, one too few
+    assert policy.select_next(engine) is out
+    engine.free_blocks += 1
+    assert policy.select_next(engine) is first
+
+
+def test_nobody_passes_a_newcomer_that_does_not_fit() -> None:
+    policy, engine = Fair(passes=8), FakeEngine(free_blocks=1000)
+    out, big, small = request("out", 0.0, 1600), request("big", 0.5, 640), request("small", 1.0, 16)
+    arrive(policy, engine, out)
+    admit(policy, engine, out)
+    arrive(policy, engine, big, small)
+    preempt(policy, engine, out)
+    engine.free_blocks = 30
+    assert policy.select_next(engine) is out
+
+
+def test_another_preempted_request_may_return_in_place_of_one_that_does_not_fit() -> None:
+    policy, engine = Fair(passes=0), FakeEngine(free_blocks=1000)
+    small, large, newcomer = request("small", 0.0, 64), request("large", 0.1, 1600), request("new", 0.2, 16)
+    arrive(policy, engine, small, large, newcomer)
+    for member in (small, large):
+        admit(policy, engine, member)
+    preempt(policy, engine, small)
+    preempt(policy, engine, large)
+    engine.free_blocks = 60
+    assert policy.select_next(engine) is small
+
+
 @pytest.mark.parametrize("name", ["fast", "on-time"])
 def test_nothing_is_kept_of_those_that_left(name: str) -> None:
     policy, engine = resolve(name), FakeEngine(free_blocks=60)
@@ -190,7 +279,8 @@ def test_memory_does_not_stay_empty_for_the_turn_of_one_kind() -> None:
 
 
 @pytest.mark.parametrize(
-    "spec", ["fast:dial=-1", "fast:passes=-1", "on-time:ttft_slo_s=0", "on-time:late_share=1.5"]
+    "spec",
+    ["fair:passes=-1", "fast:dial=-1", "fast:passes=-1", "on-time:ttft_slo_s=0", "on-time:late_share=1.5"],
 )
 def test_an_option_out_of_range_is_named(spec: str) -> None:
     with pytest.raises(PolicySpecError, match=spec.split(":")[1].split("=")[0]):

@@ -23,7 +23,11 @@ class Oracle(FakeEngine):
 
 
 def test_clairvoyant_rules_are_marked() -> None:
-    assert {name for name in available() if resolve(name).clairvoyant} == {"mc-sf", "peak-gate"}
+    assert {name for name in available() if resolve(name).clairvoyant} == {
+        "mc-sf",
+        "peak-gate",
+        "smallest-volume",
+    }
 
 
 def test_true_lengths_exist_in_the_simulator_only() -> None:
@@ -31,7 +35,7 @@ def test_true_lengths_exist_in_the_simulator_only() -> None:
         true_output_tokens(FakeRequest("r"), FakeEngine())
 
 
-@pytest.mark.parametrize("name", ["mc-sf", "peak-gate"])
+@pytest.mark.parametrize("name", ["mc-sf", "peak-gate", "smallest-volume"])
 def test_a_real_engine_switches_a_clairvoyant_rule_off_and_goes_on(name: str) -> None:
     request = FakeRequest("r")
     engine = FakeEngine(queue=[request])
@@ -63,7 +67,7 @@ def test_a_waiting_head_enters_when_memory_is_empty() -> None:
     assert policy.select_next(engine) is big
 
 
-@pytest.mark.parametrize("name", ["mc-sf", "peak-gate"])
+@pytest.mark.parametrize("name", ["mc-sf", "peak-gate", "smallest-volume"])
 @given(requests=workloads())
 @settings(max_examples=60, deadline=None)
 def test_with_true_lengths_nobody_is_preempted(name: str, requests: list[WorkloadRequest]) -> None:
@@ -73,6 +77,18 @@ def test_with_true_lengths_nobody_is_preempted(name: str, requests: list[Workloa
     assert result.totals.preemptions == 0
     assert len(result.completed) == len(requests)
     assert result.notes["control"]["failures"] == 0
+
+
+def test_smallest_volume_runs_a_long_output_behind_a_short_prompt_before_its_opposite() -> None:
+    # Volumes of 1,208, 938 and 115.5 token-steps: the shortest output is not the smallest volume.
+    requests = requests_of((300, 4), (60, 14), (5, 11))
+    config = EngineConfig(num_gpu_blocks=40, max_num_seqs=1)
+    order = {}
+    for name in ("smallest-volume", "mc-sf"):
+        result = simulate(requests, resolve(name), config, steady_profile(), backend="python")
+        finished = sorted(result.completed, key=lambda record: record.finish_s or 0.0)
+        order[name] = [record.request_id for record in finished]
+    assert order == {"smallest-volume": ["r2", "r1", "r0"], "mc-sf": ["r0", "r2", "r1"]}
 
 
 def test_mc_sf_runs_the_shortest_outputs_first() -> None:

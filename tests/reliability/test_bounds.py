@@ -77,6 +77,47 @@ def test_a_policy_that_keeps_the_order_lets_nobody_pass_a_request_that_never_ran
             assert request.arrival_s > entered.arrival_s or request.num_preemptions
 
 
+class Newcomers(Admissions):
+    """Counts, for each stay of a preempted request in the queue, those that ran for the first time."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(policy)
+        self.passes: dict[tuple[str, int], int] = {}
+
+    def on_admit(self, request: RequestView, engine: EngineView, cached_tokens: int = 0) -> None:
+        for other in engine.waiting():
+            if other.num_preemptions and not request.num_preemptions:
+                stay = other.request_id, other.num_preemptions
+                self.passes[stay] = self.passes.get(stay, 0) + 1
+        super().on_admit(request, engine, cached_tokens)
+
+
+@pytest.mark.parametrize("passes", [0, 1, 4])
+@given(requests=workloads(), config=fcfs_engines(), aborts=st.sets(st.integers(0, 60), max_size=4))
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_fair_lets_so_many_newcomers_enter_before_a_preempted_request_returns(
+    passes: int, requests: list[WorkloadRequest], config: EngineConfig, aborts: set[int]
+) -> None:
+    control = Newcomers(resolve(f"fair:passes={passes}"))
+    play(requests, control, config, aborts)
+    assert max(control.passes.values(), default=0) <= passes
+    assert control.counters.failures == 0
+
+
+@pytest.mark.parametrize("passes", [0, 1, 4])
+def test_fair_comes_to_its_bound_where_short_work_arrives_behind_long(passes: int) -> None:
+    requests = [
+        WorkloadRequest(f"r{i}", i * 5.0, *((20, 20) if i % 5 else (300, 400)))  # every fifth is long
+        for i in range(200)
+    ]
+    engine = replace(TIGHT, num_gpu_blocks=101)
+    control, unbounded = (Newcomers(resolve(f"fair:passes={most}")) for most in (passes, 1000))
+    for each in (control, unbounded):
+        play(requests, each, engine, set())
+    assert max(control.passes.values(), default=0) == passes
+    assert max(unbounded.passes.values()) > 100
+
+
 @given(
     requests=workloads(),
     config=fcfs_engines(),

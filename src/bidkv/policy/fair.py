@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from bidkv.policy.guards import PreemptionCap
 from bidkv.policy.prices import MachinePrices
 from bidkv.policy.recompute import cheapest_to_repeat
-from bidkv.policy.reserve import SelfTuningReserve
+from bidkv.policy.reserve import GROWTH_BLOCKS, SelfTuningReserve
+from bidkv.policy.returning import ReturnQueue
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
@@ -17,10 +18,14 @@ DEFAULT_PREEMPTION_CAP = 8
 class Fair(Policy):
     """Preempts whom it costs the machine least to compute again, and keeps a self-tuning reserve.
 
-    Arrival order is the engine's own. A request is chosen at most `cap` times; beyond that the engine's own
-    rule decides, so the policy adds at most `cap` preemptions to what the engine would do to one request.
+    Who has not run yet enters in the order of arrival, after those that were preempted. While a preempted
+    request does not fit, others may enter in its place, at most `passes` newcomers until it returns.
+
+    A request is chosen at most `cap` times; beyond that the engine's own rule decides, so the policy adds at
+    most `cap` preemptions to what the engine would do to one request.
 
     Args:
+        passes: newcomers that may enter while a preempted request waits to return, at least 0.
         cap: preemptions after which a request is no longer chosen, at least 1.
         gain: speed of the reserve, per second.
         unit: sensitivity of the reserve, in footprints of one request.
@@ -33,6 +38,7 @@ class Fair(Policy):
     def __init__(
         self,
         *,
+        passes: int = 4,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,
         unit: float = 0.6,
@@ -41,6 +47,7 @@ class Fair(Policy):
         self.preemption_cap = PreemptionCap(cap).limit
         self.prices = MachinePrices()
         self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
+        self._queue = ReturnQueue(passes)
 
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
@@ -52,11 +59,31 @@ class Fair(Policy):
         """Return the reserve."""
         return self.reserve.blocks(engine)
 
+    def select_next(self, engine: EngineView) -> RequestView | None:
+        """Return the engine's own next, or who enters in place of a preempted request that does not fit."""
+        running = engine.num_running
+        room = engine.free_blocks - (self.reserve.blocks(engine) if running else 0)
+        return self._queue.choose(room, room - GROWTH_BLOCKS * running)
+
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        """It waits behind all others."""
+        self._queue.arrive(request, _blocks(request, engine))
+
+    def on_admit(self, request: RequestView, engine: EngineView) -> None:
+        """It runs."""
+        self._queue.admit(request)
+
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """Raise the reserve by what it cost."""
+        """It waits before all others; the reserve rises by what it cost."""
         self.prices.observe(engine)
         self.reserve.on_preempt(lost_tokens, engine)
+        self._queue.preempt(request, _blocks(request, engine))
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Look at the clock and the memory in use."""
         self.prices.observe(engine)
+        self._queue.discard(request)  # aborted while it waited
+
+
+def _blocks(request: RequestView, engine: EngineView) -> int:
+    return -(-(request.num_prompt_tokens + request.num_output_tokens) // engine.block_size)

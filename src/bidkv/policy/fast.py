@@ -7,18 +7,14 @@ from dataclasses import dataclass
 
 from bidkv.policy.fair import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.guards import PreemptionCap
-from bidkv.policy.ordering import WaitingHeap
+from bidkv.policy.ordering import LOOK_PAST, WaitingHeap
 from bidkv.policy.prices import MachinePrices
 from bidkv.policy.recompute import cheapest_to_repeat
 from bidkv.policy.remaining import RemainingTokens
-from bidkv.policy.reserve import SelfTuningReserve
+from bidkv.policy.reserve import GROWTH_BLOCKS, SelfTuningReserve
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
-LOOK_PAST = 16
-"""How many behind a head that does not fit are looked at."""
-GROWTH_BLOCKS = 4
-"""Blocks for each running request that must stay free behind one that enters in the head's place."""
 _TYPICAL_WEIGHT = 0.01
 
 

@@ -10,6 +10,9 @@ from typing import Any
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
+LOOK_PAST = 16
+"""How many behind a head that does not fit are looked at."""
+
 
 def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) -> RequestView:
     """Return the candidate with the smallest key; ties go to the later one, as an engine's own rule would.

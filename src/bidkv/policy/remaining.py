@@ -12,7 +12,7 @@ _PRIOR_TOKENS = 200.0
 _PRIOR_WEIGHT = 5.0
 _PROMPT_CLASSES = 64
 _KEEP_IN_CLASS = 0.995
-_CLASS_WEIGHT = 30.0
+_CLASS_WEIGHT = 10.0
 """Finished requests of one prompt length that count as much as all others together."""
 
 

@@ -17,6 +17,9 @@ from bidkv.protocol.policy import EngineView
 
 MOST_SHARE = 0.15
 """The live gate never keeps more of the blocks than this (docs/architecture.md)."""
+GROWTH_BLOCKS = 3
+"""Blocks for each running request that must stay free behind one that enters in place of a head that does
+not fit: memory that somebody waits for is short; filled to the last block it is paid for by preemptions."""
 
 
 class SelfTuningReserve:

@@ -5,7 +5,12 @@ vLLM's own rule is `preempt-evict` (:mod:`bidkv.policy.contract`), SGLang's is `
 """
 
 from bidkv.policy.rules.admission import HighestResponseRatioNext, Priority, Watermark
-from bidkv.policy.rules.clairvoyant import MemoryConstrainedShortestFirst, PeakGate, true_output_tokens
+from bidkv.policy.rules.clairvoyant import (
+    MemoryConstrainedShortestFirst,
+    PeakGate,
+    SmallestVolumeFirst,
+    true_output_tokens,
+)
 from bidkv.policy.rules.past_future import PastFuture
 from bidkv.policy.rules.victims import CostAwareVictim, LeastComputedFirst, MostRemaining
 from bidkv.protocol.policy import Policy
@@ -20,6 +25,7 @@ RULE_POLICIES: tuple[type[Policy], ...] = (
     PastFuture,
     PeakGate,
     MemoryConstrainedShortestFirst,
+    SmallestVolumeFirst,
 )
 
 __all__ = [
@@ -32,6 +38,7 @@ __all__ = [
     "PastFuture",
     "PeakGate",
     "Priority",
+    "SmallestVolumeFirst",
     "Watermark",
     "true_output_tokens",
 ]

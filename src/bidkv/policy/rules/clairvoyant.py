@@ -118,10 +118,29 @@ class MemoryConstrainedShortestFirst(_Gate):
         self._queue.discard(request)
 
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
-        """It waits among others by its output length."""
-        self._queue.push(request, (true_output_tokens(request, engine), request.arrival_s))
+        """It waits among others, the smallest first."""
+        self._queue.push(request, (self._size(request, engine), request.arrival_s))
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """It waits by the same length as before."""
+        """It waits by the same size as before."""
         super().on_preempt(request, lost_tokens, engine)
         self.on_arrival(request, engine)
+
+    @staticmethod
+    def _size(request: RequestView, engine: EngineView) -> float:
+        return true_output_tokens(request, engine)
+
+
+class SmallestVolumeFirst(MemoryConstrainedShortestFirst):
+    """`smallest-volume` (clairvoyant): the smallest KV volume enters first, when the future peak fits.
+
+    The volume is KV tokens times steps, s * o + o^2 / 2 with o output tokens behind a prompt of s.
+    Source: arXiv 2606.22327.
+    """
+
+    name = "smallest-volume"
+
+    @staticmethod
+    def _size(request: RequestView, engine: EngineView) -> float:
+        output_tokens = true_output_tokens(request, engine)
+        return output_tokens * (request.num_prompt_tokens + output_tokens / 2)
