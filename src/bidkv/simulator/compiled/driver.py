@@ -16,7 +16,7 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import InOrder, Inside, rejection
 from bidkv.simulator.compiled import layout as at
-from bidkv.simulator.compiled.kernel import advance
+from bidkv.simulator.compiled.kernel import stops
 from bidkv.simulator.compiled.views import KernelRequest, KernelView
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
@@ -101,7 +101,7 @@ class CompiledRun:
 
     def _bind(self) -> None:
         """What the kernel works on; some of the arrays are replaced by larger ones."""
-        self._arrays = (
+        self._stops = stops(
             self._ints,
             self._floats,
             self._running,
@@ -154,7 +154,7 @@ class CompiledRun:
         """Run and answer the kernel's questions until it is done or needs input; return which."""
         handlers, view, control = self._handlers, self.view, self._control
         while True:
-            reason: int = advance(*self._arrays)
+            reason: int = next(self._stops)
             view.refresh()
             if reason <= at.NEED_INPUT:
                 return reason

@@ -10,6 +10,7 @@ First come first served without prefix caching; `simulator.engine` is the refere
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -312,7 +313,7 @@ def _leap(
 
 
 @njit(cache=True)
-def advance(
+def _advance(
     table: Array,
     times: Array,
     order: Array,
@@ -627,3 +628,50 @@ def advance(
                 )
             ):
                 _leap(table, order, state, clock, decode_lines, crossing, in_s, line_i, line_s)
+
+
+@njit(cache=True)
+def stops(
+    table: Array,
+    times: Array,
+    order: Array,
+    scheduled: Array,
+    free_slots: Array,
+    state: Array,
+    clock: Array,
+    in_s: Array,
+    in_i: Array,
+    out_i: Array,
+    out_s: Array,
+    line_i: Array,
+    line_s: Array,
+    coefficients: Array,
+    padded: Array,
+    decode_lines: Array,
+    crossing: Array,
+) -> Iterator[int]:
+    """Run on at every `next`, until Python is needed; yield why.
+
+    A generator keeps its arrays: handing all of them over anew costs a microsecond a call, more than most of
+    the work between two stops.
+    """
+    while True:
+        yield _advance(
+            table,
+            times,
+            order,
+            scheduled,
+            free_slots,
+            state,
+            clock,
+            in_s,
+            in_i,
+            out_i,
+            out_s,
+            line_i,
+            line_s,
+            coefficients,
+            padded,
+            decode_lines,
+            crossing,
+        )
