@@ -69,10 +69,13 @@ class OnTime(Fast):
             due_s = min(due_s, request.deadline_s - service_s)
         return due_s - _MARGIN_S
 
-    def _forget_due(self, request: RequestView) -> None:
-        self._due_s.pop(request.request_id, None)
+    def _forget_due(self, request: RequestView) -> bool:
+        """`request` is on time no more; return whether it was."""
+        if self._due_s.pop(request.request_id, None) is None:
+            return False
         self._due.discard(request)
         self._on_time.discard(request)
+        return True
 
     # --- questions -------------------------------------------------------------------------------
     def select_next(self, engine: EngineView) -> RequestView | None:
@@ -80,17 +83,19 @@ class OnTime(Fast):
 
         Where none of the first few of one kind fits, one of the other may enter.
         """
-        self._expire(engine.now_s)
+        if self._due_s:
+            self._expire(engine.now_s)
         if not len(self._on_time):
             return super().select_next(engine)
+        room = self._room(engine)
         head = self._waiting.first()
         if head is None or not self._late_turn():
-            return self._fitting(self._on_time, engine) or self._next_fitting(engine) or self._on_time.first()
-        late = self._next_fitting(engine)
+            return self._fitting(self._on_time, room) or self._next_fitting(room) or self._on_time.first()
+        late = self._next_fitting(room)
         bid = self.bids[head.request_id]
         if late is not None or bid.passed >= self._passes:
             return late or head
-        other = self._fitting(self._on_time, engine)
+        other = self._fitting(self._on_time, room)
         bid.passed += other is not None
         return other or head
 
@@ -107,12 +112,11 @@ class OnTime(Fast):
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs; remember whose turn that was."""
+        late = not self._forget_due(request)
         bid = self.bids.get(request.request_id)
         if bid is not None:
-            late = request.request_id not in self._due_s
             self._entered_s = self._entered_s * _KEEP + bid.cost_s
             self._entered_late_s = self._entered_late_s * _KEEP + late * bid.cost_s
-        self._forget_due(request)
         super().on_admit(request, engine)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:

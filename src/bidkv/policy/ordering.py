@@ -20,7 +20,7 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
 
 
 _Entry = tuple[Any, int, RequestView, int]
-_LONGEST_FRONT = 8
+_LONGEST_FRONT = 32
 
 
 class WaitingHeap:
@@ -67,10 +67,9 @@ class WaitingHeap:
         if entry is None:
             return
         self._live.remove(entry[1])
-        for place, member in enumerate(self._front):
-            if member is entry:
-                del self._front[place]
-                return
+        if entry in self._front:
+            self._front.remove(entry)
+            return
         # Lazy deletion must not let the heap outgrow what is alive.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
             self._heap = [entry for entry in self._heap if entry[1] in self._live]
@@ -88,9 +87,9 @@ class WaitingHeap:
         front = self._front
         if len(front) < limit:
             self._fill(limit)
-        for _, _, request, size in front if len(front) <= limit else front[:limit]:
-            if size <= most:
-                return request
+        for entry in front if len(front) <= limit else front[:limit]:
+            if entry[3] <= most:
+                return entry[2]
         return None
 
     def _fill(self, count: int) -> bool:

@@ -62,7 +62,7 @@ class SelfTuningReserve:
         # Asked several times an event: comparisons instead of min and max, each figure read once.
         now_s, seen_s, num_blocks = engine.now_s, self._seen_s, engine.num_blocks
         self._seen_s = now_s
-        if seen_s is not None and now_s > seen_s:
+        if self.share and seen_s is not None and now_s > seen_s:
             self._lower(now_s - seen_s)
         wanted, least = int(self.share * num_blocks), engine.num_running // 2
         if wanted < least:

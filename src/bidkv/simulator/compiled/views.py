@@ -14,6 +14,8 @@ from bidkv.simulator.config import EngineConfig
 # A module's own names are found faster than another module's.
 _TOKENS, _COMPUTED, _HELD, _PREEMPTIONS = at.TOKENS, at.COMPUTED, at.HELD, at.PREEMPTIONS
 _UID, _PLACE, _WAITING = at.UID, at.PLACE, at.WAITING
+_NOW_S, _FREE, _RUNNING_COUNT, _WAITING_COUNT = at.NOW_S, at.FREE, at.RUNNING_COUNT, at.WAITING_COUNT
+_STEPS, _SCHEDULED_TOKENS = at.STEPS, at.SCHEDULED_TOKENS
 
 
 class KernelRequest:
@@ -114,12 +116,12 @@ class KernelView:
     @property
     def now_s(self) -> float:
         """Seconds on the simulated clock."""
-        return self._clock[at.NOW_S]
+        return self._clock[_NOW_S]
 
     @property
     def free_blocks(self) -> int:
         """Blocks nobody holds."""
-        return self._state[at.FREE]
+        return self._state[_FREE]
 
     @property
     def used_blocks_in_step(self) -> int:
@@ -138,7 +140,7 @@ class KernelView:
         return self._running_now
 
     def _read_running(self) -> tuple[KernelRequest, ...]:
-        slots = self._running[: self._state[at.RUNNING_COUNT]]
+        slots = self._running[: self._state[_RUNNING_COUNT]]
         views = self.views
         uids = self._ints[at.UID, slots].tolist()
         return tuple(
@@ -148,12 +150,12 @@ class KernelView:
     @property
     def num_running(self) -> int:
         """Requests that run."""
-        return self._state[at.RUNNING_COUNT]
+        return self._state[_RUNNING_COUNT]
 
     @property
     def num_waiting(self) -> int:
         """Requests that wait."""
-        return self._state[at.WAITING_COUNT]
+        return self._state[_WAITING_COUNT]
 
     @property
     def num_prefilling(self) -> int:
@@ -163,12 +165,12 @@ class KernelView:
     @property
     def num_steps(self) -> int:
         """Steps run so far."""
-        return self._state[at.STEPS]
+        return self._state[_STEPS]
 
     @property
     def num_scheduled_tokens(self) -> int:
         """Tokens computed so far."""
-        return self._state[at.SCHEDULED_TOKENS]
+        return self._state[_SCHEDULED_TOKENS]
 
     def waiting(self) -> Sequence[KernelRequest]:
         """The waiting requests in the engine's order."""
