@@ -160,25 +160,16 @@ class Fast(Policy):
         room = free - self.reserve.blocks(engine)
         return room, room - GROWTH_BLOCKS * running
 
-    def _fitting(self, queue: WaitingHeap, room: tuple[int, int]) -> RequestView | None:
-        """Return the head of a queue if it fits, else the first behind it that fits with room to grow."""
-        head = queue.first()
-        if head is None or self.bids[head.request_id].blocks <= room[0]:
-            return head
-        return queue.first_fitting(room[1], 1 + LOOK_PAST) if room[1] > 0 else None
-
-    def _next_fitting(self, room: tuple[int, int]) -> RequestView | None:
-        """Return who enters now, the head or one in its place; None while the head waits for memory."""
-        head = self._waiting.first()
-        if head is None:
-            return None
+    def _next_fitting(self, head: RequestView, room: tuple[int, int]) -> RequestView | None:
+        """Return who enters now, `head` or one in its place; None while it waits for memory."""
         bid = self.bids[head.request_id]
         if bid.blocks <= room[0]:
             return head
-        if bid.passed >= self._passes:
+        if room[1] <= 0 or bid.passed >= self._passes:
             return None
-        other = self._fitting(self._waiting, room)
-        bid.passed += other is not None
+        other = self._waiting.first_fitting(room[1], 1 + LOOK_PAST)
+        if other is not None:
+            bid.passed += 1
         return other
 
     # --- questions -------------------------------------------------------------------------------
@@ -195,7 +186,7 @@ class Fast(Policy):
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return the first in the order, or one of the next few where the first does not fit."""
         head = self._waiting.first()
-        return None if head is None else self._next_fitting(self._room(engine)) or head
+        return None if head is None else self._next_fitting(head, self._room(engine)) or head
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bidkv.policy.fair import DEFAULT_PREEMPTION_CAP
-from bidkv.policy.fast import Fast
+from bidkv.policy.fast import LOOK_PAST, Fast
 from bidkv.policy.ordering import WaitingHeap
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
@@ -85,19 +85,29 @@ class OnTime(Fast):
         """
         if self._due_s:
             self._expire(engine.now_s)
-        if not len(self._on_time):
-            return super().select_next(engine)
+        cheapest, head = self._on_time.first(), self._waiting.first()
+        if cheapest is None and head is None:
+            return None
         room = self._room(engine)
-        head = self._waiting.first()
-        if head is None or not self._late_turn():
-            return self._fitting(self._on_time, room) or self._next_fitting(room) or self._on_time.first()
-        late = self._next_fitting(room)
+        if cheapest is None:
+            return self._next_fitting(head, room) or head
+        if head is None:
+            return self._next_on_time(cheapest, room) or cheapest
+        if not self._late_turn():
+            return self._next_on_time(cheapest, room) or self._next_fitting(head, room) or cheapest
+        late = self._next_fitting(head, room)
         bid = self.bids[head.request_id]
         if late is not None or bid.passed >= self._passes:
             return late or head
-        other = self._fitting(self._on_time, room)
+        other = self._next_on_time(cheapest, room)
         bid.passed += other is not None
         return other or head
+
+    def _next_on_time(self, cheapest: RequestView, room: tuple[int, int]) -> RequestView | None:
+        """Return who of those on time enters now, the cheapest or one of the next few; None if none fits."""
+        if self.bids[cheapest.request_id].blocks <= room[0]:
+            return cheapest
+        return self._on_time.first_fitting(room[1], 1 + LOOK_PAST) if room[1] > 0 else None
 
     def _late_turn(self) -> bool:
         return self._late_share > 0.0 and self._entered_late_s <= self._late_share * self._entered_s

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from bisect import insort
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -30,12 +30,13 @@ class WaitingHeap:
     first.
     """
 
-    __slots__ = ("_entries", "_front", "_heap", "_live", "_next")
+    __slots__ = ("_entries", "_front", "_front_sizes", "_heap", "_live", "_next")
 
     def __init__(self) -> None:
         # The smallest members in order, so that looking at the first few costs no heap operation; whatever is
         # in the heap comes after them. Who left is dropped from the front at once, from the heap lazily.
         self._front: list[_Entry] = []
+        self._front_sizes: list[int] = []
         self._heap: list[_Entry] = []
         self._entries: dict[str, _Entry] = {}
         self._live: set[int] = set()
@@ -57,9 +58,12 @@ class WaitingHeap:
         if not front or front[-1] < entry:
             heapq.heappush(self._heap, entry)
             return
-        insort(front, entry)
+        place = bisect(front, entry)
+        front.insert(place, entry)
+        self._front_sizes.insert(place, size)
         if len(front) > _LONGEST_FRONT:
             heapq.heappush(self._heap, front.pop())
+            self._front_sizes.pop()
 
     def discard(self, request: RequestView) -> None:
         """`request` leaves; unknown ones are ignored."""
@@ -67,8 +71,10 @@ class WaitingHeap:
         if entry is None:
             return
         self._live.remove(entry[1])
-        if entry in self._front:
-            self._front.remove(entry)
+        front = self._front
+        if entry in front:
+            place = front.index(entry)
+            del front[place], self._front_sizes[place]
             return
         # Lazy deletion must not let the heap outgrow what is alive.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
@@ -84,13 +90,16 @@ class WaitingHeap:
 
     def first_fitting(self, most: int, limit: int) -> RequestView | None:
         """Return the first of the `limit` smallest members whose size is at most `most`, or None."""
-        front = self._front
-        if len(front) < limit:
+        if len(self._front) < limit:
             self._fill(limit)
-        for entry in front if len(front) <= limit else front[:limit]:
-            if entry[3] <= most:
-                return entry[2]
-        return None
+        sizes = self._front_sizes
+        if len(sizes) > limit:
+            sizes = sizes[:limit]
+        # Mostly nobody fits, and finding the smallest is much faster than looking at them one by one.
+        if not sizes or min(sizes) > most:
+            return None
+        place = next(place for place, size in enumerate(sizes) if size <= most)
+        return self._front[place][2]
 
     def _fill(self, count: int) -> bool:
         """Move members from the heap to the front until it holds `count`; False when they are too few."""
@@ -99,6 +108,7 @@ class WaitingHeap:
             entry = heapq.heappop(heap)
             if entry[1] in live:
                 front.append(entry)
+                self._front_sizes.append(entry[3])
         return len(front) >= count
 
 

@@ -98,13 +98,15 @@ class RemainingTokens:
 
 def _bucket(tokens: int) -> int:
     # bit_length finds the doubling; the fraction of it is cut into equal parts.
-    doubling = max(tokens, 1).bit_length() - 1
-    part = ((max(tokens, 1) - (1 << doubling)) * _BUCKETS_PER_DOUBLING) >> doubling
-    return min(doubling * _BUCKETS_PER_DOUBLING + part, _BUCKETS - 1)
+    doubling = (tokens | 1).bit_length() - 1
+    part = (((tokens or 1) - (1 << doubling)) * _BUCKETS_PER_DOUBLING) >> doubling
+    index = doubling * _BUCKETS_PER_DOUBLING + part
+    return index if index < _BUCKETS else _BUCKETS - 1
 
 
 def _prompt_class(tokens: int) -> int:
     # Two classes a doubling: 2^k to 1.5 * 2^k, and from there to 2^(k+1).
-    doubling = max(tokens, 1).bit_length() - 1
+    doubling = (tokens | 1).bit_length() - 1
     upper_half = (tokens >> (doubling - 1)) & 1 if doubling else 0
-    return min(2 * doubling + upper_half, _PROMPT_CLASSES - 1)
+    index = 2 * doubling + upper_half
+    return index if index < _PROMPT_CLASSES else _PROMPT_CLASSES - 1

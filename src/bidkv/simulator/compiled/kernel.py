@@ -471,25 +471,27 @@ def _advance(
                         state[PHASE] = P_ADMIT
                         return ASK_NEXT
                     slot = state[NEXT_SLOT]
-                kept_free = 0
-                if state[RUNNING_COUNT] > 0:
-                    kept_free = state[WATERMARK]
-                    if state[KEEPS_RESERVE]:
-                        if state[RESERVE] < 0:
-                            state[PHASE] = P_ADMIT
-                            return ASK_RESERVE
-                        kept_free = max(kept_free, state[RESERVE])
                 tokens = table[TOKENS, slot]
                 if 0 < state[THRESHOLD] < tokens and state[RUNNING_COUNT] + state[WAITING_COUNT] > 1:
                     tokens = state[THRESHOLD]
-                if tokens > state[BUDGET]:
-                    if state[CHUNKED] == 0:
-                        break
-                    tokens = state[BUDGET]
+                in_budget = tokens <= state[BUDGET]
+                tokens = min(tokens, state[BUDGET])
                 blocks = -(-tokens // size)
                 whole = blocks
                 if state[FULL_ISL]:
                     whole = max(whole, -(-min(table[TOKENS, slot], state[MODEL_LEN]) // size))
+                kept_free = 0
+                if state[RUNNING_COUNT] > 0:
+                    kept_free = state[WATERMARK]
+                    # A policy that chooses looked at the memory in this moment: its reserve is asked for only
+                    # where it decides. Others learn from being asked.
+                    if state[KEEPS_RESERVE] and not (state[CHOOSES_NEXT] and whole + kept_free > state[FREE]):
+                        if state[RESERVE] < 0:
+                            state[PHASE] = P_ADMIT
+                            return ASK_RESERVE
+                        kept_free = max(kept_free, state[RESERVE])
+                if not in_budget and state[CHUNKED] == 0:
+                    break
                 if whole + kept_free > state[FREE]:
                     state[BLOCKED] = 1
                     break
