@@ -18,6 +18,17 @@ def test_a_cap_keeps_those_below_it_in_order(limit: int, preempted: list[int]) -
     assert eligible is not requests
 
 
+@given(
+    limit=st.none() | st.integers(1, 40),
+    preempted=st.lists(st.integers(0, 40), max_size=10),
+    more=st.integers(0, 3),
+)
+def test_a_bound_on_all_counts_changes_no_answer(limit: int | None, preempted: list[int], more: int) -> None:
+    requests = [FakeRequest(f"r{i}", num_preemptions=count) for i, count in enumerate(preempted)]
+    cap = PreemptionCap(limit)
+    assert cap.eligible(requests, max(preempted, default=0) + more) == cap.eligible(requests)
+
+
 @pytest.mark.parametrize(
     ("preemptions", "generated", "expected"),
     [(31, 0, True), (32, 0, False), (32, 15, False), (32, 16, True), (62, 480, False), (61, 480, True)],

@@ -124,6 +124,7 @@ def test_no_extra_argument_of_a_client_fails_a_vllm_request(
         num_preemptions=0,
         num_prompt_tokens=1,
         max_tokens=16,
+        _output_token_ids=[],
     )
     view = VllmRequest(request, 1.0, {}, 100)
     assert view.weight > 0

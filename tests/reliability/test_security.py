@@ -93,10 +93,18 @@ def content_beyond_its_length(source: str) -> list[str]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "len"
         for argument in node.args
     }
+    # The list itself may be kept under a name that is watched as well.
+    kept = {
+        id(end)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.AnnAssign) and node.value is not None
+        for end in (node.target, node.value)
+        if isinstance(node.target, ast.Attribute) and node.target.attr in CONTENT
+    }
     return [
         f"line {node.lineno}: .{node.attr}"
         for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr in CONTENT and id(node) not in lengths
+        if isinstance(node, ast.Attribute) and node.attr in CONTENT and id(node) not in lengths | kept
     ]
 
 
@@ -115,7 +123,8 @@ def test_nothing_inside_an_engine_reads_more_of_a_prompt_or_an_output_than_its_l
 @pytest.mark.parametrize("source", ["log(req.output_ids)", "len(r.prompt_token_ids[:9])", "f'{r.prompt}'"])
 def test_the_search_for_content_finds_it(source: str) -> None:
     assert content_beyond_its_length(source)
-    assert not content_beyond_its_length("len(req.output_ids)")
+    assert content_beyond_its_length("self.tokens: list[int] = req.output_ids")
+    assert not content_beyond_its_length("self.output_ids: list[int] = req.output_ids; len(self.output_ids)")
 
 
 # --- dependencies ------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def test_blocks_held_alone_are_counted_as_a_scan_would(policy, base, every):
         _, scheduler = run_ours(case, policy, base, before_step=compare)
         sharing = scheduler.bidkv.glue.engine._sharing
         assert not sharing._holders, "blocks of requests that left are remembered"
-        assert not sharing._holdings
+        assert not sharing._known
         assert scheduler.bidkv.controller.counters.failures == 0
     assert shared > 100, "nothing was shared: the comparison proves little"
 
@@ -68,7 +68,7 @@ def test_what_only_events_change_is_copied_at_a_sessions_next_turn():
         scheduler.add_request(turn)
         while scheduler.get_num_unfinished_requests():
             output = scheduler.schedule()
-            view = scheduler.bidkv.glue.engine.views["session"]
+            (view,) = scheduler.bidkv.glue.engine.views.values()
             assert view.num_prompt_tokens == view.request.num_prompt_tokens
             assert view.max_tokens == view.request.max_tokens == case.requests[0].output_tokens
             scheduler.update_from_output(output, worker_output(scheduler, output))

@@ -36,9 +36,17 @@ class PreemptionCap:
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"preemption cap must be >= 1 or None, got {self.limit}")
 
-    def eligible(self, candidates: Sequence[RequestView]) -> list[RequestView]:
-        """Return the candidates within the bound, order kept."""
+    def eligible(self, candidates: Sequence[RequestView], at_most: int | None = None) -> list[RequestView]:
+        """Return the candidates within the bound, order kept.
+
+        Args:
+            candidates: running requests.
+            at_most: a number of preemptions that none of them exceeds, where the engine knows one: mostly it
+                tells without a look at each of them that all are within the bound.
+        """
         limit = self.limit
+        if at_most is not None and at_most < (FRUITLESS_PREEMPTIONS if limit is None else limit):
+            return list(candidates)
         if limit is not None:
             return [request for request in candidates if request.num_preemptions < limit]
         return [

@@ -6,7 +6,7 @@ events change is copied at the event, since a slot is read ten times as fast as 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from bidkv.adapters.client_values import agent_name, positive_number, shown_cap
@@ -24,16 +24,19 @@ class VllmRequest:
     """
 
     __slots__ = (
-        "_blocks",
+        "_held",
         "_max_model_len",
         "_shown_cap",
         "agent_id",
         "arrival_s",
+        "blocks",
         "deadline_s",
-        "holding",
         "max_tokens",
+        "num_noted_blocks",
         "num_preemptions",
         "num_prompt_tokens",
+        "num_shared_blocks",
+        "output_token_ids",
         "priority",
         "request",
         "request_id",
@@ -41,14 +44,14 @@ class VllmRequest:
     )
 
     def __init__(
-        self, request: Any, arrival_s: float, blocks: dict[str, list[Any]], max_model_len: int
+        self, request: Any, arrival_s: float, held: Mapping[str, list[Any]], max_model_len: int
     ) -> None:
         self.request = request
         self.request_id: str = request.request_id
         self.arrival_s = arrival_s
         # A copy: the engine's field is raised for a moment when a victim is named under `priority`.
         self.priority: int = request.priority
-        self._blocks = blocks
+        self._held = held
         self._max_model_len = max_model_len
         params = request.sampling_params
         extra = (params.extra_args if params is not None else None) or {}
@@ -57,9 +60,21 @@ class VllmRequest:
         self.weight = positive_number(extra.get(_EXTRA_PREFIX + "weight")) or 1.0
         self.agent_id = agent_name(extra.get(_EXTRA_PREFIX + "agent_id"))
         self._shown_cap = shown_cap(extra.get(_EXTRA_PREFIX + "max_tokens"))
-        # What `SharedBlocks` notes of its blocks.
-        self.holding: Any = None
+        # The engine's own lists, which it changes in place; their lengths are read for thousands at a time.
+        self.output_token_ids: Sequence[int] = request._output_token_ids
+        self.blocks: Sequence[Any] = ()
+        # Of those blocks, how many somebody else holds too, among how many: `SharedBlocks` keeps them.
+        self.num_shared_blocks = 0
+        self.num_noted_blocks = 0
         self.reread()
+
+    def admitted(self) -> None:
+        """It runs and holds blocks now."""
+        self.blocks = self._held.get(self.request_id, ())
+
+    def left(self) -> None:
+        """It holds no blocks any more."""
+        self.blocks = ()
 
     def reread(self) -> None:
         """Copy what only events change: a preemption its count, a session's next turn prompt and cap."""
@@ -78,8 +93,7 @@ class VllmRequest:
     @property
     def num_output_tokens(self) -> int:
         """Tokens generated and returned so far; those still in flight are not counted."""
-        count: int = self.request.num_output_tokens
-        return count
+        return len(self.output_token_ids)
 
     @property
     def num_computed_tokens(self) -> int:
@@ -90,20 +104,25 @@ class VllmRequest:
     @property
     def num_held_blocks(self) -> int:
         """KV blocks it holds now."""
-        return len(self._blocks.get(self.request_id, ()))
+        return len(self._held.get(self.request_id, ()))
 
     def __repr__(self) -> str:
         return f"VllmRequest({self.request_id!r}, computed={self.num_computed_tokens})"
 
 
 class RunningRequests(Sequence[VllmRequest]):
-    """The running list as views, without a copy; the engine replaces its list now and then."""
+    """The running list as views, without a copy; the engine replaces its list now and then.
 
-    __slots__ = ("_scheduler", "_views")
+    Args:
+        scheduler: the engine's scheduler.
+        views: by the engine's own object, whose hash is its address: nothing of it has to be read.
+    """
 
-    def __init__(self, scheduler: Any, views: dict[str, VllmRequest]) -> None:
+    __slots__ = ("_scheduler", "_view")
+
+    def __init__(self, scheduler: Any, views: Mapping[Any, VllmRequest]) -> None:
         self._scheduler = scheduler
-        self._views = views
+        self._view = views.__getitem__
 
     def __len__(self) -> int:
         return len(self._scheduler.running)
@@ -114,10 +133,7 @@ class RunningRequests(Sequence[VllmRequest]):
     def __getitem__(self, index: slice) -> list[VllmRequest]: ...
     def __getitem__(self, index: int | slice) -> VllmRequest | list[VllmRequest]:
         chosen = self._scheduler.running[index]
-        if isinstance(index, slice):
-            return [self._views[request.request_id] for request in chosen]
-        return self._views[chosen.request_id]
+        return list(map(self._view, chosen)) if isinstance(index, slice) else self._view(chosen)
 
     def __iter__(self) -> Iterator[VllmRequest]:
-        views = self._views
-        return iter([views[request.request_id] for request in self._scheduler.running])
+        return map(self._view, list(self._scheduler.running))
