@@ -282,7 +282,7 @@ class Controller:
         return self._next
 
     def ask_next(self, engine: EngineView) -> RequestView | None:
-        """Like :meth:`select_next`, for an engine that remembers the answer until the next event itself."""
+        """Like :meth:`select_next`, for an engine that remembers the answer until the next event."""
         request: Any = self._ask(self._policy.select_next, engine)
         if not self._active:
             return None
@@ -309,7 +309,7 @@ class Controller:
         return self._reserve
 
     def ask_reserve(self, engine: EngineView) -> int:
-        """Like :meth:`reserve_blocks`, for an engine that remembers the answer until the next event itself."""
+        """Like :meth:`reserve_blocks`, for an engine that remembers the answer until the next event."""
         answer: Any = self._ask(self._policy.reserve_blocks, engine)
         if not self._active:
             return 0
