@@ -84,22 +84,23 @@ class WaitingHeap:
     def first(self) -> RequestView | None:
         """Return the member with the smallest key, or None."""
         front = self._front
-        if not front and not self._fill(1):
-            return None
-        return front[0][2]
+        if front or self._fill(1):
+            return front[0][2]
+        return None
 
     def first_fitting(self, most: int, limit: int) -> RequestView | None:
         """Return the first of the `limit` smallest members whose size is at most `most`, or None."""
-        if len(self._front) < limit:
-            self._fill(limit)
         sizes = self._front_sizes
-        if len(sizes) > limit:
+        if len(sizes) < limit and self._heap:
+            self._fill(limit)
+        elif len(sizes) > limit:
             sizes = sizes[:limit]
         # Mostly nobody fits, and finding the smallest is much faster than looking at them one by one.
-        if not sizes or min(sizes) > most:
-            return None
-        place = next(place for place, size in enumerate(sizes) if size <= most)
-        return self._front[place][2]
+        if sizes and min(sizes) <= most:
+            for place, size in enumerate(sizes):
+                if size <= most:
+                    return self._front[place][2]
+        return None
 
     def _fill(self, count: int) -> bool:
         """Move members from the heap to the front until it holds `count`; False when they are too few."""

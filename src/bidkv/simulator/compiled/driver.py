@@ -257,12 +257,12 @@ class CompiledRun:
     def _choose_victims(self) -> None:
         victims: Any = self._control.before_step(self.view)
         if victims:
-            chosen = {victim._slot for victim in victims}
-            self._ints[at.NAMED, list(chosen)] = self._state[at.STEPS] + 1
-            count = int(self._state[at.RUNNING_COUNT])
-            order = [slot for slot in self._running[:count].tolist() if slot not in chosen]
-            order.extend(victim._slot for victim in reversed(victims))
-            self._running[:count] = order
+            chosen = [victim._slot for victim in victims]
+            self.view.name_victims(chosen)
+            running = self._running[: self._words[at.RUNNING_COUNT]]
+            order = [slot for slot in running.tolist() if slot not in chosen]
+            order.extend(reversed(chosen))
+            running[:] = order
 
     def _choose_next(self) -> None:
         # The kernel remembers answers itself and asks again only after an event the policy may not listen to.

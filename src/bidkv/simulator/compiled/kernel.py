@@ -61,6 +61,7 @@ from bidkv.simulator.compiled.layout import (
     LEAP,
     MAX_SEQS,
     MODEL_LEN,
+    MOST_PREEMPTIONS,
     NAMED,
     NEED_INPUT,
     NEED_SLOTS,
@@ -421,6 +422,8 @@ def _advance(
                     table[HELD, victim] = 0
                     table[COMPUTED, victim] = 0
                     table[PREEMPTIONS, victim] += 1
+                    if table[PREEMPTIONS, victim] > state[MOST_PREEMPTIONS]:
+                        state[MOST_PREEMPTIONS] = table[PREEMPTIONS, victim]
                     table[PLACE, victim] = WAITING
                     state[PREEMPTION_TOTAL] += 1
                     state[PREEMPTED_COUNT] += 1

@@ -140,12 +140,9 @@ class KernelView:
         return self._running_now
 
     def _read_running(self) -> tuple[KernelRequest, ...]:
-        slots = self._running[: self._state[_RUNNING_COUNT]]
-        views = self.views
-        uids = self._ints[at.UID, slots].tolist()
-        return tuple(
-            [views.get(uid) or self.request(slot) for uid, slot in zip(uids, slots.tolist(), strict=True)]
-        )
+        views, uids = self.views, self._rows[_UID]
+        slots = self._running[: self._state[_RUNNING_COUNT]].tolist()
+        return tuple([views.get(uids[slot]) or self.request(slot) for slot in slots])
 
     @property
     def num_running(self) -> int:
@@ -161,6 +158,11 @@ class KernelView:
     def num_prefilling(self) -> int:
         """Running requests with more than one token to compute."""
         return self._state[at.PREFILLING_COUNT]
+
+    @property
+    def most_preemptions(self) -> int:
+        """How often the request that was preempted most was, of all so far."""
+        return self._state[at.MOST_PREEMPTIONS]
 
     @property
     def num_steps(self) -> int:
@@ -211,7 +213,16 @@ class KernelView:
         if not excluded:
             return int(block_demand(self._ints, self._running, self._state_array))
         marked = [request._slot for request in self.running if request.request_id in excluded]
-        self._ints[at.EXCLUDED, marked] = 1
+        row = self._rows[at.EXCLUDED]
+        for slot in marked:
+            row[slot] = 1
         demand = int(block_demand(self._ints, self._running, self._state_array))
-        self._ints[at.EXCLUDED, marked] = 0
+        for slot in marked:
+            row[slot] = 0
         return demand
+
+    def name_victims(self, slots: Sequence[int]) -> None:
+        """The policy named the requests in these slots for the coming step."""
+        row, step = self._rows[at.NAMED], self._state[_STEPS] + 1
+        for slot in slots:
+            row[slot] = step
