@@ -314,7 +314,7 @@ def _leap(
 
 
 @njit(cache=True)
-def _advance(
+def stops(
     table: Array,
     times: Array,
     order: Array,
@@ -332,8 +332,12 @@ def _advance(
     padded: Array,
     decode_lines: Array,
     crossing: Array,
-) -> int:
-    """Run until Python is needed; return why."""
+) -> Iterator[int]:
+    """Run on at every `next`, until Python is needed; yield why.
+
+    A generator keeps its arrays: handing all of them over anew costs a microsecond a call, more than most of
+    the work between two stops.
+    """
     size = state[BLOCK_SIZE]
     while True:
         phase = state[PHASE]
@@ -343,9 +347,11 @@ def _advance(
                 position = state[INPUT_POSITION]
                 if position >= state[INPUT_LENGTH]:
                     if state[INPUT_LAST] == 0 and (idle or clock[NOW_S] >= clock[UNTIL_S]):
-                        return NEED_INPUT
+                        yield NEED_INPUT
+                        continue
                     if idle:
-                        return DONE
+                        yield DONE
+                        continue
                     break
                 arrival = in_s[position]
                 if idle and arrival > clock[NOW_S]:
@@ -353,7 +359,8 @@ def _advance(
                 if arrival > clock[NOW_S]:
                     break
                 if state[FREE_SLOTS] == 0:
-                    return NEED_SLOTS
+                    yield NEED_SLOTS
+                    continue
                 state[FREE_SLOTS] -= 1
                 slot = free_slots[state[FREE_SLOTS]]
                 state[INPUT_POSITION] += 1
@@ -378,7 +385,7 @@ def _advance(
                 _forget_answers(state)
                 if state[HEARS_ARRIVAL]:
                     state[EVENT_SLOT] = slot
-                    return TELL_ARRIVAL
+                    yield TELL_ARRIVAL
             state[PHASE] = P_BEFORE
 
         elif phase == P_BEFORE:
@@ -387,7 +394,7 @@ def _advance(
             if state[CHOOSES_VICTIMS] and running >= 2:
                 bound = running + (state[BUDGET_MAX] // size + 1 if state[PREFILLING_COUNT] else 0)
                 if state[FREE] < bound and block_demand(table, order, state) > state[FREE]:
-                    return ASK_VICTIMS
+                    yield ASK_VICTIMS
 
         elif phase == P_START:
             state[INDEX] = 0
@@ -444,7 +451,7 @@ def _advance(
                         state[PHASE] = P_RUN  # look at the same request again
                     if state[HEARS_PREEMPT]:
                         state[EVENT_SLOT], state[EVENT_LOST] = victim, lost
-                        return TELL_PREEMPT
+                        yield TELL_PREEMPT
                     break
                 if need > 0:
                     state[FREE] -= need
@@ -472,7 +479,8 @@ def _advance(
                         break
                     if state[NEXT_SLOT] < 0:
                         state[PHASE] = P_ADMIT
-                        return ASK_NEXT
+                        yield ASK_NEXT
+                        break
                     slot = state[NEXT_SLOT]
                 tokens = table[TOKENS, slot]
                 if 0 < state[THRESHOLD] < tokens and state[RUNNING_COUNT] + state[WAITING_COUNT] > 1:
@@ -491,7 +499,8 @@ def _advance(
                     if state[KEEPS_RESERVE] and not (state[CHOOSES_NEXT] and whole + kept_free > state[FREE]):
                         if state[RESERVE] < 0:
                             state[PHASE] = P_ADMIT
-                            return ASK_RESERVE
+                            yield ASK_RESERVE
+                            break
                         kept_free = max(kept_free, state[RESERVE])
                 if not in_budget and state[CHUNKED] == 0:
                     break
@@ -516,7 +525,8 @@ def _advance(
                 if state[HEARS_ADMIT]:
                     state[EVENT_SLOT] = slot
                     state[PHASE] = P_ADMIT
-                    return TELL_ADMIT
+                    yield TELL_ADMIT
+                    break
 
         elif phase == P_PASS_TIME:
             state[USED] = state[NUM_BLOCKS] - state[FREE]
@@ -587,7 +597,8 @@ def _advance(
                     state[FREE_SLOTS] += 1
                     state[RECYCLE] = -1
                 if state[OUTPUT_LENGTH] >= out_i.shape[1]:
-                    return OUTPUT_FULL
+                    yield OUTPUT_FULL
+                    continue
                 slot = scheduled[0, state[INDEX]]
                 state[INDEX] += 1
                 state[FREE] += table[HELD, slot]
@@ -606,7 +617,7 @@ def _advance(
                 _forget_answers(state)
                 if state[HEARS_FINISH]:
                     state[EVENT_SLOT] = slot
-                    return TELL_FINISH
+                    yield TELL_FINISH
             if state[RECYCLE] >= 0:
                 free_slots[state[FREE_SLOTS]] = state[RECYCLE]
                 state[FREE_SLOTS] += 1
@@ -633,50 +644,3 @@ def _advance(
                 )
             ):
                 _leap(table, order, state, clock, decode_lines, crossing, in_s, line_i, line_s)
-
-
-@njit(cache=True)
-def stops(
-    table: Array,
-    times: Array,
-    order: Array,
-    scheduled: Array,
-    free_slots: Array,
-    state: Array,
-    clock: Array,
-    in_s: Array,
-    in_i: Array,
-    out_i: Array,
-    out_s: Array,
-    line_i: Array,
-    line_s: Array,
-    coefficients: Array,
-    padded: Array,
-    decode_lines: Array,
-    crossing: Array,
-) -> Iterator[int]:
-    """Run on at every `next`, until Python is needed; yield why.
-
-    A generator keeps its arrays: handing all of them over anew costs a microsecond a call, more than most of
-    the work between two stops.
-    """
-    while True:
-        yield _advance(
-            table,
-            times,
-            order,
-            scheduled,
-            free_slots,
-            state,
-            clock,
-            in_s,
-            in_i,
-            out_i,
-            out_s,
-            line_i,
-            line_s,
-            coefficients,
-            padded,
-            decode_lines,
-            crossing,
-        )
