@@ -86,11 +86,9 @@ class OnTime(Fast):
         if self._due_s:
             self._expire(engine.now_s)
         cheapest, head = self._on_time.first(), self._waiting.first()
-        if cheapest is None and head is None:
-            return None
-        room = self._room(engine)
         if cheapest is None:
-            return self._next_fitting(head, room) or head
+            return super().select_next(engine)
+        room = self._room(engine)
         if head is None:
             return self._next_on_time(cheapest, room) or cheapest
         if not self._late_turn():
