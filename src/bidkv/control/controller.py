@@ -289,7 +289,11 @@ class Controller:
         if request is None:
             self.counters.gate_refusals += 1
             return None if engine.running else next(iter(engine.waiting()), None)
-        if not _is_waiting(engine, request):
+        try:
+            waits = engine.is_waiting(request)
+        except Exception:  # not a request at all: whatever its attributes do when they are read
+            waits = False
+        if not waits:
             self._fail("invalid_answer", f"next request {_describe(request)} does not wait")
             return None
         chosen: RequestView = request
@@ -459,13 +463,6 @@ def _position(candidates: Sequence[RequestView], victim: object) -> int | None:
 def _tail(running: Sequence[RequestView], gone: Set[str]) -> RequestView | None:
     """Whom the engine's own rule would preempt next, once `gone` are."""
     return next((request for request in reversed(running) if request.request_id not in gone), None)
-
-
-def _is_waiting(engine: EngineView, request: Any) -> bool:
-    try:
-        return engine.is_waiting(request)
-    except Exception:  # not a request at all: whatever its attributes do when they are read
-        return False
 
 
 def _describe(value: object) -> str:

@@ -153,7 +153,7 @@ class CompiledRun:
         handlers, view, breaker = self._handlers, self.view, self._control.breaker
         while True:
             reason: int = next(self._stops)
-            view.refresh()
+            view.running_now = None
             if reason <= _NEED_INPUT:
                 return reason
             handlers[reason]()

@@ -24,6 +24,7 @@ class KernelRequest:
     __slots__ = (
         "_rows",
         "_slot",
+        "_uid",
         "agent_id",
         "arrival_s",
         "deadline_s",
@@ -34,9 +35,10 @@ class KernelRequest:
         "weight",
     )
 
-    def __init__(self, rows: list[memoryview[int]], slot: int, source: WorkloadRequest) -> None:
+    def __init__(self, rows: list[memoryview[int]], slot: int, uid: int, source: WorkloadRequest) -> None:
         self._rows = rows
         self._slot = slot
+        self._uid = uid
         # What never changes is copied: policies read a name dozens of times.
         self.request_id = source.request_id
         self.arrival_s = source.arrival_s
@@ -86,7 +88,8 @@ class KernelView:
         self.max_num_batched_tokens = config.max_num_batched_tokens
         self.prefix_caching = False
         self.views: dict[int, KernelRequest] = {}
-        self._running_now: tuple[KernelRequest, ...] | None = None
+        # The running requests as they were read; None: the kernel ran since.
+        self.running_now: tuple[KernelRequest, ...] | None = None
         self._live = live
         self._bind(ints)
         self._running = running
@@ -110,7 +113,7 @@ class KernelView:
         uid = self._rows[_UID][slot]
         view = self.views.get(uid)
         if view is None:
-            view = self.views[uid] = KernelRequest(self._rows, slot, self._live[uid])
+            view = self.views[uid] = KernelRequest(self._rows, slot, uid, self._live[uid])
         return view
 
     @property
@@ -128,16 +131,12 @@ class KernelView:
         """Blocks in use in the step that ran last."""
         return self._state[at.USED]
 
-    def refresh(self) -> None:
-        """The kernel ran: what was read from it no longer holds."""
-        self._running_now = None
-
     @property
     def running(self) -> Sequence[KernelRequest]:
         """The running requests in order."""
-        if self._running_now is None:
-            self._running_now = self._read_running()
-        return self._running_now
+        if self.running_now is None:
+            self.running_now = self._read_running()
+        return self.running_now
 
     def _read_running(self) -> tuple[KernelRequest, ...]:
         views, uids = self.views, self._rows[_UID]
@@ -187,8 +186,9 @@ class KernelView:
         """Whether `request` waits."""
         if not isinstance(request, KernelRequest):
             return False
-        rows, slot = self._rows, request._slot
-        return rows[_PLACE][slot] == _WAITING and self.views.get(rows[_UID][slot]) is request
+        rows, slot = request._rows, request._slot
+        # Not of another engine, still there and not in the slot of one that came later.
+        return rows is self._rows and rows[_PLACE][slot] == _WAITING and rows[_UID][slot] == request._uid
 
     def true_output_tokens(self, request: RequestView) -> int:
         """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
