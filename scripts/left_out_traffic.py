@@ -17,7 +17,12 @@ from bidkv.experiments.calibrate import Graphs, read_step_log
 from bidkv.experiments.calibrate.fitting import candidate, fit, predict
 
 STEPS = Path(__file__).parents[1] / "tests" / "data" / "h100" / "traffic" / "steps.csv"
-MODELS = ("max, padded, attention, history", "max, padded, attention, history, host per decode")
+MODELS = (
+    "max, padded, attention, history",
+    "max, padded, attention, history, host per decode",
+    "max, padded, attention, history, host per decode, graphs apart",
+    "max, padded, attention, history, host per decode, graphs apart, median cell",
+)
 RUNS = {10: "mixed, 8192 blocks", 11: "mixed, chunk 2048", 12: "mixed, chunk 512", 13: "uniform"}
 
 

@@ -31,15 +31,8 @@ UNPACK
       [[ "$build" != vllm ]] || sed -i -E 's/^(Version: .*)$/\1+cpu/' "$path"/vllm-*.dist-info/METADATA
     fi
   fi
-  without=()
-  # 0.24 reuses cached blocks in another order than the versions the simulator follows (docs/versions.md).
-  [[ "$version" != 0.24.* ]] || without=(--deselect
-    "tests/vllm/test_equivalence.py::test_the_simulator_repeats_the_real_scheduler[prefix caching]")
-  # 0.33 goes on with the step after a request of low priority has preempted itself.
-  [[ "$version" != 0.33.* ]] || without=(--deselect
-    "tests/vllm/test_equivalence.py::test_the_simulator_repeats_the_real_scheduler[priority]")
   log="$folder/$version.log"
-  if PYTHONPATH="$path" "$python" -m pytest -q -p no:cacheprovider --no-skips "${without[@]}" \
+  if PYTHONPATH="$path" "$python" -m pytest -q -p no:cacheprovider --no-skips \
     tests/vllm/test_equivalence.py tests/vllm/test_versions.py > "$log" 2>&1; then
     echo "vLLM $version: $(tail -n 1 "$log")"
   else

@@ -19,6 +19,7 @@ from bidkv.experiments.validation import (
     main,
     order_table,
     replays,
+    tail_table,
 )
 from bidkv.profiles import load_profile
 
@@ -42,12 +43,12 @@ def policies() -> list[Replay]:
 @pytest.mark.parametrize(
     ("figure", "bound", "bound_when_slow"),
     [
-        ("throughput_rps", 0.025, 0.08),
-        ("e2e_mean_s", 0.03, 0.10),
-        ("e2e_p99_s", 0.035, 0.09),
-        ("ttft_p50_s", 0.04, 0.08),
-        ("ttft_p99_s", 0.05, 0.17),
-        ("recompute_tax", 0.021, 0.015),  # points
+        ("throughput_rps", 0.0215, 0.085),
+        ("e2e_mean_s", 0.036, 0.10),
+        ("e2e_p99_s", 0.033, 0.09),
+        ("ttft_p50_s", 0.052, 0.065),
+        ("ttft_p99_s", 0.041, 0.19),
+        ("recompute_tax", 0.014, 0.025),  # points
     ],
 )
 def test_figures_are_as_close_as_claimed(
@@ -62,6 +63,7 @@ def test_figures_are_as_close_as_claimed(
 def test_the_page_shows_what_the_command_prints(compared: dict[str, Replay], policies: list[Replay]) -> None:
     page = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text(encoding="utf-8")
     assert closeness_table(list(compared.values())) in page
+    assert tail_table(DATA / "validation") in page
     assert order_table(policies, noise=0.02) in page
 
 
@@ -74,10 +76,40 @@ def test_without_arrivals_to_meet_every_step_and_preemption_is_the_real_one(
         assert row.simulated["preemptions"] == row.real["preemptions"] > 100
 
 
+# How close every figure is meant to be; one run that is not the slow one misses one of them, by a little.
+AIMS = {
+    "throughput_rps": 0.02,
+    "e2e_mean_s": 0.05,
+    "e2e_p99_s": 0.05,
+    "ttft_p50_s": 0.10,
+    "ttft_p99_s": 0.10,
+    "recompute_tax": 0.015,
+}
+
+
+def test_five_runs_of_seven_are_within_every_aim(compared: dict[str, Replay]) -> None:
+    missed = {
+        (name, figure)
+        for name, row in compared.items()
+        for figure, aim in AIMS.items()
+        if abs(row.difference(figure)) > aim
+    }
+    assert {name for name, _ in missed} == {SLOW, "m-512"}
+    assert [figure for name, figure in missed if name == "m-512"] == ["throughput_rps"]
+
+
 def test_the_slow_run_is_slow_where_only_decode_steps_are_left(compared: dict[str, Replay]) -> None:
     assert compared[SLOW].decode_tail < -0.08
-    same_traffic_smaller_chunks = compared["m-512"]
-    assert abs(same_traffic_smaller_chunks.decode_tail) < 0.03
+    before = [compared[name].decode_tail for name in ("law-1-1", "s-2048", "s-512")]
+    assert max(map(abs, before)) < 0.04
+    milliseconds = {}
+    for row in tail_table(DATA / "validation").splitlines()[2:]:
+        name, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        milliseconds[name] = [float(cell.split()[0]) if cell else None for cell in cells]
+    for requests in range(6):
+        slow, *others = (milliseconds[name][requests] for name in (SLOW, "s-2048", "s-512"))
+        assert slow is not None
+        assert all(other is not None and slow > 1.06 * other for other in others)
 
 
 @pytest.mark.parametrize("figure", ORDERED)
@@ -132,3 +164,12 @@ def test_a_broken_plan_is_named(
         (tmp_path / "plan.json").write_text(content)
     assert main(["--runs", str(tmp_path), "--profile", PROFILE]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_tails_need_no_profile_and_the_other_tables_do(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ["--runs", str(DATA / "validation")]
+    assert main([*runs, "--tails"]) == 0
+    assert capsys.readouterr().out.strip() == tail_table(DATA / "validation")
+    with pytest.raises(SystemExit):
+        main(runs)
+    assert "expected --profile or --tails" in capsys.readouterr().err

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from tests.vllm.cases import Case, Step, random_case
 from tests.vllm.harness import AsyncScheduler, Scheduler, run_case
@@ -16,16 +18,25 @@ LONE_PREFILL_IS_WHOLE = __version_tuple__[:2] >= (0, 31)
 """Since 0.31 a long prefill is not cut while its request is alone; the simulator does as the newer ones."""
 
 POLICIES = ("preempt-evict", "preempt-evict-sjf", "static-random", "largest-first", "bidkv", "lcf")
-OTHER_VICTIM_RULES = ("most-remaining", "pr-56897", "priority", "sglang_default", "slack_aware")
-LEARN_PRICES = ("fair", "fast")
-"""They look at how many requests run whenever one ends. Where several end in one step, vLLM keeps them in its
-list to the last and the simulator does not: what they learn differs a little, and rarely what they do."""
+OTHER_POLICIES = (
+    "fair",
+    "fast",
+    "on-time",
+    "most-remaining",
+    "pr-56897",
+    "priority",
+    "sglang_default",
+    "slack_aware",
+)
 
 KINDS = {
     "plain": {},
     "prefix caching": {"prefix_caching": True},
     "priority": {"scheduling_policy": "priority"},
 }
+NOT_SIMULATED = {(0, 24): "prefix caching", (0, 33): "priority"}
+"""What a version does differently from the one that the simulator follows (docs/versions.md)."""
+SIMULATED = [kind for kind in KINDS if kind != NOT_SIMULATED.get(__version_tuple__[:2])]
 
 
 def cases(kind: str, campaign: bool) -> list[Case]:
@@ -45,7 +56,7 @@ def test_the_engines_own_order_is_kept_to_the_letter(kind, base, campaign):
         assert counters.decisions == counters.failures == counters.preemptions_by_policy == 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", SIMULATED)
 def test_the_simulator_repeats_the_real_scheduler(kind, campaign, note_figures):
     """Tokens and victims of every step are equal, for the engine's own order and for every policy."""
     preempting = choosing_differently = steps = preemptions = 0
@@ -73,24 +84,15 @@ def test_the_simulator_repeats_the_real_scheduler(kind, campaign, note_figures):
     assert len({tuple(chosen) for chosen in victims.values()}) == len(POLICIES)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("policy", OTHER_VICTIM_RULES)
-def test_the_simulator_repeats_the_real_scheduler_under_the_other_victim_rules(policy, kind, campaign):
-    preemptions = 0
-    for case in comparable(kind, campaign)[: 60 if campaign else 6]:
-        preemptions += sum(len(step.preempted) for step in compare(case, policy))
-    assert preemptions > 20
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("policy", LEARN_PRICES)
-def test_policies_that_learn_prices_are_repeated_but_for_counted_exceptions(
+@pytest.mark.parametrize("kind", SIMULATED)
+@pytest.mark.parametrize("policy", OTHER_POLICIES)
+def test_the_simulator_repeats_the_real_scheduler_under_the_other_policies(
     policy, kind, campaign, note_figures
 ):
-    workloads = comparable(kind, campaign)[: 60 if campaign else 12]
-    different = [case.seed for case in workloads if len(set(map(tuple, both(case, policy)))) > 1]
-    note_figures(f"{kind}, {policy}: {len(workloads)} workloads, exceptions: {len(different)}")
-    assert len(different) <= 0.1 * len(workloads), f"seeds {different}"
+    workloads = comparable(kind, campaign)[: 60 if campaign else 8]
+    preemptions = sum(len(step.preempted) for case in workloads for step in compare(case, policy))
+    note_figures(f"{kind}, {policy}: {len(workloads)} workloads, {preemptions} preemptions, exceptions: 0")
+    assert preemptions > 20
 
 
 def comparable(kind: str, campaign: bool) -> list[Case]:
@@ -104,18 +106,12 @@ def comparable(kind: str, campaign: bool) -> list[Case]:
 
 def compare(case: Case, policy: str) -> list[Step]:
     """The steps of a case under a policy, the same from the real scheduler and from the simulator."""
-    real, simulated = both(case, policy)
-    assert simulated == real, f"seed {case.seed}, {policy}: first at step {first_difference(real, simulated)}"
-    return real
-
-
-def both(case: Case, policy: str) -> tuple[list[Step], list[Step]]:
-    """The steps of a case under a policy: the real scheduler's and the simulator's."""
     real, _ = run_ours(case, policy)
     inside = resolve(policy)
     by_priority = case.shape.scheduling_policy == "priority"
     simulated, _ = simulate_case(case, WithinClasses(inside) if by_priority else inside)
-    return real, simulated
+    assert simulated == real, f"seed {case.seed}, {policy}: first at step {first_difference(real, simulated)}"
+    return real
 
 
 def first_difference(left: list, right: list) -> int:
@@ -131,22 +127,29 @@ def test_who_is_named_is_preempted(kind, base, campaign, note_figures):
     preemptions = spared = 0
     for case in cases(kind, campaign)[: None if campaign else 10]:
         for policy in ("lcf", "largest-first", "bidkv", "static-random"):
-            named: dict[int, tuple[str, ...]] = {}
+            named: dict[int, dict[str, list[tuple[int, int]]]] = {}
 
             def watch(scheduler, named=named):
                 def write(victims):
-                    named[scheduler.current_step] = tuple(victim.request_id for victim in victims)
+                    named[scheduler.current_step] = {
+                        victim.request_id: [(block.block_id, block.ref_cnt) for block in victim.blocks]
+                        for victim in victims
+                    }
 
                 scheduler.bidkv.glue.on_victims = write
 
             steps, scheduler = run_ours(case, policy, base, prepare=watch)
             for number, step in enumerate(steps):
-                chosen = named.get(number, ())
+                chosen = tuple(named.get(number, ()))
                 assert step.preempted == chosen[: len(step.preempted)], f"seed {case.seed}, {policy}"
                 if len(step.preempted) < len(chosen):
-                    # The one exception: the tail was not reached, because the step's tokens were spent.
+                    # Memory was not short after all: the step's tokens were spent before the tail was
+                    # reached, or those preempted freed blocks together that none of them held alone.
                     spared += len(chosen) - len(step.preempted)
-                    assert sum(n for _, n in step.scheduled) == case.shape.max_num_batched_tokens
+                    held = Counter(holding for name in step.preempted for holding in named[number][name])
+                    together = any(holders == count > 1 for (_, holders), count in held.items())
+                    spent = sum(n for _, n in step.scheduled) == case.shape.max_num_batched_tokens
+                    assert together or spent, f"seed {case.seed}, {policy}"
             counters = scheduler.bidkv.controller.counters
             assert counters.preemptions_by_policy == sum(len(step.preempted) for step in steps)
             assert counters.preemptions_by_engine == counters.failures == 0

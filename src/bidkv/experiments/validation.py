@@ -1,14 +1,15 @@
 """Replays made on a real engine, simulated: how far off every figure is, and whether policies rank alike.
 
-    python -m bidkv.experiments.validation --runs DIRECTORY --profile NAME [--order]
+    python -m bidkv.experiments.validation --runs DIRECTORY --profile NAME [--order | --tails]
 
 The directory holds the plan of :mod:`bidkv.experiments.vllm.replay` as ``plan.json`` and one result file a
 run; a run's ``max_num_seqs`` (256) and ``async_scheduling`` (false) say how its engine was started. The
-simulator is given the plan and the profile alone. Both tables are Markdown.
+simulator is given the plan and the profile alone. All tables are Markdown.
 
 The last column of the first table needs no simulation: after the last first token only decode steps are
 left, of as many requests as the recorded timeline says, and the profile says how long those take. It tells a
-machine that was slow during a run from a model that is wrong elsewhere.
+machine that was slow during a run from a model that is wrong elsewhere. With ``--tails`` those recorded steps
+are all there is: their milliseconds by the number of requests left, run by run, no profile asked.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
+from statistics import median
 from types import NoneType
 from typing import Any
 
@@ -35,6 +37,7 @@ BLOCK_SIZE = 16
 _MOST = 10**9
 """Above every figure of a run that makes sense."""
 _FIGURES = ("throughput_rps", "e2e_mean_s", "e2e_p99_s", "ttft_p50_s", "ttft_p99_s", "recompute_tax")
+_TAIL_REQUESTS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32))
 ORDERED = ("e2e_mean_s", "recompute_tax", "throughput_rps")
 
 
@@ -103,6 +106,36 @@ def decode_tail(real: RunResult, profile: StepTimeProfile) -> float:
     return predicted_s / recorded_s - 1.0 if recorded_s else float("nan")
 
 
+def tail_table(directory: Path) -> str:
+    """Recorded milliseconds of a decode step after the last first token, by requests left, one row a run.
+
+    The median over the windows between two points of the timeline, and how many there are.
+
+    Raises:
+        OSError: the plan or a result is missing.
+        ValueError: a plan that is no JSON list of runs, or a broken result file.
+    """
+    head = (f"{low}" if low == high else f"{low}-{high}" for low, high in _TAIL_REQUESTS)
+    lines = [f"| run | {' | '.join(head)} |", "|---" * (len(_TAIL_REQUESTS) + 1) + "|"]
+    for spec in read_runs(directory / "plan.json"):
+        file = directory / f"{spec['name']}.json"
+        windows = _tail_windows(decode(file.read_text(encoding="utf-8"), str(file)))
+        cells = []
+        for low, high in _TAIL_REQUESTS:
+            found = [ms for fewest, most, ms in windows if low <= fewest and most <= high]
+            cells.append(f"{median(found):.2f} ({len(found)})" if found else "")
+        lines.append(f"| {spec['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _tail_windows(real: RunResult) -> list[tuple[int, int, float]]:
+    """Fewest and most requests of each window after the last first token, and milliseconds of its steps."""
+    since_s = max(record.first_token_s or 0.0 for record in real.records)
+    points = [point for point in real.timeline if point.time_s > since_s and point.running]
+    steps = real.totals.steps / max(1, len(real.timeline))
+    return [(b.running, a.running, 1e3 * (b.time_s - a.time_s) / steps) for a, b in pairwise(points)]
+
+
 def agreement(compared: Sequence[Replay], figure: str, noise: float) -> tuple[float, int]:
     """Kendall's tau of the policies' order by `figure`, and how many pairs it rests on.
 
@@ -164,7 +197,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--runs", type=Path, required=True, metavar="DIR", help="plan.json and one result file a run")
-    add("--profile", required=True, metavar="NAME|FILE", help="step-time profile")
+    add("--profile", metavar="NAME|FILE", help="step-time profile; --tails needs none")
+    add("--tails", action="store_true", help="print the recorded final decode steps alone")
     add("--order", action="store_true", help="compare the order of the policies instead")
     add(
         "--noise",
@@ -174,7 +208,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="smaller differences have no order (%(default)s)",
     )
     options = parser.parse_args(argv)
+    if options.profile is None and not options.tails:
+        parser.error("expected --profile or --tails")
     try:
+        if options.tails:
+            print(tail_table(options.runs))
+            return 0
         compared = replays(options.runs, load_profile(options.profile))
     except (OSError, ValueError) as error:
         print(f"bidkv: error: {error}", file=sys.stderr)

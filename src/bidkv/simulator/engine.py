@@ -424,7 +424,6 @@ class Engine:
 
     def _retire(self) -> None:
         gone = set(self.finished)
-        self.running = [request for request in self.running if request not in gone]
         self._expect_nothing_of(gone)
         for request in self.finished:
             if request in self._waiting:  # preempted while its last token was on its way
@@ -432,6 +431,8 @@ class Engine:
             self._release(request)
             self._close_life(request, request.num_computed_tokens)
             self._control.on_finish(request, self, completed=True)
+        # As in vLLM, which takes all that end with one step off its list at once, after the last of them.
+        self.running = [request for request in self.running if request not in gone]
 
     def _expect_nothing_of(self, gone: Set[SimRequest]) -> None:
         """What the step in flight computes for those who left is dropped."""

@@ -7,7 +7,8 @@ approached through p-norms of growing p, from a non-negative linear fit; no coef
 being a cost.
 
 A robust fit sits near the median, below the mean of right-skewed step times, yet a run's length is the sum of
-its steps. So the lines of a regime are scaled last, by one factor that makes the mean right.
+its steps. So the lines of a regime are scaled last, by one factor that makes the mean right: of all steps, or
+of the median cell, which a slow spell of the machine over some of the cells leaves where it was.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares, lsq_linear
 
-from bidkv.experiments.calibrate.step_log import Floats, StepLog
+from bidkv.experiments.calibrate.step_log import Floats, Ints, StepLog
 from bidkv.profiles import CostLine, Regime, StepTimeProfile
 from bidkv.profiles.model import padded_tokens
 
@@ -44,7 +45,11 @@ class Candidate:
         decode_gpu: of the GPU's line in decode steps.
         eager_host: of the host's line in steps with prefill launched kernel by kernel; when not empty, those
             in a captured graph have a host line too, a constant.
-        prefill_gpu: of the GPU's line in steps with prefill, in a graph or not: the kernels are the same.
+        prefill_gpu: of the GPU's line in steps with prefill.
+        graphs_apart: whether steps with prefill in a captured graph have a GPU line of their own. The kernels
+            are the same, but a small batch waits for the weights and a large one for its own products: one
+            line through both is too low for the batches in between.
+        median_cell: whether the level is that of the median cell, not of all steps together.
     """
 
     name: str
@@ -52,6 +57,8 @@ class Candidate:
     decode_gpu: Names
     eager_host: Names
     prefill_gpu: Names
+    graphs_apart: bool = False
+    median_cell: bool = False
 
 
 _BASE = ("base_s",)
@@ -81,6 +88,23 @@ CANDIDATES = (
         _DECODE,
         ("base_s", "per_decode_s"),
         _PREFILL + _ATTENTION + _HISTORY,
+    ),
+    Candidate(
+        "max, padded, attention, history, host per decode, graphs apart",
+        _BASE,
+        _DECODE,
+        ("base_s", "per_decode_s"),
+        _PREFILL + _ATTENTION + _HISTORY,
+        graphs_apart=True,
+    ),
+    Candidate(
+        "max, padded, attention, history, host per decode, graphs apart, median cell",
+        _BASE,
+        _DECODE,
+        ("base_s", "per_decode_s"),
+        _PREFILL + _ATTENTION + _HISTORY,
+        graphs_apart=True,
+        median_cell=True,
     ),
     Candidate(
         "max, padded, attention, history, per prefill",
@@ -169,18 +193,15 @@ def fit(log: StepLog, model: Candidate, name: str, graphs: Graphs, notes: str = 
     for kind, part in (("decode steps", decoding), ("steps with prefill", prefilling)):
         if not len(part):
             raise ValueError(f"{log.source}: expected some {kind}, found none: a profile needs both")
-    host, gpu = _fit_lines(decoding, graphs, {True: model.decode_host}, model.decode_gpu)
-    hosts_wanted = {True: model.eager_host[:1], False: model.eager_host}
-    hosts, prefill_gpu = _fit_lines(prefilling, graphs, hosts_wanted, model.prefill_gpu)
+    host, gpu = _fit_lines(decoding, graphs, {True: model.decode_host}, model.decode_gpu, model.median_cell)
+    graph, eager = _fit_prefill(prefilling, graphs, model)
     idle = log.step_s[log.tokens == 0]
-    # A way of launching that the log never shows takes the host line of the other.
-    seen = next(iter(hosts.values()))
     return StepTimeProfile(
         name=name,
         kind="fitted",
         decode=Regime(host[True], gpu),
-        graph=Regime(hosts.get(True, seen), prefill_gpu),
-        eager=Regime(hosts.get(False, seen), prefill_gpu),
+        graph=graph,
+        eager=eager,
         empty_step_s=_rounded(float(np.median(idle))) if len(idle) else ASSUMED_EMPTY_STEP_S,
         graph_max_tokens=graphs.max_tokens,
         prefill_graphs=graphs.for_prefill,
@@ -194,8 +215,24 @@ def predict(profile: StepTimeProfile, log: StepLog) -> Floats:
     return np.array([profile.step_s(*row) for row in zip(*(c.tolist() for c in columns), strict=True)])
 
 
+def _fit_prefill(log: StepLog, graphs: Graphs, model: Candidate) -> tuple[Regime, Regime]:
+    """The regimes of steps with prefill, in a captured graph and launched kernel by kernel."""
+    _, in_graph = graphs.launched(log)
+    hosts_wanted = {True: model.eager_host[:1], False: model.eager_host}
+    parts = [np.ones(len(log), dtype=bool)]
+    if model.graphs_apart and in_graph.any() and not in_graph.all():
+        parts = [in_graph, ~in_graph]
+    ways = {}
+    for part in parts:
+        hosts, gpu = _fit_lines(log.where(part), graphs, hosts_wanted, model.prefill_gpu, model.median_cell)
+        ways.update({way: Regime(host, gpu) for way, host in hosts.items()})
+    # A way of launching that the log never shows takes the lines of the other.
+    seen = next(iter(ways.values()))
+    return ways.get(True, seen), ways.get(False, seen)
+
+
 def _fit_lines(
-    log: StepLog, graphs: Graphs, host_names: dict[bool, Names], gpu_names: Names
+    log: StepLog, graphs: Graphs, host_names: dict[bool, Names], gpu_names: Names, median_cell: bool
 ) -> tuple[dict[bool, CostLine], CostLine]:
     """Host lines by whether the step ran in a graph, and the GPU line."""
     launched, in_graph = graphs.launched(log)
@@ -222,7 +259,7 @@ def _fit_lines(
             else:
                 host[:, offset] = np.where(in_graph == way, features[feature], 0.0)
         start += len(names)
-    solution = _fit_larger(gpu, host, log.step_s)
+    solution = _fit_larger(gpu, host, log.step_s, log.cell if median_cell else np.zeros_like(log.cell))
     lines: dict[bool | None, CostLine] = {way: CostLine() for way in host_names}
     start = 0
     for way, names in parts:
@@ -233,8 +270,8 @@ def _fit_lines(
     return seen, lines[None]
 
 
-def _fit_larger(gpu: Floats, host: Floats, step_s: Floats) -> Floats:
-    """Non-negative x so that max(gpu @ x, host @ x) is near `step_s`, right in the mean."""
+def _fit_larger(gpu: Floats, host: Floats, step_s: Floats, cell: Ints) -> Floats:
+    """Non-negative x: max(gpu @ x, host @ x) is near `step_s`, and right in the mean of the median `cell`."""
     both = np.abs(gpu) + np.abs(host)
     scale = np.maximum(both.mean(axis=0), 1e-300) / step_s.mean()
     gpu, host = gpu / scale, host / scale
@@ -258,8 +295,17 @@ def _fit_larger(gpu: Floats, host: Floats, step_s: Floats) -> Floats:
         ).x
     fitted = _larger(gpu @ start, host @ start, None)[0]
     usual = step_s < _OUTLIER * fitted
-    level = step_s[usual].sum() / fitted[usual].sum()
-    return np.asarray(start * level / scale)
+    return np.asarray(start * _level(fitted[usual], step_s[usual], cell[usual]) / scale)
+
+
+def _level(fitted_s: Floats, step_s: Floats, cell: Ints) -> float:
+    """Recorded over fitted time of the median cell; a cell weighs what its steps take."""
+    places = np.unique(cell, return_inverse=True)[1]
+    weights = np.bincount(places, weights=fitted_s)
+    levels = np.bincount(places, weights=step_s) / weights
+    order = np.argsort(levels)
+    reached = np.cumsum(weights[order])
+    return float(levels[order][np.searchsorted(reached, reached[-1] / 2)])
 
 
 def _larger(gpu_s: Floats, host_s: Floats, norm: float | None) -> tuple[Floats, Floats, Floats]:

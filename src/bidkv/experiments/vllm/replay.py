@@ -43,7 +43,8 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
 from bidkv.results.codec import encode
 
-_TIMELINE_EVERY = 20
+TIMELINE_EVERY = 20
+"""Steps from one point of a run's timeline to the next."""
 
 
 class Replayer:
@@ -187,7 +188,7 @@ class _Drive:
         used = view.num_blocks - view.free_blocks
         self._used_block_seconds += used * (ended_s - began_s)
         counters = replayer._controller.counters
-        if self._steps % _TIMELINE_EVERY == 1:
+        if self._steps % TIMELINE_EVERY == 1:
             preemptions = counters.preemptions_by_policy + counters.preemptions_by_engine
             point = TimelinePoint(ended_s, used, len(scheduler.running), view.num_waiting, preemptions)
             self._timeline.append(point)

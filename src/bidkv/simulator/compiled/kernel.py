@@ -579,13 +579,6 @@ def stops(
                         scheduled[0, finished] = slot
                         table[PLACE, slot] = NOWHERE
                         finished += 1
-            if finished:
-                kept = 0
-                for position in range(state[RUNNING_COUNT]):
-                    if table[PLACE, order[position]] != NOWHERE:
-                        order[kept] = order[position]
-                        kept += 1
-                state[RUNNING_COUNT] = kept
             state[FINISHED_COUNT] = finished
             state[INDEX] = 0
             state[PHASE] = P_RETIRE
@@ -622,6 +615,14 @@ def stops(
                 free_slots[state[FREE_SLOTS]] = state[RECYCLE]
                 state[FREE_SLOTS] += 1
                 state[RECYCLE] = -1
+            # All that ended with this step leave the list at once, after the last of them was told.
+            if state[FINISHED_COUNT]:
+                kept = 0
+                for position in range(state[RUNNING_COUNT]):
+                    if table[PLACE, order[position]] != NOWHERE:
+                        order[kept] = order[position]
+                        kept += 1
+                state[RUNNING_COUNT] = kept
             clock[USED_BLOCK_SECONDS] += state[USED] * clock[STEP_S]
             _offer_timeline(state, clock, line_i, line_s, state[USED], state[RUNNING_COUNT])
             state[PHASE] = P_LEAP
