@@ -34,7 +34,7 @@ BACKENDS = [
 ]
 
 
-@pytest.mark.parametrize("name", ["preempt-evict", "preempt-evict-sjf", "lcf", "fair", "fast"])
+@pytest.mark.parametrize("name", ["preempt-evict", "preempt-evict-sjf", "lcf", "fair", "fast", "on-time"])
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_whole_trace(

@@ -9,8 +9,9 @@ from bidkv.policy import PolicySpecError, resolve
 from bidkv.policy.fair import Fair
 from bidkv.policy.fast import Fast
 from bidkv.policy.on_time import OnTime
+from bidkv.policy.prices import MachinePrices
 from bidkv.policy.remaining import RemainingTokens
-from bidkv.policy.reserve import GROWTH_BLOCKS
+from bidkv.policy.reserve import GROWTH_BLOCKS, SelfTuningReserve
 from bidkv.protocol.policy import Policy
 
 
@@ -285,6 +286,23 @@ def test_memory_does_not_stay_empty_for_the_turn_of_one_kind() -> None:
 def test_an_option_out_of_range_is_named(spec: str) -> None:
     with pytest.raises(PolicySpecError, match=spec.split(":")[1].split("=")[0]):
         resolve(spec)
+
+
+def test_the_reserve_follows_preemptions_time_and_who_runs() -> None:
+    engine = FakeEngine(running=[FakeRequest(f"r{i}") for i in range(4)], num_blocks=1000, now_s=1.0)
+    prices = MachinePrices()
+    prices.observe(engine)
+    reserve = SelfTuningReserve(prices, gain=7.0, unit=0.6, overhead_s=1e-3)
+    assert reserve.blocks(engine) == reserve.blocks(engine) == 2  # half a block for each that runs
+    reserve.on_preempt(1000, engine)
+    raised = reserve.blocks(engine)
+    assert raised == reserve.blocks(engine) == int(reserve.share * 1000) > 2
+    engine.now_s += 0.01
+    assert 2 < reserve.blocks(engine) < raised
+    engine.now_s += 1e6
+    assert reserve.blocks(engine) == 2
+    engine.running.extend(FakeRequest(f"s{i}") for i in range(4))
+    assert reserve.blocks(engine) == 4
 
 
 def test_lengths_are_learned_by_prompt_length() -> None:

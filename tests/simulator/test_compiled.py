@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -132,3 +134,29 @@ def test_disorder_is_an_error_that_names_the_request(backend: Backend, profile: 
     requests = [WorkloadRequest("a", 1.0, 5, 5), WorkloadRequest("b", 0.5, 5, 5)]
     with pytest.raises(SimulationError, match=r"'b' arrives at 0\.5"):
         simulate(requests, resolve("lcf"), EngineConfig(num_gpu_blocks=40), profile, backend=backend)
+
+
+class _Watching(Policy):
+    """Notes at each choice how often somebody was preempted at most, by its own count and by the engine's."""
+
+    name = "watching"
+
+    def __init__(self) -> None:
+        self.most = 0
+        self.seen: list[tuple[int, int]] = []
+
+    def select_victim(self, candidates: Sequence[RequestView], need_blocks: int, engine: Any) -> RequestView:
+        self.seen.append((engine.most_preemptions, self.most))
+        return candidates[-1]
+
+    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
+        self.most = max(self.most, request.num_preemptions)
+
+
+def test_the_compiled_engine_knows_the_most_preemptions_of_one_request(profile: StepTimeProfile) -> None:
+    policy = _Watching()
+    requests = [WorkloadRequest(f"r{i}", 0.01 * i, 30, 100) for i in range(60)]
+    simulate(requests, policy, EngineConfig(num_gpu_blocks=30, max_num_seqs=8), profile, backend="compiled")
+    assert policy.most > 1
+    assert all(known == counted for known, counted in policy.seen)
+    assert policy.seen[-1][0] == policy.most

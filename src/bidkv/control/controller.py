@@ -12,6 +12,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Sequence, Set
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bidkv.control.counters import ControlCounters
@@ -275,22 +276,28 @@ class Controller:
             self._tell_everything(engine)
         if self._gate_shut or not self.chooses_next:
             return None
-        if self._next is not None:
-            return self._next
+        if self._next is None:
+            self._next = self.ask_next(engine)
+            self._gate_shut = self._next is None and self.chooses_next
+        return self._next
+
+    def ask_next(self, engine: EngineView) -> RequestView | None:
+        """Like :meth:`select_next`, for an engine that remembers the answer until the next event."""
         request: Any = self._ask(self._policy.select_next, engine)
         if not self._active:
             return None
         if request is None:
             self.counters.gate_refusals += 1
-            if engine.running:
-                self._gate_shut = True
-                return None
-            request = next(iter(engine.waiting()), None)
-        elif not _is_waiting(engine, request):
+            return None if engine.running else next(iter(engine.waiting()), None)
+        try:
+            waits = engine.is_waiting(request)
+        except Exception:  # not a request at all: whatever its attributes do when they are read
+            waits = False
+        if not waits:
             self._fail("invalid_answer", f"next request {_describe(request)} does not wait")
             return None
-        self._next = request
-        return self._next
+        chosen: RequestView = request
+        return chosen
 
     def reserve_blocks(self, engine: EngineView) -> int:
         """Return the blocks an admission must leave free while something runs; asked once per event."""
@@ -299,18 +306,26 @@ class Controller:
         if not self.keeps_reserve:
             return 0
         if self._reserve is None:
-            answer: Any = self._ask(self._policy.reserve_blocks, engine)
+            answer = self.ask_reserve(engine)
             if not self._active:
                 return 0
-            # The exact type: a subclass of int (bool is one) may compare as it likes.
-            if type(answer) is not int or not 0 <= answer <= engine.num_blocks:
-                self._fail(
-                    "invalid_answer",
-                    f"reserve {_describe(answer)} is not an int in [0, {engine.num_blocks}]",
-                )
-                return 0
-            self._reserve = self.last_reserve_blocks = answer
+            self._reserve = answer
         return self._reserve
+
+    def ask_reserve(self, engine: EngineView) -> int:
+        """Like :meth:`reserve_blocks`, for an engine that remembers the answer until the next event."""
+        answer: Any = self._ask(self._policy.reserve_blocks, engine)
+        if not self._active:
+            return 0
+        # The exact type: a subclass of int (bool is one) may compare as it likes.
+        if type(answer) is not int or not 0 <= answer <= engine.num_blocks:
+            self._fail(
+                "invalid_answer",
+                f"reserve {_describe(answer)} is not an int in [0, {engine.num_blocks}]",
+            )
+            return 0
+        self.last_reserve_blocks = answer
+        return answer
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
@@ -372,13 +387,12 @@ class Controller:
         self.counters.steps += 1
         self.counters.scheduled_tokens += scheduled_tokens
 
-    def tell(self, handler: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        """Tell the policy by one of its own handlers, for an engine that keeps the books itself.
+    def guarded(self, handler: Callable[..., None]) -> Callable[..., None]:
+        """Return one of the policy's own event handlers, guarded, for an engine that keeps the books itself.
 
-        Answers are kept: call :meth:`forget_answers` before the next question.
+        It tells while the policy is active and forgets no answers.
         """
-        if self._active and not self._resync:
-            self._ask(handler, *args, **kwargs)
+        return partial(self._ask, handler)
 
     # --- the guarded calls -----------------------------------------------------------------------
     def _observe(self, tell: Callable[..., None], *args: Any, **kwargs: Any) -> None:
@@ -449,13 +463,6 @@ def _position(candidates: Sequence[RequestView], victim: object) -> int | None:
 def _tail(running: Sequence[RequestView], gone: Set[str]) -> RequestView | None:
     """Whom the engine's own rule would preempt next, once `gone` are."""
     return next((request for request in reversed(running) if request.request_id not in gone), None)
-
-
-def _is_waiting(engine: EngineView, request: Any) -> bool:
-    try:
-        return engine.is_waiting(request)
-    except Exception:  # not a request at all: whatever its attributes do when they are read
-        return False
 
 
 def _describe(value: object) -> str:

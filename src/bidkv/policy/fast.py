@@ -134,9 +134,8 @@ class Fast(Policy):
         self._num_waiting += 1
         return bid
 
-    def _leave(self, request: RequestView) -> None:
+    def _leave(self, request: RequestView, bid: Bid | None) -> None:
         """`request` waits no more, if it did."""
-        bid = self.bids.get(request.request_id)
         if bid is None or not bid.blocks:
             return
         self._waiting.discard(request)
@@ -146,33 +145,28 @@ class Fast(Policy):
         self.backlog_s = max(0.0, self.backlog_s - bid.cost_s) if self._num_waiting else 0.0
         bid.blocks = 0
 
-    def _fitting(self, queue: WaitingHeap, engine: EngineView) -> RequestView | None:
-        """Return the head of a queue if it fits, else the first behind it that fits with room to grow.
+    def _room(self, engine: EngineView) -> tuple[int, int]:
+        """Blocks that the head of a queue may take now, and one that enters in its place: room to grow stays.
 
         Memory that the head waits for is short; filled to the last block it is paid for by preemptions.
         """
-        head = queue.first()
-        if head is None:
-            return None
-        room = engine.free_blocks - (self.reserve.blocks(engine) if engine.num_running else 0)
-        if self.bids[head.request_id].blocks <= room:
-            return head
-        room -= GROWTH_BLOCKS * engine.num_running
-        if room <= 0:
-            return None
-        return queue.first_fitting(room, 1 + LOOK_PAST)
+        free, running = engine.free_blocks, engine.num_running
+        if not running:
+            return free, free
+        room = free - self.reserve.blocks(engine)
+        return room, room - GROWTH_BLOCKS * running
 
-    def _next_fitting(self, engine: EngineView) -> RequestView | None:
-        """Return who enters now, the head or one in its place; None while the head waits for memory."""
-        chosen = self._fitting(self._waiting, engine)
-        head = self._waiting.first()
-        if chosen is None or head is None or chosen is head:
-            return chosen
+    def _next_fitting(self, head: RequestView, room: tuple[int, int]) -> RequestView | None:
+        """Return who enters now, `head` or one in its place; None while it waits for memory."""
         bid = self.bids[head.request_id]
-        if bid.passed >= self._passes:
+        if bid.blocks <= room[0]:
+            return head
+        if room[1] <= 0 or bid.passed >= self._passes:
             return None
-        bid.passed += 1
-        return chosen
+        other = self._waiting.first_fitting(room[1], 1 + LOOK_PAST)
+        if other is not None:
+            bid.passed += 1
+        return other
 
     # --- questions -------------------------------------------------------------------------------
     def select_victim(
@@ -187,7 +181,8 @@ class Fast(Policy):
 
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return the first in the order, or one of the next few where the first does not fit."""
-        return self._next_fitting(engine) or self._waiting.first()
+        head = self._waiting.first()
+        return None if head is None else self._next_fitting(head, self._room(engine)) or head
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
@@ -197,7 +192,7 @@ class Fast(Policy):
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs."""
-        self._leave(request)
+        self._leave(request, self.bids.get(request.request_id))
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """It waits again, with what it generated; the reserve rises."""
@@ -209,7 +204,6 @@ class Fast(Policy):
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length."""
         self.prices.observe(engine)
-        self._leave(request)  # aborted while it waited
-        self.bids.pop(request.request_id, None)
+        self._leave(request, self.bids.pop(request.request_id, None))  # aborted while it waited
         if completed:
             self.remaining.learn(request)

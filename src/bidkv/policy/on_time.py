@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bidkv.policy.fair import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.fast import Fast
-from bidkv.policy.ordering import WaitingHeap
+from bidkv.policy.ordering import LOOK_PAST, WaitingHeap
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -69,10 +69,13 @@ class OnTime(Fast):
             due_s = min(due_s, request.deadline_s - service_s)
         return due_s - _MARGIN_S
 
-    def _forget_due(self, request: RequestView) -> None:
-        self._due_s.pop(request.request_id, None)
+    def _forget_due(self, request: RequestView) -> bool:
+        """`request` is on time no more; return whether it was."""
+        if self._due_s.pop(request.request_id, None) is None:
+            return False
         self._due.discard(request)
         self._on_time.discard(request)
+        return True
 
     # --- questions -------------------------------------------------------------------------------
     def select_next(self, engine: EngineView) -> RequestView | None:
@@ -80,19 +83,29 @@ class OnTime(Fast):
 
         Where none of the first few of one kind fits, one of the other may enter.
         """
-        self._expire(engine.now_s)
-        if not len(self._on_time):
+        if self._due_s:
+            self._expire(engine.now_s)
+        cheapest, head = self._on_time.first(), self._waiting.first()
+        if cheapest is None:
             return super().select_next(engine)
-        head = self._waiting.first()
-        if head is None or not self._late_turn():
-            return self._fitting(self._on_time, engine) or self._next_fitting(engine) or self._on_time.first()
-        late = self._next_fitting(engine)
+        room = self._room(engine)
+        if head is None:
+            return self._next_on_time(cheapest, room) or cheapest
+        if not self._late_turn():
+            return self._next_on_time(cheapest, room) or self._next_fitting(head, room) or cheapest
+        late = self._next_fitting(head, room)
         bid = self.bids[head.request_id]
         if late is not None or bid.passed >= self._passes:
             return late or head
-        other = self._fitting(self._on_time, engine)
+        other = self._next_on_time(cheapest, room)
         bid.passed += other is not None
         return other or head
+
+    def _next_on_time(self, cheapest: RequestView, room: tuple[int, int]) -> RequestView | None:
+        """Return who of those on time enters now, the cheapest or one of the next few; None if none fits."""
+        if self.bids[cheapest.request_id].blocks <= room[0]:
+            return cheapest
+        return self._on_time.first_fitting(room[1], 1 + LOOK_PAST) if room[1] > 0 else None
 
     def _late_turn(self) -> bool:
         return self._late_share > 0.0 and self._entered_late_s <= self._late_share * self._entered_s
@@ -107,12 +120,11 @@ class OnTime(Fast):
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs; remember whose turn that was."""
+        late = not self._forget_due(request)
         bid = self.bids.get(request.request_id)
         if bid is not None:
-            late = request.request_id not in self._due_s
             self._entered_s = self._entered_s * _KEEP + bid.cost_s
             self._entered_late_s = self._entered_late_s * _KEEP + late * bid.cost_s
-        self._forget_due(request)
         super().on_admit(request, engine)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:

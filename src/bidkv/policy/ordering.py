@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from bisect import insort
+from bisect import bisect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +23,7 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
 
 
 _Entry = tuple[Any, int, RequestView, int]
-_LONGEST_FRONT = 8
+_LONGEST_FRONT = 32
 
 
 class WaitingHeap:
@@ -33,12 +33,13 @@ class WaitingHeap:
     first.
     """
 
-    __slots__ = ("_entries", "_front", "_heap", "_live", "_next")
+    __slots__ = ("_entries", "_front", "_front_sizes", "_heap", "_live", "_next")
 
     def __init__(self) -> None:
         # The smallest members in order, so that looking at the first few costs no heap operation; whatever is
         # in the heap comes after them. Who left is dropped from the front at once, from the heap lazily.
         self._front: list[_Entry] = []
+        self._front_sizes: list[int] = []
         self._heap: list[_Entry] = []
         self._entries: dict[str, _Entry] = {}
         self._live: set[int] = set()
@@ -60,9 +61,12 @@ class WaitingHeap:
         if not front or front[-1] < entry:
             heapq.heappush(self._heap, entry)
             return
-        insort(front, entry)
+        place = bisect(front, entry)
+        front.insert(place, entry)
+        self._front_sizes.insert(place, size)
         if len(front) > _LONGEST_FRONT:
             heapq.heappush(self._heap, front.pop())
+            self._front_sizes.pop()
 
     def discard(self, request: RequestView) -> None:
         """`request` leaves; unknown ones are ignored."""
@@ -70,10 +74,11 @@ class WaitingHeap:
         if entry is None:
             return
         self._live.remove(entry[1])
-        for place, member in enumerate(self._front):
-            if member is entry:
-                del self._front[place]
-                return
+        front = self._front
+        if entry in front:
+            place = front.index(entry)
+            del front[place], self._front_sizes[place]
+            return
         # Lazy deletion must not let the heap outgrow what is alive.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
             self._heap = [entry for entry in self._heap if entry[1] in self._live]
@@ -82,18 +87,22 @@ class WaitingHeap:
     def first(self) -> RequestView | None:
         """Return the member with the smallest key, or None."""
         front = self._front
-        if not front and not self._fill(1):
-            return None
-        return front[0][2]
+        if front or self._fill(1):
+            return front[0][2]
+        return None
 
     def first_fitting(self, most: int, limit: int) -> RequestView | None:
         """Return the first of the `limit` smallest members whose size is at most `most`, or None."""
-        front = self._front
-        if len(front) < limit:
+        sizes = self._front_sizes
+        if len(sizes) < limit and self._heap:
             self._fill(limit)
-        for _, _, request, size in front if len(front) <= limit else front[:limit]:
-            if size <= most:
-                return request
+        elif len(sizes) > limit:
+            sizes = sizes[:limit]
+        # Mostly nobody fits, and finding the smallest is much faster than looking at them one by one.
+        if sizes and min(sizes) <= most:
+            for place, size in enumerate(sizes):
+                if size <= most:
+                    return self._front[place][2]
         return None
 
     def _fill(self, count: int) -> bool:
@@ -103,6 +112,7 @@ class WaitingHeap:
             entry = heapq.heappop(heap)
             if entry[1] in live:
                 front.append(entry)
+                self._front_sizes.append(entry[3])
         return len(front) >= count
 
 

@@ -26,6 +26,8 @@ class MachinePrices:
     Call :meth:`observe` at every event; it is O(1).
 
     Attributes:
+        step_s: fixed seconds of a step.
+        token_s: seconds one more computed token adds.
         recent_step_s: smoothed seconds of a whole step.
         footprint: smoothed share of all blocks held per running request; 0 before anything ran.
     """
@@ -40,6 +42,8 @@ class MachinePrices:
         "_timing",
         "footprint",
         "recent_step_s",
+        "step_s",
+        "token_s",
     )
 
     def __init__(self) -> None:
@@ -47,40 +51,32 @@ class MachinePrices:
         self.footprint = 0.0
         self._step_s = _FIRST_STEP_S
         self._ktoken_s = 1e3 * _FIRST_TOKEN_S  # seconds per 1,000 tokens: both unknowns of a size
+        self.step_s = self._step_s
+        self.token_s = self._ktoken_s * 1e-3
         self._covariance = (1.0, 0.0, 1.0)
         self._timing = False
         self._mark_s = 0.0
         self._mark_steps = 0
         self._mark_tokens = 0
 
-    @property
-    def step_s(self) -> float:
-        """Fixed seconds of a step."""
-        return max(self._step_s, _LEAST_S)
-
-    @property
-    def token_s(self) -> float:
-        """Seconds one more computed token adds."""
-        return max(self._ktoken_s * 1e-3, 0.0)
-
     def observe(self, engine: EngineView) -> None:
         """Take in what happened since the last event."""
-        running = engine.num_running
+        # Called at every finish: each figure is read once.
+        running, now_s, num_steps = engine.num_running, engine.now_s, engine.num_steps
         if running:
-            share = (engine.num_blocks - engine.free_blocks) / (running * engine.num_blocks)
+            num_blocks = engine.num_blocks
+            share = (num_blocks - engine.free_blocks) / (running * num_blocks)
             weight = _FOOTPRINT_WEIGHT if self.footprint else 1.0
             self.footprint += weight * (share - self.footprint)
-        steps = engine.num_steps - self._mark_steps
-        if steps and self._timing:
-            elapsed_s = engine.now_s - self._mark_s
-            if 0.0 < elapsed_s <= _LONGEST_STEP_S * steps:
-                self._learn((engine.num_scheduled_tokens - self._mark_tokens) / steps, elapsed_s / steps)
+        steps = num_steps - self._mark_steps
+        if steps or not running:
+            num_tokens = engine.num_scheduled_tokens
+            elapsed_s = now_s - self._mark_s
+            if steps and self._timing and 0.0 < elapsed_s <= _LONGEST_STEP_S * steps:
+                self._learn((num_tokens - self._mark_tokens) / steps, elapsed_s / steps)
+            self._mark_s, self._mark_steps, self._mark_tokens = now_s, num_steps, num_tokens
         # Nothing runs: the time until the next event is not the machine's.
         self._timing = running > 0
-        if steps or not running:
-            self._mark_s = engine.now_s
-            self._mark_steps = engine.num_steps
-            self._mark_tokens = engine.num_scheduled_tokens
 
     def _learn(self, tokens_per_step: float, step_s: float) -> None:
         """One step of recursive least squares on step_s = fixed + per_ktoken * ktokens."""
@@ -90,8 +86,11 @@ class MachinePrices:
         g0, g1 = p00 + p01 * x, p01 + p11 * x
         scale = 1.0 / (_FORGET + g0 + g1 * x)
         error = step_s - (self._step_s + self._ktoken_s * x)
-        self._step_s += g0 * scale * error
-        self._ktoken_s += g1 * scale * error
+        self._step_s = fixed_s = self._step_s + g0 * scale * error
+        self._ktoken_s = ktoken_s = self._ktoken_s + g1 * scale * error
+        # Estimates may go below what is possible, prices may not.
+        self.step_s = fixed_s if fixed_s > _LEAST_S else _LEAST_S
+        self.token_s = ktoken_s * 1e-3 if ktoken_s > 0.0 else 0.0
         # The cap keeps the estimate alert without blowing up while every step looks alike.
         grow = 1.0 / _FORGET if p00 + p11 < _MOST_UNCERTAIN else 1.0
         self._covariance = (

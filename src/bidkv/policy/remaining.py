@@ -52,52 +52,61 @@ class RemainingTokens:
                 column[:] = [value / self._grow for value in column]
             self._grow = 1.0
             self._totals = (sum(self._count), sum(self._sum), sum(self._square))
-        index = _bucket(output_tokens)
-        self._count[index] += self._grow
-        self._sum[index] += self._grow * output_tokens
-        self._square[index] += self._grow * output_tokens * output_tokens
+        index, grow = _bucket(output_tokens), self._grow
+        added = grow * output_tokens
+        self._count[index] += grow
+        self._sum[index] += added
+        self._square[index] += added * output_tokens
         count, first, second = self._totals
-        added = self._grow * output_tokens
-        self._totals = (count + self._grow, first + added, second + added * output_tokens)
+        self._totals = (count + grow, first + added, second + added * output_tokens)
 
     def moments(self, request: RequestView) -> tuple[float, float]:
         """Return the expected remaining tokens and the expected square of them."""
         done = request.num_output_tokens
-        if done:
-            start = _bucket(done) + 1
-            count = sum(self._count[start:])
-            mean_total = sum(self._sum[start:])
-            square_total = sum(self._square[start:])
-        else:
-            count, mean_total, square_total = self._totals
+        mean, square = self._beyond(done) if done else self._fresh(request.num_prompt_tokens)
+        max_tokens = request.max_tokens
+        if max_tokens is not None:
+            left = float(max(max_tokens - done, 1))
+            mean, square = min(mean, left), min(square, left * left)
+        return mean, square
+
+    def _fresh(self, prompt_tokens: int) -> tuple[float, float]:
+        """Of a request that generated nothing yet: most those of about its prompt length count."""
+        count, mean_total, square_total = self._totals
+        prior = _PRIOR_WEIGHT * self._grow
+        weight = count + prior
+        mean = (mean_total + prior * _PRIOR_TOKENS) / weight
+        square = (square_total + prior * 2 * _PRIOR_TOKENS * _PRIOR_TOKENS) / weight
+        seen, first, second = self._by_prompt[_prompt_class(prompt_tokens)]
+        weight = seen + _CLASS_WEIGHT
+        return (first + _CLASS_WEIGHT * mean) / weight, (second + _CLASS_WEIGHT * square) / weight
+
+    def _beyond(self, done: int) -> tuple[float, float]:
+        """Of a request that generated `done` tokens: those that went on from there count."""
+        start = _bucket(done) + 1
+        count = sum(self._count[start:])
+        mean_total = sum(self._sum[start:])
+        square_total = sum(self._square[start:])
         prior = _PRIOR_WEIGHT * self._grow
         # The prior: as much again as was generated, and never less than an ordinary answer.
         guess = max(_PRIOR_TOKENS, float(done))
         weight = count + prior
         mean = (mean_total - done * count + prior * guess) / weight
-        square = (
-            square_total - 2 * done * mean_total + done * done * count + prior * 2 * guess * guess
-        ) / weight
-        if not done:
-            seen, first, second = self._by_prompt[_prompt_class(request.num_prompt_tokens)]
-            weight = seen + _CLASS_WEIGHT
-            mean = (first + _CLASS_WEIGHT * mean) / weight
-            square = (second + _CLASS_WEIGHT * square) / weight
-        if request.max_tokens is not None:
-            left = float(max(request.max_tokens - done, 1))
-            mean, square = min(mean, left), min(square, left * left)
-        return mean, square
+        square = square_total - 2 * done * mean_total + done * done * count + prior * 2 * guess * guess
+        return mean, square / weight
 
 
 def _bucket(tokens: int) -> int:
     # bit_length finds the doubling; the fraction of it is cut into equal parts.
-    doubling = max(tokens, 1).bit_length() - 1
-    part = ((max(tokens, 1) - (1 << doubling)) * _BUCKETS_PER_DOUBLING) >> doubling
-    return min(doubling * _BUCKETS_PER_DOUBLING + part, _BUCKETS - 1)
+    doubling = (tokens | 1).bit_length() - 1
+    part = (((tokens or 1) - (1 << doubling)) * _BUCKETS_PER_DOUBLING) >> doubling
+    index = doubling * _BUCKETS_PER_DOUBLING + part
+    return index if index < _BUCKETS else _BUCKETS - 1
 
 
 def _prompt_class(tokens: int) -> int:
     # Two classes a doubling: 2^k to 1.5 * 2^k, and from there to 2^(k+1).
-    doubling = max(tokens, 1).bit_length() - 1
+    doubling = (tokens | 1).bit_length() - 1
     upper_half = (tokens >> (doubling - 1)) & 1 if doubling else 0
-    return min(2 * doubling + upper_half, _PROMPT_CLASSES - 1)
+    index = 2 * doubling + upper_half
+    return index if index < _PROMPT_CLASSES else _PROMPT_CLASSES - 1

@@ -12,6 +12,8 @@ within half that time is not let in.
 
 from __future__ import annotations
 
+import math
+
 from bidkv.policy.prices import MachinePrices
 from bidkv.protocol.policy import EngineView
 
@@ -39,7 +41,7 @@ class SelfTuningReserve:
         ValueError: an option is out of range; the message names it.
     """
 
-    __slots__ = ("_gain", "_overhead_s", "_prices", "_seen_s", "_unit", "share")
+    __slots__ = ("_blocks", "_gain", "_overhead_s", "_prices", "_seen", "_unit", "share")
 
     def __init__(self, prices: MachinePrices, *, gain: float, unit: float, overhead_s: float) -> None:
         for option, value in (("gain", gain), ("unit", unit)):
@@ -52,28 +54,37 @@ class SelfTuningReserve:
         self._gain = gain
         self._unit = unit
         self._overhead_s = overhead_s
-        self._seen_s: float | None = None
+        self._seen = (math.inf, 0)  # when it was asked last and how many ran; never yet
+        self._blocks = 0
 
     def on_preempt(self, lost_tokens: int, engine: EngineView) -> None:
         """A preemption threw `lost_tokens` computed positions away."""
         cost_s = self._prices.token_s * lost_tokens + self._overhead_s
         raised = self.share + self._gain * self._unit * self._prices.footprint * cost_s
         self.share = min(raised, MOST_SHARE)
+        self._seen = (self._seen[0], -1)
 
     def blocks(self, engine: EngineView) -> int:
         """Return the reserve now, in whole blocks."""
-        # Asked several times an event: comparisons instead of min and max, each figure read once.
-        now_s, seen_s, num_blocks = engine.now_s, self._seen_s, engine.num_blocks
-        self._seen_s = now_s
-        if seen_s is not None and now_s > seen_s:
-            self._lower(now_s - seen_s)
-        wanted, least = int(self.share * num_blocks), engine.num_running // 2
+        # Asked several times an event: it is worked out once, by comparisons instead of min and max.
+        seen = (engine.now_s, engine.num_running)
+        if seen == self._seen:
+            return self._blocks
+        now_s, running = seen
+        elapsed_s = now_s - self._seen[0]
+        self._seen = seen
+        share = self.share
+        if share and elapsed_s > 0.0:
+            prices = self._prices
+            unit = self._unit * prices.footprint
+            idle_price = prices.step_s / prices.recent_step_s
+            if idle_price > 1.0:
+                idle_price = 1.0
+            share -= self._gain * unit * unit * idle_price * elapsed_s
+            self.share = share = share if share > 0.0 else 0.0
+        num_blocks = engine.num_blocks
+        wanted, least, most = int(share * num_blocks), running // 2, int(MOST_SHARE * num_blocks)
         if wanted < least:
             wanted = least
-        most = int(MOST_SHARE * num_blocks)
-        return wanted if wanted < most else most
-
-    def _lower(self, elapsed_s: float) -> None:
-        unit = self._unit * self._prices.footprint
-        idle_price = min(1.0, self._prices.step_s / self._prices.recent_step_s)
-        self.share = max(0.0, self.share - self._gain * unit * unit * idle_price * elapsed_s)
+        self._blocks = wanted if wanted < most else most
+        return self._blocks

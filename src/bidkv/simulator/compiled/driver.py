@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,20 +17,16 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import InOrder, Inside, rejection
 from bidkv.simulator.compiled import layout as at
-from bidkv.simulator.compiled.kernel import advance
-from bidkv.simulator.compiled.views import KernelRequest, KernelView
+from bidkv.simulator.compiled.kernel import stops
+from bidkv.simulator.compiled.views import KernelView
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 
 _CHUNK = 4096
 _FIRST_SLOTS = 256
 
-_LISTENERS = {
-    at.HEARS_ARRIVAL: "on_arrival",
-    at.HEARS_ADMIT: "on_admit",
-    at.HEARS_PREEMPT: "on_preempt",
-    at.HEARS_FINISH: "on_finish",
-}
+# A module's own names are found faster than another module's.
+_NEED_INPUT, _EVENT_SLOT, _NEXT_SLOT = at.NEED_INPUT, at.EVENT_SLOT, at.NEXT_SLOT
 
 
 class CompiledRun:
@@ -85,23 +82,19 @@ class CompiledRun:
         self._decode_lines = np.array(profile.decode_lines(config.max_num_seqs))
         self._crossing = np.zeros(config.block_size, np.int64)
         self.view = KernelView(config, self._ints, self._running, self._state, self._clock, self._live)
-        self._handlers = {
+        self._handlers: dict[int, Callable[[], None]] = {
             at.NEED_SLOTS: self._grow,
             at.OUTPUT_FULL: self._drain,
             at.ASK_VICTIMS: self._choose_victims,
             at.ASK_NEXT: self._choose_next,
             at.ASK_RESERVE: self._ask_reserve,
-            at.TELL_ARRIVAL: self._tell_arrival,
-            at.TELL_ADMIT: self._tell_admit,
-            at.TELL_PREEMPT: self._tell_preempt,
-            at.TELL_FINISH: self._tell_finish,
         }
         self._bind()
         self._listen()
 
     def _bind(self) -> None:
         """What the kernel works on; some of the arrays are replaced by larger ones."""
-        self._arrays = (
+        self._stops = stops(
             self._ints,
             self._floats,
             self._running,
@@ -129,9 +122,14 @@ class CompiledRun:
         state[at.CHOOSES_VICTIMS] = control.chooses_victims
         state[at.CHOOSES_NEXT] = control.chooses_next
         state[at.KEEPS_RESERVE] = control.keeps_reserve
-        for flag, method in _LISTENERS.items():
-            overridden = getattr(type(control.policy), method) is not getattr(Policy, method)
+        for reason, flag, event, tell in _EVENTS:
+            overridden = getattr(type(control.policy), event) is not getattr(Policy, event)
             state[flag] = (control.active and overridden) or self._watched
+            # The kernel counts by itself: where nobody watches, the controller keeps no books.
+            hear: Callable[..., None] = getattr(control, event)
+            if not self._watched:
+                hear = control.guarded(getattr(control.policy, event))
+            self._handlers[reason] = partial(tell, self, hear)
 
     def to_end(self) -> None:
         """Run the whole workload."""
@@ -152,14 +150,14 @@ class CompiledRun:
 
     def _advance(self) -> int:
         """Run and answer the kernel's questions until it is done or needs input; return which."""
-        handlers, view, control = self._handlers, self.view, self._control
+        handlers, view, breaker = self._handlers, self.view, self._control.breaker
         while True:
-            reason: int = advance(*self._arrays)
-            view.refresh()
-            if reason <= at.NEED_INPUT:
+            reason: int = next(self._stops)
+            view.running_now = None
+            if reason <= _NEED_INPUT:
                 return reason
             handlers[reason]()
-            if self._heard and not control.active:  # a policy that failed is asked and told nothing more
+            if breaker.is_open and self._heard:  # a policy that failed is asked and told nothing more
                 self._ints[at.NAMED] = 0
                 self._listen()
 
@@ -259,69 +257,36 @@ class CompiledRun:
     def _choose_victims(self) -> None:
         victims: Any = self._control.before_step(self.view)
         if victims:
-            chosen = {victim._slot for victim in victims}
-            self._ints[at.NAMED, list(chosen)] = self._state[at.STEPS] + 1
-            count = int(self._state[at.RUNNING_COUNT])
-            order = [slot for slot in self._running[:count].tolist() if slot not in chosen]
-            order.extend(victim._slot for victim in reversed(victims))
-            self._running[:count] = order
+            chosen = [victim._slot for victim in victims]
+            self.view.name_victims(chosen)
+            running = self._running[: self._words[at.RUNNING_COUNT]]
+            order = [slot for slot in running.tolist() if slot not in chosen]
+            order.extend(reversed(chosen))
+            running[:] = order
 
     def _choose_next(self) -> None:
         # The kernel remembers answers itself and asks again only after an event the policy may not listen to.
-        control, words = self._control, self._words
-        control.forget_answers()
-        chosen: Any = control.select_next(self.view)
+        chosen: Any = self._control.ask_next(self.view)
         if chosen is not None:
-            words[at.NEXT_SLOT] = chosen._slot
-        elif control.chooses_next:
-            words[at.GATE_SHUT] = 1
-        # The kernel's next question, as nothing happens in between.
-        if (
-            chosen is not None
-            and words[at.KEEPS_RESERVE]
-            and words[at.RESERVE] < 0
-            and words[at.RUNNING_COUNT]
-        ):
-            self._ask_reserve()
+            self._words[_NEXT_SLOT] = chosen._slot
+        elif self._control.chooses_next:
+            self._words[at.GATE_SHUT] = 1
 
     def _ask_reserve(self) -> None:
-        control = self._control
-        control.forget_answers()
-        self._words[at.RESERVE] = control.reserve_blocks(self.view)
+        self._words[at.RESERVE] = self._control.ask_reserve(self.view)
 
     # --- what the policy is told -----------------------------------------------------------------
-    def _event_request(self) -> KernelRequest:
-        return self.view.request(self._words[at.EVENT_SLOT])
+    def _tell(self, hear: Callable[..., None]) -> None:
+        view = self.view
+        hear(view.request(self._words[_EVENT_SLOT]), view)
 
-    # The kernel counts by itself: where nobody watches, the controller need not keep its books as well.
-    def _tell_arrival(self) -> None:
-        request, control = self._event_request(), self._control
-        if self._watched:
-            control.on_arrival(request, self.view)
-        else:
-            control.tell(control.policy.on_arrival, request, self.view)
+    def _tell_preempt(self, hear: Callable[..., None]) -> None:
+        view, words = self.view, self._words
+        hear(view.request(words[_EVENT_SLOT]), words[at.EVENT_LOST], view)
 
-    def _tell_admit(self) -> None:
-        request, control = self._event_request(), self._control
-        if self._watched:
-            control.on_admit(request, self.view)
-        else:
-            control.tell(control.policy.on_admit, request, self.view)
-
-    def _tell_preempt(self) -> None:
-        request, control = self._event_request(), self._control
-        lost = self._words[at.EVENT_LOST]
-        if self._watched:
-            control.on_preempt(request, lost, self.view)
-        else:
-            control.tell(control.policy.on_preempt, request, lost, self.view)
-
-    def _tell_finish(self) -> None:
-        request, control = self._event_request(), self._control
-        if self._watched:
-            control.on_finish(request, self.view, completed=True)
-        else:
-            control.tell(control.policy.on_finish, request, self.view, completed=True)
+    def _tell_finish(self, hear: Callable[..., None]) -> None:
+        view = self.view
+        hear(view.request(self._words[_EVENT_SLOT]), view, completed=True)
 
     # --- what came out ---------------------------------------------------------------------------
     @property
@@ -349,6 +314,15 @@ class CompiledRun:
         count = int(self._state[at.TIMELINE_LENGTH])
         rows = zip(self._timeline_s[:count].tolist(), *self._timeline[:, :count].tolist(), strict=True)
         return [TimelinePoint(*row) for row in rows]
+
+
+_EVENTS: tuple[tuple[int, int, str, Callable[..., None]], ...] = (
+    (at.TELL_ARRIVAL, at.HEARS_ARRIVAL, "on_arrival", CompiledRun._tell),
+    (at.TELL_ADMIT, at.HEARS_ADMIT, "on_admit", CompiledRun._tell),
+    (at.TELL_PREEMPT, at.HEARS_PREEMPT, "on_preempt", CompiledRun._tell_preempt),
+    (at.TELL_FINISH, at.HEARS_FINISH, "on_finish", CompiledRun._tell_finish),
+)
+"""What the kernel stops to tell: the flag that somebody hears it, who hears it, and how that one is told."""
 
 
 def _initial_state(config: EngineConfig, profile: StepTimeProfile, leap: bool) -> Any:

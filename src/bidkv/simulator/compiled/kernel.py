@@ -10,6 +10,7 @@ First come first served without prefix caching; `simulator.engine` is the refere
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,7 @@ from bidkv.simulator.compiled.layout import (
     LEAP,
     MAX_SEQS,
     MODEL_LEN,
+    MOST_PREEMPTIONS,
     NAMED,
     NEED_INPUT,
     NEED_SLOTS,
@@ -312,7 +314,7 @@ def _leap(
 
 
 @njit(cache=True)
-def advance(
+def stops(
     table: Array,
     times: Array,
     order: Array,
@@ -330,8 +332,12 @@ def advance(
     padded: Array,
     decode_lines: Array,
     crossing: Array,
-) -> int:
-    """Run until Python is needed; return why."""
+) -> Iterator[int]:
+    """Run on at every `next`, until Python is needed; yield why.
+
+    A generator keeps its arrays: handing all of them over anew costs a microsecond a call, more than most of
+    the work between two stops.
+    """
     size = state[BLOCK_SIZE]
     while True:
         phase = state[PHASE]
@@ -341,9 +347,11 @@ def advance(
                 position = state[INPUT_POSITION]
                 if position >= state[INPUT_LENGTH]:
                     if state[INPUT_LAST] == 0 and (idle or clock[NOW_S] >= clock[UNTIL_S]):
-                        return NEED_INPUT
+                        yield NEED_INPUT
+                        continue
                     if idle:
-                        return DONE
+                        yield DONE
+                        continue
                     break
                 arrival = in_s[position]
                 if idle and arrival > clock[NOW_S]:
@@ -351,7 +359,8 @@ def advance(
                 if arrival > clock[NOW_S]:
                     break
                 if state[FREE_SLOTS] == 0:
-                    return NEED_SLOTS
+                    yield NEED_SLOTS
+                    continue
                 state[FREE_SLOTS] -= 1
                 slot = free_slots[state[FREE_SLOTS]]
                 state[INPUT_POSITION] += 1
@@ -376,7 +385,7 @@ def advance(
                 _forget_answers(state)
                 if state[HEARS_ARRIVAL]:
                     state[EVENT_SLOT] = slot
-                    return TELL_ARRIVAL
+                    yield TELL_ARRIVAL
             state[PHASE] = P_BEFORE
 
         elif phase == P_BEFORE:
@@ -385,7 +394,7 @@ def advance(
             if state[CHOOSES_VICTIMS] and running >= 2:
                 bound = running + (state[BUDGET_MAX] // size + 1 if state[PREFILLING_COUNT] else 0)
                 if state[FREE] < bound and block_demand(table, order, state) > state[FREE]:
-                    return ASK_VICTIMS
+                    yield ASK_VICTIMS
 
         elif phase == P_START:
             state[INDEX] = 0
@@ -420,6 +429,8 @@ def advance(
                     table[HELD, victim] = 0
                     table[COMPUTED, victim] = 0
                     table[PREEMPTIONS, victim] += 1
+                    if table[PREEMPTIONS, victim] > state[MOST_PREEMPTIONS]:
+                        state[MOST_PREEMPTIONS] = table[PREEMPTIONS, victim]
                     table[PLACE, victim] = WAITING
                     state[PREEMPTION_TOTAL] += 1
                     state[PREEMPTED_COUNT] += 1
@@ -440,7 +451,7 @@ def advance(
                         state[PHASE] = P_RUN  # look at the same request again
                     if state[HEARS_PREEMPT]:
                         state[EVENT_SLOT], state[EVENT_LOST] = victim, lost
-                        return TELL_PREEMPT
+                        yield TELL_PREEMPT
                     break
                 if need > 0:
                     state[FREE] -= need
@@ -468,27 +479,31 @@ def advance(
                         break
                     if state[NEXT_SLOT] < 0:
                         state[PHASE] = P_ADMIT
-                        return ASK_NEXT
+                        yield ASK_NEXT
+                        break
                     slot = state[NEXT_SLOT]
-                kept_free = 0
-                if state[RUNNING_COUNT] > 0:
-                    kept_free = state[WATERMARK]
-                    if state[KEEPS_RESERVE]:
-                        if state[RESERVE] < 0:
-                            state[PHASE] = P_ADMIT
-                            return ASK_RESERVE
-                        kept_free = max(kept_free, state[RESERVE])
                 tokens = table[TOKENS, slot]
                 if 0 < state[THRESHOLD] < tokens and state[RUNNING_COUNT] + state[WAITING_COUNT] > 1:
                     tokens = state[THRESHOLD]
-                if tokens > state[BUDGET]:
-                    if state[CHUNKED] == 0:
-                        break
-                    tokens = state[BUDGET]
+                in_budget = tokens <= state[BUDGET]
+                tokens = min(tokens, state[BUDGET])
                 blocks = -(-tokens // size)
                 whole = blocks
                 if state[FULL_ISL]:
                     whole = max(whole, -(-min(table[TOKENS, slot], state[MODEL_LEN]) // size))
+                kept_free = 0
+                if state[RUNNING_COUNT] > 0:
+                    kept_free = state[WATERMARK]
+                    # A policy that chooses looked at the memory in this moment: its reserve is asked for only
+                    # where it decides. Others learn from being asked.
+                    if state[KEEPS_RESERVE] and not (state[CHOOSES_NEXT] and whole + kept_free > state[FREE]):
+                        if state[RESERVE] < 0:
+                            state[PHASE] = P_ADMIT
+                            yield ASK_RESERVE
+                            break
+                        kept_free = max(kept_free, state[RESERVE])
+                if not in_budget and state[CHUNKED] == 0:
+                    break
                 if whole + kept_free > state[FREE]:
                     state[BLOCKED] = 1
                     break
@@ -510,7 +525,8 @@ def advance(
                 if state[HEARS_ADMIT]:
                     state[EVENT_SLOT] = slot
                     state[PHASE] = P_ADMIT
-                    return TELL_ADMIT
+                    yield TELL_ADMIT
+                    break
 
         elif phase == P_PASS_TIME:
             state[USED] = state[NUM_BLOCKS] - state[FREE]
@@ -574,7 +590,8 @@ def advance(
                     state[FREE_SLOTS] += 1
                     state[RECYCLE] = -1
                 if state[OUTPUT_LENGTH] >= out_i.shape[1]:
-                    return OUTPUT_FULL
+                    yield OUTPUT_FULL
+                    continue
                 slot = scheduled[0, state[INDEX]]
                 state[INDEX] += 1
                 state[FREE] += table[HELD, slot]
@@ -593,7 +610,7 @@ def advance(
                 _forget_answers(state)
                 if state[HEARS_FINISH]:
                     state[EVENT_SLOT] = slot
-                    return TELL_FINISH
+                    yield TELL_FINISH
             if state[RECYCLE] >= 0:
                 free_slots[state[FREE_SLOTS]] = state[RECYCLE]
                 state[FREE_SLOTS] += 1

@@ -31,8 +31,8 @@ NEXT_SLOT, GATE_SHUT, RESERVE, EVENT_SLOT, EVENT_LOST, RECYCLE = range(42, 48)
 # ... the timeline, the profile and leaping.
 TIMELINE_LENGTH, TIMELINE_STRIDE, TIMELINE_DUE, GRAPH_LIMIT, LEAP = range(48, 53)
 # ... and what preemptions cost.
-TOKENS_LOST, BLOCKS_FREED, PREEMPTED_BY_POLICY = range(53, 56)
-INT_SCALARS = 56
+TOKENS_LOST, BLOCKS_FREED, PREEMPTED_BY_POLICY, MOST_PREEMPTIONS = range(53, 57)
+INT_SCALARS = 57
 
 # Float scalars. UNTIL_S: steps that start before it need no further input.
 NOW_S, USED_BLOCK_SECONDS, EMPTY_STEP_S, STEP_S, LAST_FINISH_S, UNTIL_S = range(6)

@@ -14,6 +14,8 @@ from bidkv.simulator.config import EngineConfig
 # A module's own names are found faster than another module's.
 _TOKENS, _COMPUTED, _HELD, _PREEMPTIONS = at.TOKENS, at.COMPUTED, at.HELD, at.PREEMPTIONS
 _UID, _PLACE, _WAITING = at.UID, at.PLACE, at.WAITING
+_NOW_S, _FREE, _RUNNING_COUNT, _WAITING_COUNT = at.NOW_S, at.FREE, at.RUNNING_COUNT, at.WAITING_COUNT
+_STEPS, _SCHEDULED_TOKENS = at.STEPS, at.SCHEDULED_TOKENS
 
 
 class KernelRequest:
@@ -22,6 +24,7 @@ class KernelRequest:
     __slots__ = (
         "_rows",
         "_slot",
+        "_uid",
         "agent_id",
         "arrival_s",
         "deadline_s",
@@ -32,9 +35,10 @@ class KernelRequest:
         "weight",
     )
 
-    def __init__(self, rows: list[memoryview[int]], slot: int, source: WorkloadRequest) -> None:
+    def __init__(self, rows: list[memoryview[int]], slot: int, uid: int, source: WorkloadRequest) -> None:
         self._rows = rows
         self._slot = slot
+        self._uid = uid
         # What never changes is copied: policies read a name dozens of times.
         self.request_id = source.request_id
         self.arrival_s = source.arrival_s
@@ -84,7 +88,8 @@ class KernelView:
         self.max_num_batched_tokens = config.max_num_batched_tokens
         self.prefix_caching = False
         self.views: dict[int, KernelRequest] = {}
-        self._running_now: tuple[KernelRequest, ...] | None = None
+        # The running requests as they were read; None: the kernel ran since.
+        self.running_now: tuple[KernelRequest, ...] | None = None
         self._live = live
         self._bind(ints)
         self._running = running
@@ -108,52 +113,45 @@ class KernelView:
         uid = self._rows[_UID][slot]
         view = self.views.get(uid)
         if view is None:
-            view = self.views[uid] = KernelRequest(self._rows, slot, self._live[uid])
+            view = self.views[uid] = KernelRequest(self._rows, slot, uid, self._live[uid])
         return view
 
     @property
     def now_s(self) -> float:
         """Seconds on the simulated clock."""
-        return self._clock[at.NOW_S]
+        return self._clock[_NOW_S]
 
     @property
     def free_blocks(self) -> int:
         """Blocks nobody holds."""
-        return self._state[at.FREE]
+        return self._state[_FREE]
 
     @property
     def used_blocks_in_step(self) -> int:
         """Blocks in use in the step that ran last."""
         return self._state[at.USED]
 
-    def refresh(self) -> None:
-        """The kernel ran: what was read from it no longer holds."""
-        self._running_now = None
-
     @property
     def running(self) -> Sequence[KernelRequest]:
         """The running requests in order."""
-        if self._running_now is None:
-            self._running_now = self._read_running()
-        return self._running_now
+        if self.running_now is None:
+            self.running_now = self._read_running()
+        return self.running_now
 
     def _read_running(self) -> tuple[KernelRequest, ...]:
-        slots = self._running[: self._state[at.RUNNING_COUNT]]
-        views = self.views
-        uids = self._ints[at.UID, slots].tolist()
-        return tuple(
-            [views.get(uid) or self.request(slot) for uid, slot in zip(uids, slots.tolist(), strict=True)]
-        )
+        views, uids = self.views, self._rows[_UID]
+        slots = self._running[: self._state[_RUNNING_COUNT]].tolist()
+        return tuple([views.get(uids[slot]) or self.request(slot) for slot in slots])
 
     @property
     def num_running(self) -> int:
         """Requests that run."""
-        return self._state[at.RUNNING_COUNT]
+        return self._state[_RUNNING_COUNT]
 
     @property
     def num_waiting(self) -> int:
         """Requests that wait."""
-        return self._state[at.WAITING_COUNT]
+        return self._state[_WAITING_COUNT]
 
     @property
     def num_prefilling(self) -> int:
@@ -161,14 +159,19 @@ class KernelView:
         return self._state[at.PREFILLING_COUNT]
 
     @property
+    def most_preemptions(self) -> int:
+        """How often the request that was preempted most was, of all so far."""
+        return self._state[at.MOST_PREEMPTIONS]
+
+    @property
     def num_steps(self) -> int:
         """Steps run so far."""
-        return self._state[at.STEPS]
+        return self._state[_STEPS]
 
     @property
     def num_scheduled_tokens(self) -> int:
         """Tokens computed so far."""
-        return self._state[at.SCHEDULED_TOKENS]
+        return self._state[_SCHEDULED_TOKENS]
 
     def waiting(self) -> Sequence[KernelRequest]:
         """The waiting requests in the engine's order."""
@@ -183,8 +186,9 @@ class KernelView:
         """Whether `request` waits."""
         if not isinstance(request, KernelRequest):
             return False
-        rows, slot = self._rows, request._slot
-        return rows[_PLACE][slot] == _WAITING and self.views.get(rows[_UID][slot]) is request
+        rows, slot = request._rows, request._slot
+        # Not of another engine, still there and not in the slot of one that came later.
+        return rows is self._rows and rows[_PLACE][slot] == _WAITING and rows[_UID][slot] == request._uid
 
     def true_output_tokens(self, request: RequestView) -> int:
         """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
@@ -209,7 +213,16 @@ class KernelView:
         if not excluded:
             return int(block_demand(self._ints, self._running, self._state_array))
         marked = [request._slot for request in self.running if request.request_id in excluded]
-        self._ints[at.EXCLUDED, marked] = 1
+        row = self._rows[at.EXCLUDED]
+        for slot in marked:
+            row[slot] = 1
         demand = int(block_demand(self._ints, self._running, self._state_array))
-        self._ints[at.EXCLUDED, marked] = 0
+        for slot in marked:
+            row[slot] = 0
         return demand
+
+    def name_victims(self, slots: Sequence[int]) -> None:
+        """The policy named the requests in these slots for the coming step."""
+        row, step = self._rows[at.NAMED], self._state[_STEPS] + 1
+        for slot in slots:
+            row[slot] = step
