@@ -205,8 +205,11 @@ def test_nobody_passes_a_newcomer_that_does_not_fit() -> None:
     assert policy.select_next(engine) is out
 
 
-def test_another_preempted_request_may_return_in_place_of_one_that_does_not_fit() -> None:
-    policy, engine = Fair(passes=0), FakeEngine(free_blocks=1000)
+@pytest.mark.parametrize(("passes", "enters"), [(1, "small"), (0, "large")])
+def test_another_preempted_request_may_return_in_place_of_one_that_does_not_fit(
+    passes: int, enters: str
+) -> None:
+    policy, engine = Fair(passes=passes), FakeEngine(free_blocks=1000)
     small, large, newcomer = request("small", 0.0, 64), request("large", 0.1, 1600), request("new", 0.2, 16)
     arrive(policy, engine, small, large, newcomer)
     for member in (small, large):
@@ -214,7 +217,9 @@ def test_another_preempted_request_may_return_in_place_of_one_that_does_not_fit(
     preempt(policy, engine, small)
     preempt(policy, engine, large)
     engine.free_blocks = 60
-    assert policy.select_next(engine) is small
+    head = policy.select_next(engine)
+    assert head is not None
+    assert head.request_id == enters  # 0 passes: who was preempted last is first, as in the engine
 
 
 @pytest.mark.parametrize("name", ["fast", "on-time"])

@@ -20,7 +20,8 @@ class ReturnQueue:
     Joining, leaving and choosing are O(log preempted); without preempted requests O(1).
 
     Args:
-        passes: newcomers that may enter while a preempted request waits, at least 0.
+        passes: newcomers that may enter while a preempted request waits, at least 0; 0 keeps the engine's
+            own order.
 
     Raises:
         ValueError: `passes` is negative.
@@ -74,6 +75,8 @@ class ReturnQueue:
         head = self._returning.first()
         if head is None:
             return None if newcomer is None else newcomer[0]
+        if not self._passes:
+            return head
         longest, _, entered_then = next(iter(self._out.values()))
         if self._entered - entered_then >= self._passes:
             return longest
