@@ -15,8 +15,8 @@ from bidkv.policy.classes import WithinClasses
 from vllm import __version_tuple__
 
 LONE_PREFILL_IS_WHOLE = BUDGET_COMES_FIRST = __version_tuple__[:2] >= (0, 31)
-"""Since 0.31 a long prefill is not cut while its request is alone, and nobody is asked who enters once the step's
-tokens are spent; the simulator does as the newer ones."""
+"""Since 0.31 a long prefill is not cut while its request is alone, and nobody is asked who enters once the
+step's tokens are spent; the simulator does as the newer ones."""
 
 POLICIES = ("preempt-evict", "preempt-evict-sjf", "static-random", "largest-first", "bidkv", "lcf")
 OTHER_POLICIES = (
