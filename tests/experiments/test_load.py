@@ -171,6 +171,7 @@ def test_no_policy_sees_the_length_a_request_is_ended_at(cap: int | None, seen: 
         num_preemptions=0,
         num_prompt_tokens=30,
         max_tokens=vllm["max_tokens"],
+        _output_token_ids=[],
         sampling_params=SimpleNamespace(extra_args=vllm["vllm_xargs"]),
     )
     sampling = SimpleNamespace(**sglang["sampling_params"])
