@@ -9,7 +9,7 @@ of the real engine.
 
 from __future__ import annotations
 
-import pickle
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -134,10 +134,9 @@ def _to_point(
     start: _Drive, steps: int, point: TimelinePoint, requests: Sequence[WorkloadRequest]
 ) -> _Drive | None:
     """`start`, so many steps on, stretched to end when `point` says; None if the run ends before."""
-    saved = pickle.dumps(start)
     factor = 1.0
     for _ in range(_TRIES):
-        drive: _Drive = pickle.loads(saved)
+        drive = copy.deepcopy(start)
         drive.times.factor = factor
         if not drive.steps(steps, requests):
             return None

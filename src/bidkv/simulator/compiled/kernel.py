@@ -482,28 +482,26 @@ def stops(
                         yield ASK_NEXT
                         break
                     slot = state[NEXT_SLOT]
-                tokens = table[TOKENS, slot]
-                if 0 < state[THRESHOLD] < tokens and state[RUNNING_COUNT] + state[WAITING_COUNT] > 1:
-                    tokens = state[THRESHOLD]
-                in_budget = tokens <= state[BUDGET]
-                tokens = min(tokens, state[BUDGET])
-                blocks = -(-tokens // size)
-                whole = blocks
-                if state[FULL_ISL]:
-                    whole = max(whole, -(-min(table[TOKENS, slot], state[MODEL_LEN]) // size))
                 kept_free = 0
                 if state[RUNNING_COUNT] > 0:
                     kept_free = state[WATERMARK]
-                    # A policy that chooses looked at the memory in this moment: its reserve is asked for only
-                    # where it decides. Others learn from being asked.
-                    if state[KEEPS_RESERVE] and not (state[CHOOSES_NEXT] and whole + kept_free > state[FREE]):
+                    if state[KEEPS_RESERVE]:
                         if state[RESERVE] < 0:
                             state[PHASE] = P_ADMIT
                             yield ASK_RESERVE
                             break
                         kept_free = max(kept_free, state[RESERVE])
-                if not in_budget and state[CHUNKED] == 0:
-                    break
+                tokens = table[TOKENS, slot]
+                if 0 < state[THRESHOLD] < tokens and state[RUNNING_COUNT] + state[WAITING_COUNT] > 1:
+                    tokens = state[THRESHOLD]
+                if tokens > state[BUDGET]:
+                    if state[CHUNKED] == 0:
+                        break
+                    tokens = state[BUDGET]
+                blocks = -(-tokens // size)
+                whole = blocks
+                if state[FULL_ISL]:
+                    whole = max(whole, -(-min(table[TOKENS, slot], state[MODEL_LEN]) // size))
                 if whole + kept_free > state[FREE]:
                     state[BLOCKED] = 1
                     break
