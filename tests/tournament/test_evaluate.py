@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.tournament import BASELINE, Cell, Standings, cells, evaluate, fingerprints
+from bidkv.experiments.tournament import BASELINE, Cell, Standings, cells, evaluate, fingerprints, picture
 from bidkv.experiments.tournament.docs import policy_table, regenerate, require_markers
 from bidkv.experiments.tournament.picture import rows, write_picture
 from bidkv.policy import available
@@ -121,6 +121,23 @@ def test_the_picture_joins_the_best_and_leaves_clairvoyant_ones_out(
     assert image.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(ValueError, match=r"ends in \.html or \.png"):
         write_picture(tmp_path / "pareto.gif", standings)
+
+
+def test_who_would_press_all_others_together_is_named_and_not_drawn(
+    standings: Standings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drawn() -> set[str]:
+        text = json.dumps(picture.pareto_chart(standings).to_dict())
+        return {policy for policy in standings.plan.policies if f'"policy": "{policy}"' in text}
+
+    assert drawn() == set(standings.plan.policies)
+    assert picture.pareto_chart(standings).to_dict()["title"]["subtitle"] == ""
+    monkeypatch.setattr(picture, "_FURTHEST", 1.0)
+    far = {row["policy"] for row in rows(standings) if max(row["mean"], row["ratio"]) > 1.0}
+    assert far
+    assert drawn() < set(standings.plan.policies)
+    subtitle = picture.pareto_chart(standings).to_dict()["title"]["subtitle"]
+    assert subtitle == f"Where more than 1 times as high, not drawn: {', '.join(sorted(far))}"
 
 
 def test_the_docs_are_regenerated_between_their_markers(standings: Standings, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from bidkv.experiments.tournament.plan import BASELINE, SIZES
+from bidkv.experiments.tournament.plan import BASELINE, RECOMMENDED, SIZES
 from bidkv.experiments.tournament.standings import Standings
 from bidkv.experiments.tournament.tables import (
     HEADINGS,
@@ -20,8 +20,6 @@ from bidkv.experiments.tournament.tables import (
 from bidkv.policy import available, resolve
 
 SECTIONS = ("policies", "standings")
-RECOMMENDED = ("fair", "fast", "on-time")
-"""Of these the page names every lost cell; of all others it would be thousands."""
 
 
 def require_markers(file: Path) -> None:

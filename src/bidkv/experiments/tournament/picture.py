@@ -7,12 +7,17 @@ from typing import Any
 
 import altair as alt
 
-from bidkv.experiments.tournament.plan import BASELINE
+from bidkv.experiments.tournament.plan import BASELINE, RECOMMENDED
 from bidkv.experiments.tournament.standings import Standings
 from bidkv.policy import resolve
 
 _AGAINST = {"p99_e2e_s": "p99 latency", "longest_wait_s": "longest wait"}
-_SIDE = 230
+_SIDE = 260
+_FURTHEST = 3.2
+"""A policy so many times worse than the baseline is named, not drawn: it would press the others together."""
+_NAME_DY = {False: -6, True: 12}
+"""Names of clairvoyant policies stand below: the gate that knows all lengths and `fair` nearly meet."""
+_KINDS = {"this project's": "#d62728", "knows true lengths": "#2ca02c", "others": "#7f7f7f"}
 
 
 def rows(standings: Standings) -> list[dict[str, Any]]:
@@ -59,27 +64,57 @@ def pareto_chart(standings: Standings) -> alt.VConcatChart:
         for title in _AGAINST.values()
     ]
     chart: alt.VConcatChart = alt.vconcat(
-        *panels, title=f"Ratios to {BASELINE}: lower and further left is better; the line joins the best"
+        *panels,
+        title=alt.Title(
+            f"Ratios to {BASELINE}: lower and further left is better; the line joins the best",
+            subtitle=_left_out(table),
+        ),
     )
     return chart
 
 
+def _left_out(table: list[dict[str, Any]]) -> str:
+    """Say who is too far off to be drawn."""
+    far = sorted({row["policy"] for row in table if not _is_near(row)})
+    if not far:
+        return ""
+    return f"Where more than {_FURTHEST:g} times as high, not drawn: {', '.join(far)}"
+
+
+def _is_near(row: dict[str, Any]) -> bool:
+    return bool(max(row["mean"], row["ratio"]) <= _FURTHEST)
+
+
 def _panel(table: list[dict[str, Any]], size: str, title: str) -> alt.LayerChart | alt.FacetChart:
-    base = alt.Chart(alt.InlineData(values=table)).encode(
-        alt.X("mean:Q", title="mean latency").scale(type="log", nice=False, padding=12),
-        alt.Y("ratio:Q", title=title).scale(type="log", nice=False, padding=12),
+    near = [{**row, "kind": _kind(row)} for row in table if _is_near(row)]
+    base = alt.Chart(alt.InlineData(values=near)).encode(
+        alt.X("mean:Q", title="mean latency").scale(type="log", nice=False, padding=24),
+        alt.Y("ratio:Q", title=title).scale(type="log", nice=False, padding=14),
     )
     front = (
         base.transform_filter(alt.datum.best)
         .mark_line(color="gray", strokeDash=[4, 3])
         .encode(order="mean:Q")
     )
-    points = base.mark_point(filled=True, size=70).encode(
-        color=alt.Color("policy:N").scale(scheme="tableau20"),
-        shape=alt.Shape("clairvoyant:N").scale(domain=[False, True], range=["circle", "triangle-up"]),
+    points = base.mark_point(filled=True, size=60, opacity=0.8).encode(
+        color=alt.Color("kind:N", title=None).scale(domain=list(_KINDS), range=list(_KINDS.values())),
         tooltip=["policy:N", alt.Tooltip("mean:Q", format=".3f"), alt.Tooltip("ratio:Q", format=".3f")],
     )
-    return alt.layer(front, points).properties(width=_SIDE, height=_SIDE, title=size)
+    named = [row for row in near if row["kind"] != "others" or row["best"] or row["policy"] == BASELINE]
+    names = [
+        alt.Chart(alt.InlineData(values=[row for row in named if row["clairvoyant"] is knows]))
+        .mark_text(align="left", dx=6, dy=dy, fontSize=10)
+        .encode(x="mean:Q", y="ratio:Q", text="policy:N")
+        for knows, dy in _NAME_DY.items()
+    ]
+    return alt.layer(front, points, *names).properties(width=_SIDE, height=_SIDE, title=size)
+
+
+def _kind(row: dict[str, Any]) -> str:
+    ours, knowing, others = _KINDS
+    if row["clairvoyant"]:
+        return knowing
+    return ours if row["policy"] in RECOMMENDED else others
 
 
 def write_picture(file: Path, standings: Standings) -> None:
