@@ -56,6 +56,14 @@ class _Stretched:
         self.factor = 1.0
         self.batches: list[tuple[float, ...]] = []
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Stretched:
+        # Neither the profile nor a batch ever changes, and there are thousands of batches.
+        copied = _Stretched(self.profile)
+        copied.factor = self.factor
+        copied.batches = self.batches.copy()
+        memo[id(self)] = copied
+        return copied
+
     @property
     def empty_step_s(self) -> float:
         self.batches.append((0.0,) * 5)
