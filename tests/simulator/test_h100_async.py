@@ -5,20 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.simulator.aims import AIMS
 
 from bidkv.experiments.validation import Replay, closeness_table, replays
 from bidkv.profiles import load_profile
 
 PAIRS = Path(__file__).parents[1] / "data" / "h100" / "pairs"
 PROFILE = "h100-llama3.1-8b-async"
-AIMS = {
-    "throughput_rps": 0.02,
-    "e2e_mean_s": 0.05,
-    "e2e_p99_s": 0.05,
-    "ttft_p50_s": 0.10,
-    "ttft_p99_s": 0.10,
-    "recompute_tax": 0.015,
-}
 
 
 def _compared(cell: str) -> list[Replay]:

@@ -390,7 +390,7 @@ class Controller:
     def guarded(self, handler: Callable[..., None]) -> Callable[..., None]:
         """Return one of the policy's own event handlers, guarded, for an engine that keeps the books itself.
 
-        It tells while the policy is active and forgets no answers.
+        It forgets no answers; call it only while the policy is :attr:`active`.
         """
         return partial(self._ask, handler)
 

@@ -28,7 +28,7 @@ from typing import Any
 from bidkv.experiments.vllm.replay import workload
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile, load_profile
-from bidkv.results import RunResult
+from bidkv.results import RunResult, TimelinePoint
 from bidkv.results.codec import decode
 from bidkv.simulator import EngineConfig, simulate
 
@@ -94,11 +94,9 @@ def decode_tail(real: RunResult, profile: StepTimeProfile) -> float:
     A window of the timeline counts with the mean of its two ends: requests, and tokens resident (blocks less
     the half block that a request leaves empty on average).
     """
-    since_s = max(record.first_token_s or 0.0 for record in real.records)
-    points = [point for point in real.timeline if point.time_s > since_s and point.running]
-    steps = real.totals.steps / max(1, len(real.timeline))
+    steps, windows = _tail(real)
     recorded_s = predicted_s = 0.0
-    for first, last in pairwise(points):
+    for first, last in windows:
         requests = (first.running + last.running) // 2
         context = BLOCK_SIZE * (first.used_blocks + last.used_blocks - requests) // 2
         predicted_s += steps * profile.step_s(0, 0.0, requests, context)
@@ -119,21 +117,25 @@ def tail_table(directory: Path) -> str:
     lines = [f"| run | {' | '.join(head)} |", "|---" * (len(_TAIL_REQUESTS) + 1) + "|"]
     for spec in read_runs(directory / "plan.json"):
         file = directory / f"{spec['name']}.json"
-        windows = _tail_windows(decode(file.read_text(encoding="utf-8"), str(file)))
+        steps, windows = _tail(decode(file.read_text(encoding="utf-8"), str(file)))
         cells = []
         for low, high in _TAIL_REQUESTS:
-            found = [ms for fewest, most, ms in windows if low <= fewest and most <= high]
+            found = [
+                1e3 * (last.time_s - first.time_s) / steps
+                for first, last in windows
+                if low <= last.running and first.running <= high
+            ]
             cells.append(f"{median(found):.2f} ({len(found)})" if found else "")
         lines.append(f"| {spec['name']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _tail_windows(real: RunResult) -> list[tuple[int, int, float]]:
-    """Fewest and most requests of each window after the last first token, and milliseconds of its steps."""
+def _tail(real: RunResult) -> tuple[float, list[tuple[TimelinePoint, TimelinePoint]]]:
+    """Steps of a window between two points of the timeline, and the windows after the last first token."""
     since_s = max(record.first_token_s or 0.0 for record in real.records)
     points = [point for point in real.timeline if point.time_s > since_s and point.running]
     steps = real.totals.steps / max(1, len(real.timeline))
-    return [(b.running, a.running, 1e3 * (b.time_s - a.time_s) / steps) for a, b in pairwise(points)]
+    return steps, list(pairwise(points))
 
 
 def agreement(compared: Sequence[Replay], figure: str, noise: float) -> tuple[float, int]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bidkv.policy.guards import PreemptionCap
+from bidkv.policy.ordering import blocks_to_enter
 from bidkv.policy.prices import MachinePrices
 from bidkv.policy.recompute import cheapest_to_repeat
-from bidkv.policy.reserve import GROWTH_BLOCKS, SelfTuningReserve
+from bidkv.policy.reserve import SelfTuningReserve
 from bidkv.policy.returning import ReturnQueue
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
@@ -61,13 +62,11 @@ class Fair(Policy):
 
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return the engine's own next, or who enters in place of a preempted request that does not fit."""
-        running = engine.num_running
-        room = engine.free_blocks - (self.reserve.blocks(engine) if running else 0)
-        return self._queue.choose(room, room - GROWTH_BLOCKS * running)
+        return self._queue.choose(*self.reserve.room(engine))
 
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """It waits behind all others."""
-        self._queue.arrive(request, _blocks(request, engine))
+        self._queue.arrive(request, blocks_to_enter(request, engine))
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs."""
@@ -77,13 +76,9 @@ class Fair(Policy):
         """It waits before all others; the reserve rises by what it cost."""
         self.prices.observe(engine)
         self.reserve.on_preempt(lost_tokens, engine)
-        self._queue.preempt(request, _blocks(request, engine))
+        self._queue.preempt(request, blocks_to_enter(request, engine))
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Look at the clock and the memory in use."""
         self.prices.observe(engine)
         self._queue.discard(request)  # aborted while it waited
-
-
-def _blocks(request: RequestView, engine: EngineView) -> int:
-    return -(-(request.num_prompt_tokens + request.num_output_tokens) // engine.block_size)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from bidkv.policy.fair import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.guards import PreemptionCap
-from bidkv.policy.ordering import LOOK_PAST, WaitingHeap
+from bidkv.policy.ordering import LOOK_PAST, WaitingHeap, blocks_to_enter
 from bidkv.policy.prices import MachinePrices
 from bidkv.policy.recompute import cheapest_to_repeat
 from bidkv.policy.remaining import RemainingTokens
-from bidkv.policy.reserve import GROWTH_BLOCKS, SelfTuningReserve
+from bidkv.policy.reserve import SelfTuningReserve
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
@@ -127,7 +127,7 @@ class Fast(Policy):
             bid = self.bids[request.request_id] = self._bid(request, engine)
         else:
             bid.cost_s = self.cost_s(request, engine)
-        bid.blocks = -(-(request.num_prompt_tokens + request.num_output_tokens) // engine.block_size)
+        bid.blocks = blocks_to_enter(request, engine)
         bid.passed = 0
         self.backlog_s += bid.cost_s
         self._waiting_blocks += bid.blocks
@@ -144,17 +144,6 @@ class Fast(Policy):
         # Sums of floats drift; an empty queue is exactly nothing.
         self.backlog_s = max(0.0, self.backlog_s - bid.cost_s) if self._num_waiting else 0.0
         bid.blocks = 0
-
-    def _room(self, engine: EngineView) -> tuple[int, int]:
-        """Blocks that the head of a queue may take now, and one that enters in its place: room to grow stays.
-
-        Memory that the head waits for is short; filled to the last block it is paid for by preemptions.
-        """
-        free, running = engine.free_blocks, engine.num_running
-        if not running:
-            return free, free
-        room = free - self.reserve.blocks(engine)
-        return room, room - GROWTH_BLOCKS * running
 
     def _next_fitting(self, head: RequestView, room: tuple[int, int]) -> RequestView | None:
         """Return who enters now, `head` or one in its place; None while it waits for memory."""
@@ -182,7 +171,7 @@ class Fast(Policy):
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return the first in the order, or one of the next few where the first does not fit."""
         head = self._waiting.first()
-        return None if head is None else self._next_fitting(head, self._room(engine)) or head
+        return None if head is None else self._next_fitting(head, self.reserve.room(engine)) or head
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:

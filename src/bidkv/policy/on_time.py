@@ -88,7 +88,7 @@ class OnTime(Fast):
         cheapest, head = self._on_time.first(), self._waiting.first()
         if cheapest is None:
             return super().select_next(engine)
-        room = self._room(engine)
+        room = self.reserve.room(engine)
         if head is None:
             return self._next_on_time(cheapest, room) or cheapest
         if not self._late_turn():

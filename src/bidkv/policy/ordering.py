@@ -22,6 +22,11 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
     return min(reversed(candidates), key=key)
 
 
+def blocks_to_enter(request: RequestView, engine: EngineView) -> int:
+    """Return the KV blocks that a waiting request takes, for its prompt and what it generated before."""
+    return -(-(request.num_prompt_tokens + request.num_output_tokens) // engine.block_size)
+
+
 _Entry = tuple[Any, int, RequestView, int]
 _LONGEST_FRONT = 32
 

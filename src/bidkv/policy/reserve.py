@@ -88,3 +88,11 @@ class SelfTuningReserve:
             wanted = least
         self._blocks = wanted if wanted < most else most
         return self._blocks
+
+    def room(self, engine: EngineView) -> tuple[int, int]:
+        """Return the blocks that the head of a queue may take now, and one that enters in its place."""
+        free, running = engine.free_blocks, engine.num_running
+        if not running:
+            return free, free
+        room = free - self.blocks(engine)
+        return room, room - GROWTH_BLOCKS * running

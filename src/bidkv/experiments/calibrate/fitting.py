@@ -231,6 +231,27 @@ def _fit_prefill(log: StepLog, graphs: Graphs, model: Candidate) -> tuple[Regime
     return ways.get(True, seen), ways.get(False, seen)
 
 
+def cost_features(
+    launched: Floats,
+    tokens: Floats | Ints,
+    decode: Floats | Ints,
+    context: Floats | Ints,
+    attention: Floats,
+    prefills: Floats | Ints,
+) -> dict[str, Floats]:
+    """What multiplies each coefficient of a cost line, one entry a step; `launched` are padded tokens."""
+    columns = {
+        "base_s": np.ones(len(launched)),
+        "per_token_s": launched,
+        "per_decode_s": decode,
+        "per_context_token_s": context,
+        "per_attention_s": attention,
+        "per_prefill_s": prefills,
+        "history_s": context > tokens,
+    }
+    return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+
+
 def _fit_lines(
     log: StepLog, graphs: Graphs, host_names: dict[bool, Names], gpu_names: Names, median_cell: bool
 ) -> tuple[dict[bool, CostLine], CostLine]:
@@ -238,15 +259,7 @@ def _fit_lines(
     launched, in_graph = graphs.launched(log)
     if True in host_names and False not in host_names:
         in_graph = np.ones(len(log), dtype=bool)
-    features = {
-        "base_s": np.ones(len(log)),
-        "per_token_s": launched,
-        "per_decode_s": log.decode,
-        "per_context_token_s": log.context,
-        "per_attention_s": log.attention,
-        "per_prefill_s": log.prefills,
-        "history_s": log.context > log.tokens,
-    }
+    features = cost_features(launched, log.tokens, log.decode, log.context, log.attention, log.prefills)
     parts: list[tuple[bool | None, Names]] = [(None, gpu_names)]
     parts += [(way, names) for way, names in host_names.items() if names and (in_graph == way).any()]
     width = sum(len(names) for _, names in parts)

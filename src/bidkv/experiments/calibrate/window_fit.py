@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from bidkv.experiments.calibrate.fitting import cost_features
 from bidkv.experiments.calibrate.run_windows import Window, run_windows
 from bidkv.experiments.calibrate.step_log import Floats
 from bidkv.experiments.validation import read_runs
@@ -107,15 +108,7 @@ def _parts(windows: Sequence[Window], profile: StepTimeProfile) -> tuple[Floats,
         "graph": (prefill > 0) & in_graph,
         "eager": (prefill > 0) & ~in_graph,
     }
-    features = {
-        "base_s": np.ones(len(tokens)),
-        "per_token_s": launched,
-        "per_decode_s": decodes,
-        "per_context_token_s": context,
-        "per_attention_s": attention,
-        "per_prefill_s": prefills,
-        "history_s": (context > tokens).astype(np.float64),
-    }
+    features = cost_features(launched, tokens, decodes, context, attention, prefills)
     terms = _terms(profile)
     both = {part: np.zeros((len(tokens), len(terms))) for part in ("gpu", "host")}
     for column, (way, part, name, value) in enumerate(terms):
