@@ -4,7 +4,8 @@ The prefix of the live requests' ids names the phase:
 
 - `alone-`: the policy is switched off, SGLang's own rules hold;
 - `undisturbed-`, `after-`: `fair` is left alone;
-- `disturbed-`: before about every fifth pass something goes wrong;
+- `disturbed-`: before about every fifth pass something goes wrong; a faulty policy keeps its place until it
+  has failed, or for some passes in which memory suffices;
 - `terminate-`: in the middle of a decision the server gets a SIGTERM.
 
 Under any other prefix it leaves the server alone, but for the record of retractions that `serve_main` keeps.
@@ -38,8 +39,12 @@ CONTROL_FILE = Path(os.environ["BIDKV_CONTROL_FILE"])
 LOG = Path(os.environ["BIDKV_DECISION_LOG"])
 LOG_ROOM_BYTES = 5_000
 """How much more the disk of the decision log takes once things go wrong."""
-KINDS = ("policy", "policy", "policy", "control file", "kill switch")
 POLICIES = (*sorted(FAULTS), "fair", "fast")  # sound ones too, or nobody would be preempted by choice
+DECK = (*(f"policy {name}" for name in POLICIES), *["control file"] * 3, *["kill switch"] * 2)
+FAILING = {"raises", "garbage", "sleeps", "raises-on-events"}
+"""They fail once somebody is retracted."""
+PATIENCE_PASSES = 25
+"""So long a failing policy keeps its place: how often memory runs short depends on the machine's speed."""
 
 
 class Terminated(Policy):
@@ -60,6 +65,9 @@ class Faults:
 
     def __init__(self) -> None:
         self.random = random.Random(12)
+        self._deck: list[str] = []
+        self._patience_passes = 0
+        self._failures = 0
         self.done: Counter[str] = Counter()
         self.phase = ""
         self.log_bytes = 0
@@ -79,7 +87,7 @@ class Faults:
         if phase == "disturbed":
             if not service.controller.active:
                 service.controller.enable()
-            if self.random.random() < 0.2:
+            if not self._awaits_failure(service) and self.random.random() < 0.2:
                 self._go_wrong(service)
 
     def before_abort(self, scheduler, abort) -> None:
@@ -124,11 +132,14 @@ class Faults:
             service.controller.switch(Terminated() if phase == "terminate" else resolve("fair"))
 
     def _go_wrong(self, service) -> None:
-        fault = self.random.choice(KINDS)
-        if fault == "policy":
-            name = self.random.choice(POLICIES)
+        if not self._deck:  # every kind happens, however few passes there are
+            self._deck = self.random.sample(DECK, len(DECK))
+        fault = self._deck.pop()
+        kind, _, name = fault.partition(" ")
+        if kind == "policy":
             service.controller.switch(FAULTS[name]() if name in FAULTS else resolve(name))
-            fault = f"policy {name}"
+            self._patience_passes = PATIENCE_PASSES if name in FAILING else 0
+            self._failures = service.controller.counters.failures
         elif fault == "control file":
             self._spoil_control_file()
             # The adapter looks a few times a second; here at every fault.
@@ -136,6 +147,10 @@ class Faults:
         else:
             service.controller.disable()
         self.done[fault] += 1
+
+    def _awaits_failure(self, service) -> bool:
+        self._patience_passes -= 1
+        return self._patience_passes >= 0 and service.controller.counters.failures == self._failures
 
     def _spoil_control_file(self) -> None:
         _clear(CONTROL_FILE)

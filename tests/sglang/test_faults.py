@@ -81,7 +81,8 @@ def told(server, campaign):
     lost = len(asked) - len(ended.outputs) - len(ended.given_up) - len(ended.errors)
     steps = counted(found, "disturbed", "steps")
     print(
-        f"\n{len(asked)} requests, {faults.total()} faults injected in {steps} steps ({dict(faults)}); "
+        f"\n{len(asked)} requests, {faults.total()} faults injected in {steps} steps ({dict(faults)}), "
+        f"{counted(found, 'disturbed', 'failures')} failures of policies counted; "
         f"{len(ended.outputs)} completed, {len(ended.given_up)} given up by their clients, "
         f"{len(ended.errors)} refused by the engine, {lost} lost"
     )
