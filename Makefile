@@ -44,7 +44,8 @@ lint: setup ## linter, formatter, type checker, import rules
 test: lint test-core test-pages test-deploy test-vllm test-sglang ## everything; a skipped suite is a failure
 
 test-core: setup ## quick: all but engines and browser
-	$(PYTEST) tests --ignore=tests/vllm --ignore=tests/sglang -m "not browser and not prometheus" --no-skips
+	$(PYTEST) tests --ignore=tests/vllm --ignore=tests/sglang -m "not browser and not prometheus" --no-skips \
+	  -n auto --maxprocesses 4 --dist worksteal
 
 test-pages: setup ## the report in a real headless browser
 	scripts/setup-browser.sh

@@ -1,10 +1,12 @@
-"""What all suites share: `--no-skips`, under which a skipped test is a failed one, and `--campaign`."""
+"""What all suites share: `--no-skips`, `--campaign`, and the sum of what state machines did in workers."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import pytest
+from tests.reliability.tally import TALLY
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,3 +49,22 @@ def pytest_make_collect_report(
     report = yield
     _fail_if_skipped(report, collector.config)
     return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A process of `-n` hands its tally to the one that prints."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["tally"] = {machine: dict(tally) for machine, tally in TALLY.items()}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    for machine, tally in getattr(node, "workeroutput", {}).get("tally", {}).items():
+        TALLY[machine].update(tally)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for machine, tally in TALLY.items():
+        done = ", ".join(f"{count:,} {what}" for what, count in tally.items())
+        terminalreporter.write_line(f"{machine}: {tally.total():,} operations: {done}")

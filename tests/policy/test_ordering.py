@@ -45,10 +45,17 @@ class HeapAgainstSortedList(RuleBasedStateMachine):
             self.heap.discard(self.requests[index])
             self.forget(self.requests[index])
 
-    @rule(most=st.integers(-1, 100), limit=st.integers(0, 12))
-    def first_fitting(self, most: int, limit: int) -> None:
-        expected = next((entry[2] for entry in sorted(self.members)[:limit] if _size(entry[2]) <= most), None)
-        assert self.heap.first_fitting(most, limit) is expected
+    @rule(keys=st.lists(st.integers(0, 3), min_size=100, max_size=100))
+    def reorder(self, keys: list[int]) -> None:
+        key_of = dict(zip((request.request_id for request in self.requests), keys, strict=True))
+        self.heap.reorder(lambda request: key_of[request.request_id])
+        self.members = [(key_of[r.request_id], joined, r) for _, joined, r in self.members]
+
+    @rule(most=st.integers(-1, 100), limit=st.integers(0, 12), choice=st.integers(1, 4))
+    def first_fitting(self, most: int, limit: int, choice: int) -> None:
+        fitting = [entry[2] for entry in sorted(self.members)[:limit] if _size(entry[2]) <= most]
+        expected = max(fitting[:choice], key=_size, default=None)
+        assert self.heap.first_fitting(most, limit, choice) is expected
 
     @invariant()
     def same_first_and_size(self) -> None:

@@ -30,19 +30,27 @@ class Admissions(WatchedController):
         super().on_admit(request, engine, cached_tokens)
 
 
-class KeyedFast(Fast):
-    """`fast` that remembers each request's key and the latest one that its bound allows."""
+class WatchedFast(Fast):
+    """`fast` that remembers the latest key its bound allows each request, and how dear requests were."""
 
-    def __init__(self, **options: float) -> None:
-        super().__init__(**options)  # type: ignore[arg-type]
-        self.dial = options["dial"]
-        self.keys: dict[str, float] = {}
+    def __init__(self, *, dial: float, passes: int) -> None:
+        super().__init__(dial=dial, passes=passes)
+        self.dial = dial
         self.latest: dict[str, float] = {}
+        self.costs_s: dict[str, float] = {}
+        self.dearest_typical_s = 0.0
+        self.dearest_s = 0.0
+
+    def cost_s(self, request: RequestView, engine: EngineView) -> float:
+        cost_s = super().cost_s(request, engine)
+        self.dearest_s = max(self.dearest_s, cost_s)
+        return cost_s
 
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         self.latest[request.request_id] = request.arrival_s + self.dial * self.backlog_s
         super().on_arrival(request, engine)
-        self.keys[request.request_id] = self.bids[request.request_id].key_s
+        self.costs_s[request.request_id] = self.bids[request.request_id].cost_s
+        self.dearest_typical_s = max(self.dearest_typical_s, self.typical_s)
 
 
 def fcfs_engines() -> st.SearchStrategy[EngineConfig]:
@@ -140,26 +148,34 @@ def test_fast_lets_nobody_pass_beyond_its_bound(
     weights: list[float],
 ) -> None:
     requests = [replace(r, weight=weight) for r, weight in zip(requests, weights, strict=False)]
-    policy = KeyedFast(dial=dial, passes=passes)
-    stays: dict[str, int] = {}
-    ahead_of: dict[str, set[str]] = {}
+    policy = WatchedFast(dial=dial, passes=passes)
+    passed_s: dict[str, float] = {}
+    ahead_of: dict[str, set[tuple[str, int]]] = {}
 
     class Judge(Admissions):
         def on_admit(self, request: RequestView, engine: EngineView, cached_tokens: int = 0) -> None:
-            keys = policy.keys
-            stays.pop(request.request_id, None)
+            entering = policy.bids[request.request_id]
+            passed_s.pop(request.request_id, None)
             ahead_of.pop(request.request_id, None)
             for other in engine.waiting():
                 name = other.request_id
+                key_s = policy.bids[name].key_s
                 # Who is ordered ahead of it now, or was at any time of this stay, may have been passed too.
                 ahead = ahead_of.setdefault(name, set())
-                ahead.update(r.request_id for r in engine.waiting() if keys[r.request_id] <= keys[name])
-                if keys[request.request_id] <= keys[name]:
+                ahead.update(
+                    (r.request_id, r.num_preemptions)
+                    for r in engine.waiting()
+                    if policy.bids[r.request_id].key_s <= key_s
+                )
+                if entering.key_s <= key_s:
                     # In order: nobody who arrived later than dial * backlog seconds after it.
-                    assert request.arrival_s <= keys[name] <= policy.latest[name]
+                    assert request.arrival_s <= key_s <= policy.latest[name]
                     continue
-                stays[name] = stays.get(name, 0) + 1
-                assert stays[name] <= passes * len(ahead)
+                # Each of those was passed until the work that did so came to its bound.
+                assert passes
+                passed_s[name] = passed_s.get(name, 0.0) + entering.cost_s
+                each_s = passes * policy.dearest_typical_s + policy.dearest_s
+                assert passed_s[name] <= len(ahead) * each_s * (1 + 1e-9)
             super().on_admit(request, engine, cached_tokens)
 
     control = Judge(policy)
@@ -207,14 +223,15 @@ def test_endless_short_work_does_not_pass_the_long_request_where_arrival_orders(
 def test_endless_short_work_passes_the_long_request_within_the_bound_of_fast(
     dial: float, passes: int
 ) -> None:
-    policy = KeyedFast(dial=dial, passes=passes)
+    policy = WatchedFast(dial=dial, passes=passes)
     control = Admissions(policy)
     rank = rank_of_long(control, TIGHT)
     assert rank is not None
-    # Those that arrive before its key may pass it, and `passes` more while it is first.
+    # Those that arrive before its key may pass it, and while it is first the work of `passes` typical ones.
     entered = [request for request, _ in control.passed]
     place = next(i for i, request in enumerate(entered) if request.request_id == "long")
-    key_s = policy.keys["long"]
-    late = [request for request in entered[:place] if request.arrival_s > key_s]
-    assert len(late) <= passes
+    late = [request for request in entered[:place] if request.arrival_s > policy.latest["long"]]
+    work_s = sum(policy.costs_s[request.request_id] for request in late)
+    assert work_s <= passes * policy.dearest_typical_s + policy.dearest_s
+    assert bool(late) <= bool(passes)
     assert (rank > len(late)) == (dial > 0.0)

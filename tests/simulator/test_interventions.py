@@ -70,7 +70,7 @@ def test_a_policy_that_never_fails_is_told_the_truth_through_kills_and_switches(
         run.step()
     # A single assertion of its own books that failed would have switched it off.
     assert run.control.counters.failures == 0
-    assert run.control.counters.preemptions_by_policy > 10
+    assert run.control.counters.preemptions_by_policy > 5
     assert len(run.books.finished) == 60
 
 

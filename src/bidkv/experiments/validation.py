@@ -4,7 +4,8 @@
 
 The directory holds the plan of :mod:`bidkv.experiments.vllm.replay` as ``plan.json`` and one result file a
 run; a run's ``max_num_seqs`` (256) and ``async_scheduling`` (false) say how its engine was started. The
-simulator is given the plan and the profile alone. All tables are Markdown.
+simulator is given the plan and the profile alone. Runs of a policy whose rules changed since they were made
+say nothing about the simulator: ``--without`` leaves them out. All tables are Markdown.
 
 The last column of the first table needs no simulation: after the last first token only decode steps are
 left, of as many requests as the recorded timeline says, and the profile says how long those take. It tells a
@@ -17,7 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -65,8 +66,8 @@ class Replay:
         return gap if figure == "recompute_tax" else gap / self.real[figure]
 
 
-def replays(directory: Path, profile: StepTimeProfile) -> list[Replay]:
-    """Simulate every run of `directory`, in the order of its plan.
+def replays(directory: Path, profile: StepTimeProfile, *, without: Collection[str] = ()) -> list[Replay]:
+    """Simulate every run of `directory` but those of the policies in `without`, in the order of its plan.
 
     Raises:
         OSError: the plan or a result is missing.
@@ -74,6 +75,8 @@ def replays(directory: Path, profile: StepTimeProfile) -> list[Replay]:
     """
     compared = []
     for spec in read_runs(directory / "plan.json"):
+        if spec["policy"] in without:
+            continue
         file = directory / f"{spec['name']}.json"
         real = decode(file.read_text(encoding="utf-8"), str(file))
         engine = EngineConfig(
@@ -200,6 +203,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--runs", type=Path, required=True, metavar="DIR", help="plan.json and one result file a run")
     add("--profile", metavar="NAME|FILE", help="step-time profile; --tails needs none")
+    add(
+        "--without",
+        default="",
+        metavar="POLICY[,...]",
+        help="leave out runs of policies whose rules have changed since",
+    )
     add("--tails", action="store_true", help="print the recorded final decode steps alone")
     add("--order", action="store_true", help="compare the order of the policies instead")
     add(
@@ -216,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.tails:
             print(tail_table(options.runs))
             return 0
-        compared = replays(options.runs, load_profile(options.profile))
+        compared = replays(options.runs, load_profile(options.profile), without=options.without.split(","))
     except (OSError, ValueError) as error:
         print(f"bidkv: error: {error}", file=sys.stderr)
         return 2

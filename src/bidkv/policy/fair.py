@@ -74,11 +74,10 @@ class Fair(Policy):
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """It waits before all others; the reserve rises by what it cost."""
-        self.prices.observe(engine)
         self.reserve.on_preempt(lost_tokens, engine)
         self._queue.preempt(request, blocks_to_enter(request, engine))
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Look at the clock and the memory in use."""
-        self.prices.observe(engine)
+        self.reserve.observe(engine)
         self._queue.discard(request)  # aborted while it waited

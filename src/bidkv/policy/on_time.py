@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
+
 from bidkv.policy.fair import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.fast import Fast
-from bidkv.policy.ordering import LOOK_PAST, WaitingHeap
+from bidkv.policy.ordering import WaitingHeap
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -38,8 +40,8 @@ class OnTime(Fast):
         *,
         ttft_slo_s: float = 2.0,
         late_share: float = 0.75,
-        dial: float = 1.0,
-        passes: int = 40,
+        dial: float = 0.8,
+        passes: int = 30,
         cap: int = DEFAULT_PREEMPTION_CAP,
     ) -> None:
         super().__init__(dial=dial, passes=passes, cap=cap)
@@ -50,17 +52,23 @@ class OnTime(Fast):
         self._slo_s = ttft_slo_s
         self._late_share = late_share
         self._on_time = WaitingHeap()  # by cost
-        self._due = WaitingHeap()  # the same requests by when they turn late
-        self._due_s: dict[str, float] = {}
+        self._due_s: dict[str, float] = {}  # when they turn late
+        self._due: list[tuple[float, int, RequestView]] = []  # the soonest first; who left is still there
+        self._joined = 0
         self._entered_late_s = 0.0
         self._entered_s = 0.0
 
     def _expire(self, now_s: float) -> None:
         """Move those that can be on time no more to the late ones."""
-        while (request := self._due.first()) is not None and self._due_s[request.request_id] <= now_s:
-            self._forget_due(request)
-            bid = self.bids[request.request_id]
-            self._waiting.push(request, bid.key_s, bid.blocks)
+        due, due_s = self._due, self._due_s
+        while due and due[0][0] <= now_s:
+            when_s, _, request = heapq.heappop(due)
+            name = request.request_id
+            if due_s.get(name) == when_s:  # or it entered or was given up meanwhile
+                del due_s[name]
+                self._on_time.discard(request)
+                bid = self.bids[name]
+                self._waiting.push(request, bid.key_s, bid.blocks)
 
     def _turns_late_s(self, request: RequestView) -> float:
         due_s = request.arrival_s + self._slo_s
@@ -73,7 +81,6 @@ class OnTime(Fast):
         """`request` is on time no more; return whether it was."""
         if self._due_s.pop(request.request_id, None) is None:
             return False
-        self._due.discard(request)
         self._on_time.discard(request)
         return True
 
@@ -95,17 +102,18 @@ class OnTime(Fast):
             return self._next_on_time(cheapest, room) or self._next_fitting(head, room) or cheapest
         late = self._next_fitting(head, room)
         bid = self.bids[head.request_id]
-        if late is not None or bid.passed >= self._passes:
+        if late is not None or not self._may_be_passed(bid):
             return late or head
         other = self._next_on_time(cheapest, room)
-        bid.passed += other is not None
+        if other is not None:
+            bid.passed_s += self.bids[other.request_id].cost_s
         return other or head
 
     def _next_on_time(self, cheapest: RequestView, room: tuple[int, int]) -> RequestView | None:
         """Return who of those on time enters now, the cheapest or one of the next few; None if none fits."""
         if self.bids[cheapest.request_id].blocks <= room[0]:
             return cheapest
-        return self._on_time.first_fitting(room[1], 1 + LOOK_PAST) if room[1] > 0 else None
+        return self._fitting(self._on_time, room)
 
     def _late_turn(self) -> bool:
         return self._late_share > 0.0 and self._entered_late_s <= self._late_share * self._entered_s
@@ -115,7 +123,8 @@ class OnTime(Fast):
         """It is on time for now."""
         bid = self._join(request, engine)
         due_s = self._due_s[request.request_id] = self._turns_late_s(request)
-        self._due.push(request, due_s)
+        self._joined += 1  # ties go to who joined first
+        heapq.heappush(self._due, (due_s, self._joined, request))
         self._on_time.push(request, bid.cost_s / request.weight, bid.blocks)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:

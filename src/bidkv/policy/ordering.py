@@ -96,19 +96,38 @@ class WaitingHeap:
             return front[0][2]
         return None
 
-    def first_fitting(self, most: int, limit: int) -> RequestView | None:
-        """Return the first of the `limit` smallest members whose size is at most `most`, or None."""
+    def first_fitting(self, most: int, limit: int, choice: int = 1) -> RequestView | None:
+        """Return the largest of the first `choice` whose size is at most `most`, among the `limit` smallest.
+
+        Of equals the first; None if none of the `limit` fits.
+        """
         sizes = self._front_sizes
         if len(sizes) < limit and self._heap:
             self._fill(limit)
-        elif len(sizes) > limit:
+        if len(sizes) > limit:
             sizes = sizes[:limit]
         # Mostly nobody fits, and finding the smallest is much faster than looking at them one by one.
-        if sizes and min(sizes) <= most:
-            for place, size in enumerate(sizes):
-                if size <= most:
-                    return self._front[place][2]
-        return None
+        if not sizes or min(sizes) > most:
+            return None
+        chosen, largest = 0, -1
+        for place, size in enumerate(sizes):
+            if size <= most:
+                if size > largest:
+                    chosen, largest = place, size
+                choice -= 1
+                if not choice:
+                    break
+        return self._front[chosen][2]
+
+    def reorder(self, key: Callable[[RequestView], Any]) -> None:
+        """Give every member a new key; O(n log n)."""
+        entries = sorted(
+            (key(request), order, request, size) for _, order, request, size in self._entries.values()
+        )
+        self._entries = {entry[2].request_id: entry for entry in entries}
+        self._front = entries[:_LONGEST_FRONT]
+        self._front_sizes = [entry[3] for entry in self._front]
+        self._heap = entries[_LONGEST_FRONT:]  # what is sorted is a heap
 
     def _fill(self, count: int) -> bool:
         """Move members from the heap to the front until it holds `count`; False when they are too few."""

@@ -12,8 +12,6 @@ within half that time is not let in.
 
 from __future__ import annotations
 
-import math
-
 from bidkv.policy.prices import MachinePrices
 from bidkv.protocol.policy import EngineView
 
@@ -29,7 +27,8 @@ class SelfTuningReserve:
 
     With R the share, f the footprint (share of memory one running request holds), u = `unit` * f, c the
     recompute seconds of a preemption and k the `gain` per second: each second lowers R by
-    k * u^2 * (fixed step time / recent step time), each preemption raises it by k * u * c.
+    k * u^2 * (fixed step time / recent step time), each preemption raises it by k * u * c. A policy tells it
+    of every finish (:meth:`observe`) and of every preemption.
 
     Args:
         prices: what the machine's time costs; shared with the policy that uses this reserve.
@@ -41,7 +40,7 @@ class SelfTuningReserve:
         ValueError: an option is out of range; the message names it.
     """
 
-    __slots__ = ("_blocks", "_gain", "_overhead_s", "_prices", "_seen", "_unit", "share")
+    __slots__ = ("_fall_per_s", "_gain", "_overhead_s", "_prices", "_share", "_since_s", "_unit")
 
     def __init__(self, prices: MachinePrices, *, gain: float, unit: float, overhead_s: float) -> None:
         for option, value in (("gain", gain), ("unit", unit)):
@@ -49,45 +48,52 @@ class SelfTuningReserve:
                 raise ValueError(f"{option} must be > 0, got {value}")
         if not overhead_s >= 0:
             raise ValueError(f"overhead_s must be >= 0, got {overhead_s}")
-        self.share = 0.0
         self._prices = prices
         self._gain = gain
         self._unit = unit
         self._overhead_s = overhead_s
-        self._seen = (math.inf, 0)  # when it was asked last and how many ran; never yet
-        self._blocks = 0
+        # The share at the last event; from there it falls by the prices of then. So an answer depends on the
+        # time alone, not on how often an engine asks.
+        self._share = 0.0
+        self._since_s = 0.0
+        self._fall_per_s = 0.0
+
+    def observe(self, engine: EngineView) -> None:
+        """Take in what happened since the last event, before the memory of it changes: prices move."""
+        now_s = engine.now_s
+        self._share = self._share_at(now_s)
+        self._since_s = now_s
+        prices = self._prices
+        prices.observe(engine)
+        unit = self._unit * prices.footprint
+        idle_price = prices.step_s / prices.recent_step_s
+        self._fall_per_s = self._gain * unit * unit * (idle_price if idle_price < 1.0 else 1.0)
 
     def on_preempt(self, lost_tokens: int, engine: EngineView) -> None:
         """A preemption threw `lost_tokens` computed positions away."""
-        cost_s = self._prices.token_s * lost_tokens + self._overhead_s
-        raised = self.share + self._gain * self._unit * self._prices.footprint * cost_s
-        self.share = min(raised, MOST_SHARE)
-        self._seen = (self._seen[0], -1)
+        self.observe(engine)
+        prices = self._prices
+        cost_s = prices.token_s * lost_tokens + self._overhead_s
+        raised = self._share + self._gain * self._unit * prices.footprint * cost_s
+        self._share = raised if raised < MOST_SHARE else MOST_SHARE
+
+    def _share_at(self, now_s: float) -> float:
+        share = self._share
+        if share:
+            share -= self._fall_per_s * (now_s - self._since_s)
+            if share < 0.0:
+                share = 0.0
+        return share
 
     def blocks(self, engine: EngineView) -> int:
         """Return the reserve now, in whole blocks."""
-        # Asked several times an event: it is worked out once, by comparisons instead of min and max.
-        seen = (engine.now_s, engine.num_running)
-        if seen == self._seen:
-            return self._blocks
-        now_s, running = seen
-        elapsed_s = now_s - self._seen[0]
-        self._seen = seen
-        share = self.share
-        if share and elapsed_s > 0.0:
-            prices = self._prices
-            unit = self._unit * prices.footprint
-            idle_price = prices.step_s / prices.recent_step_s
-            if idle_price > 1.0:
-                idle_price = 1.0
-            share -= self._gain * unit * unit * idle_price * elapsed_s
-            self.share = share = share if share > 0.0 else 0.0
+        # Asked several times an event: comparisons instead of min and max.
         num_blocks = engine.num_blocks
-        wanted, least, most = int(share * num_blocks), running // 2, int(MOST_SHARE * num_blocks)
+        least, most = engine.num_running // 2, int(MOST_SHARE * num_blocks)
+        wanted = int(self._share_at(engine.now_s) * num_blocks) if self._share else 0
         if wanted < least:
             wanted = least
-        self._blocks = wanted if wanted < most else most
-        return self._blocks
+        return wanted if wanted < most else most
 
     def room(self, engine: EngineView) -> tuple[int, int]:
         """Return the blocks that the head of a queue may take now, and one that enters in its place."""

@@ -346,16 +346,16 @@ class Engine:
                     break
                 tokens = budget
             blocks = -(-(cached + tokens) // size) - len(hits)
-            kept_free = 0
+            needed = blocks
+            if config.reserve_full_isl:  # rule 9
+                needed = max(blocks, -(-min(request.num_tokens, self._model_len) // size) - len(hits))
+            if self._cache is not None:
+                needed += self._cache.count_free(hits)
+            if needed > self.free_blocks:
+                break  # whatever the reserve is, so nobody is asked for it
             if running:  # rule 10
                 kept_free = max(config.watermark_blocks, control.reserve_blocks(self))
-            if self._cache is not None:
-                kept_free += self._cache.count_free(hits)
-            if blocks + kept_free > self.free_blocks:
-                break
-            if config.reserve_full_isl:  # rule 9
-                whole = -(-min(request.num_tokens, self._model_len) // size) - len(hits)
-                if whole + kept_free > self.free_blocks:
+                if needed + kept_free > self.free_blocks:
                     break
             waiting.remove(request)
             if self._cache is not None:

@@ -482,15 +482,6 @@ def stops(
                         yield ASK_NEXT
                         break
                     slot = state[NEXT_SLOT]
-                kept_free = 0
-                if state[RUNNING_COUNT] > 0:
-                    kept_free = state[WATERMARK]
-                    if state[KEEPS_RESERVE]:
-                        if state[RESERVE] < 0:
-                            state[PHASE] = P_ADMIT
-                            yield ASK_RESERVE
-                            break
-                        kept_free = max(kept_free, state[RESERVE])
                 tokens = table[TOKENS, slot]
                 if 0 < state[THRESHOLD] < tokens and state[RUNNING_COUNT] + state[WAITING_COUNT] > 1:
                     tokens = state[THRESHOLD]
@@ -499,10 +490,19 @@ def stops(
                         break
                     tokens = state[BUDGET]
                 blocks = -(-tokens // size)
-                whole = blocks
+                needed = blocks
                 if state[FULL_ISL]:
-                    whole = max(whole, -(-min(table[TOKENS, slot], state[MODEL_LEN]) // size))
-                if whole + kept_free > state[FREE]:
+                    needed = max(needed, -(-min(table[TOKENS, slot], state[MODEL_LEN]) // size))
+                kept_free = 0
+                if state[RUNNING_COUNT] > 0 and needed <= state[FREE]:
+                    kept_free = state[WATERMARK]
+                    if state[KEEPS_RESERVE]:
+                        if state[RESERVE] < 0:
+                            state[PHASE] = P_ADMIT
+                            yield ASK_RESERVE
+                            break
+                        kept_free = max(kept_free, state[RESERVE])
+                if needed + kept_free > state[FREE]:
                     state[BLOCKED] = 1
                     break
                 _unlink(table, state, slot)
