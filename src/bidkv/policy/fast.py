@@ -83,7 +83,7 @@ class Fast(Policy):
     def __init__(
         self,
         *,
-        dial: float = 0.8,
+        dial: float = 1.0,
         passes: int = 40,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,

@@ -40,7 +40,7 @@ class OnTime(Fast):
         *,
         ttft_slo_s: float = 2.0,
         late_share: float = 0.75,
-        dial: float = 0.8,
+        dial: float = 1.0,
         passes: int = 30,
         cap: int = DEFAULT_PREEMPTION_CAP,
     ) -> None:

@@ -17,7 +17,7 @@ from bidkv.protocol.requests import RequestView
 from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.prefix_cache import BlockKeys, PrefixCache
 from bidkv.simulator.request import SimRequest
-from bidkv.simulator.waiting import FCFSQueue, PriorityQueue
+from bidkv.simulator.waiting import FCFSQueue, PriorityQueue, QueueView
 
 
 class _Launched(NamedTuple):
@@ -28,7 +28,7 @@ class _Launched(NamedTuple):
     empty: bool
 
 
-class Engine:
+class Engine(QueueView):
     """One simulated replica; it is the `EngineView` its policy sees.
 
     `submit` requests, `step` until nothing is left; `finished` collects what left in the last step.
@@ -55,7 +55,7 @@ class Engine:
         self.preempted: list[SimRequest] = []
         self._named: list[SimRequest] = []
         self._by_priority = config.scheduling_policy == "priority"
-        self._waiting: FCFSQueue | PriorityQueue = PriorityQueue() if self._by_priority else FCFSQueue()
+        self._waiting = PriorityQueue() if self._by_priority else FCFSQueue()
         self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
         self._keys = BlockKeys(config.block_size, config.prefix_chunk_tokens)
         self._profile = profile
@@ -69,25 +69,6 @@ class Engine:
     def num_running(self) -> int:
         """Requests that run."""
         return len(self.running)
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait to enter."""
-        return len(self._waiting)
-
-    def waiting(self) -> Sequence[SimRequest]:
-        """The waiting requests in the engine's own order."""
-        return list(self._waiting)
-
-    def is_waiting(self, request: RequestView) -> bool:
-        """Whether `request` waits to enter."""
-        return request in self._waiting
-
-    def true_output_tokens(self, request: RequestView) -> int:
-        """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
-        if not isinstance(request, SimRequest):
-            raise TypeError(f"expected a request of this engine, got {request!r}")
-        return request._target_tokens - request.num_prompt_tokens
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would free."""

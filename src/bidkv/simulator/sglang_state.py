@@ -10,10 +10,10 @@ from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import RequestView
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.sglang_config import SglangConfig
-from bidkv.simulator.waiting import FCFSQueue
+from bidkv.simulator.waiting import FCFSQueue, QueueView
 
 
-class SglangState:
+class SglangState(QueueView):
     """What one replica knows; it is the `EngineView` its policy sees. It decides nothing."""
 
     prefix_caching = False
@@ -62,28 +62,9 @@ class SglangState:
         return len(self._decoding) + len(self._prefilled) + chunked
 
     @property
-    def num_waiting(self) -> int:
-        """Requests that wait to enter."""
-        return len(self._waiting)
-
-    @property
     def num_prefilling(self) -> int:
         """1 while a prompt is prefilled in chunks, else 0."""
         return 0 if self._chunked is None else 1
-
-    def waiting(self) -> Sequence[SimRequest]:
-        """The waiting requests in the engine's own order."""
-        return list(self._waiting)
-
-    def is_waiting(self, request: RequestView) -> bool:
-        """Whether `request` waits to enter."""
-        return request in self._waiting
-
-    def true_output_tokens(self, request: RequestView) -> int:
-        """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
-        if not isinstance(request, SimRequest):
-            raise TypeError(f"expected a request of this engine, got {request!r}")
-        return request._target_tokens - request.num_prompt_tokens
 
     def freed_blocks(self, request: RequestView) -> int:
         """Pages that retracting `request` would free."""

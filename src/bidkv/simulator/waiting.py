@@ -1,10 +1,10 @@
-"""The waiting queues of vLLM: first come first served, or by (priority, arrival, id)."""
+"""Waiting queues, first come first served or by (priority, arrival, id), and what may be asked of them."""
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from bidkv.protocol.requests import RequestView
 from bidkv.simulator.request import SimRequest
@@ -86,3 +86,28 @@ class PriorityQueue:
 
 def _priority_key(request: SimRequest) -> tuple[int, float, str]:
     return (request.priority, request.arrival_s, request.request_id)
+
+
+class QueueView:
+    """What a policy may ask about the requests of a simulated engine, whichever engine that is."""
+
+    _waiting: FCFSQueue | PriorityQueue
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait to enter."""
+        return len(self._waiting)
+
+    def waiting(self) -> Sequence[SimRequest]:
+        """The waiting requests in the engine's own order."""
+        return list(self._waiting)
+
+    def is_waiting(self, request: RequestView) -> bool:
+        """Whether `request` waits to enter."""
+        return request in self._waiting
+
+    def true_output_tokens(self, request: RequestView) -> int:
+        """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
+        if not isinstance(request, SimRequest):
+            raise TypeError(f"expected a request of this engine, got {request!r}")
+        return request._target_tokens - request.num_prompt_tokens

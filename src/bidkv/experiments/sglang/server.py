@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from bidkv.experiments.runner.command_line import server_driver, server_words
 from bidkv.experiments.runner.driver import DriverError, EngineFacts
-from bidkv.experiments.runner.managed import ServerSpec
-from bidkv.experiments.runner.model import has_tokenizer, vocabulary_of
 from bidkv.experiments.runner.options import EngineOption
 from bidkv.experiments.runner.scrape import Reading, get_text
-from bidkv.experiments.runner.server import LoadSettings, ServerDriver
+from bidkv.experiments.runner.server import ServerDriver
 
 RESERVED_NEW_TOKENS = 4
 """Output tokens for which SGLang reserves memory at a request's admission, in experiments.
@@ -47,40 +45,24 @@ def sglang_driver(
             f"SGLang is not installed beside {sys.executable}: run this with the Python that has it, or with "
             "--engine sim"
         ) from None
-    words = ["--model-path", given.model]
-    for option in options:
-        value = getattr(given, option.name)
-        if option.flag != "--model" and value is not None:
-            words += [option.flag, str(value)]
+    words = server_words(given, options, "--model-path", say)
     environment = {
         "SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION": str(RESERVED_NEW_TOKENS),
     }
-    if not has_tokenizer(given.model):
-        say(f"{given.model} has no tokenizer: started with --skip-tokenizer-init")
-        words.append("--skip-tokenizer-init")
     if find_spec("sgl_kernel") is None:
         # The GPU's kernels are a package of their own; where it is missing only a CPU is left.
         words += _CPU_WORDS
         environment |= _CPU_ENVIRONMENT
         say(f"{installed} without GPU kernels: {' '.join(_CPU_WORDS)}, one thread for each operator")
-    command = [
-        sys.executable,
-        "-m",
-        "bidkv.experiments.sglang.serve",
-        *words,
-        *shlex.split(given.server_args),
-    ]
-    spec = ServerSpec(
-        engine="sglang",
-        command=command,
-        dialect="sglang",
-        model=given.model,
-        vocabulary=vocabulary_of(given.model),
-        facts=lambda url, reading: _facts(url, reading, installed),
-        environment=environment,
+    return server_driver(
+        given,
+        "sglang",
+        words,
+        environment,
+        lambda url, reading: _facts(url, reading, installed),
+        logs,
+        say,
     )
-    settings = LoadSettings(given.warmup, given.drain_s, given.send_lag_limit_ms, given.restart)
-    return ServerDriver(spec, logs, settings, say)
 
 
 def _facts(url: str, reading: Reading, installed: str) -> EngineFacts:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from bidkv.experiments.runner.command_line import server_driver, server_words
 from bidkv.experiments.runner.driver import DriverError, EngineFacts
-from bidkv.experiments.runner.managed import ServerSpec
-from bidkv.experiments.runner.model import has_tokenizer, vocabulary_of
 from bidkv.experiments.runner.options import EngineOption
 from bidkv.experiments.runner.scrape import Reading, get_text
-from bidkv.experiments.runner.server import LoadSettings, ServerDriver
+from bidkv.experiments.runner.server import ServerDriver
 
 CPU_BLOCK_SIZE = 32
 """The only block size of vLLM's CPU attention."""
@@ -38,15 +36,8 @@ def vllm_driver(
         DriverError: vLLM is not installed.
     """
     installed = _installed()
-    words = ["--model", given.model]
-    for option in options:
-        value = getattr(given, option.name)
-        if option.flag != "--model" and value is not None:
-            words += [option.flag, str(value)]
+    words = server_words(given, options, "--model", say)
     environment = {"VLLM_NO_USAGE_STATS": "1"}
-    if not has_tokenizer(given.model):
-        say(f"{given.model} has no tokenizer: started with --skip-tokenizer-init")
-        words.append("--skip-tokenizer-init")
     if "cpu" in installed:
         environment |= _CPU_ENVIRONMENT
         if given.block_size not in (None, CPU_BLOCK_SIZE):
@@ -58,18 +49,15 @@ def vllm_driver(
             f"vLLM for CPUs ({installed}): --block-size {CPU_BLOCK_SIZE}, --enforce-eager, one thread for "
             "each operator"
         )
-    command = [sys.executable, "-m", "bidkv.experiments.vllm.serve", *words, *shlex.split(given.server_args)]
-    spec = ServerSpec(
-        engine="vllm",
-        command=command,
-        dialect="vllm",
-        model=given.model,
-        vocabulary=vocabulary_of(given.model),
-        facts=lambda url, reading: _facts(url, reading, installed),
-        environment=environment,
+    return server_driver(
+        given,
+        "vllm",
+        words,
+        environment,
+        lambda url, reading: _facts(url, reading, installed),
+        logs,
+        say,
     )
-    settings = LoadSettings(given.warmup, given.drain_s, given.send_lag_limit_ms, given.restart)
-    return ServerDriver(spec, logs, settings, say)
 
 
 def _installed() -> str:
