@@ -49,6 +49,10 @@ class Bid:
     blocks: int = 0
     passed_s: float = 0.0
 
+    def place(self, arrival_s: float) -> None:
+        """Work the key out."""
+        self.key_s = min(arrival_s + self.put_back * self.backlog_s, self.latest_s)
+
 
 class Fast(Policy):
     """Admission as an auction in machine seconds: who costs little enters before who costs much.
@@ -84,7 +88,7 @@ class Fast(Policy):
         self,
         *,
         dial: float = 1.0,
-        passes: int = 40,
+        passes: int = 30,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,
         unit: float = 0.6,
@@ -132,7 +136,7 @@ class Fast(Policy):
         if deadline_s is not None:
             service_s = self.remaining.moments(request)[0] * self.prices.recent_step_s
             bid.latest_s = max(request.arrival_s, deadline_s - service_s)
-        bid.key_s = min(request.arrival_s + bid.put_back * bid.backlog_s, bid.latest_s)
+        bid.place(request.arrival_s)
         return bid
 
     def _bring_down(self, request: RequestView) -> float:
@@ -140,7 +144,7 @@ class Fast(Policy):
         bid = self.bids[request.request_id]
         if bid.backlog_s > self.backlog_s:
             bid.backlog_s = self.backlog_s
-            bid.key_s = min(request.arrival_s + bid.put_back * bid.backlog_s, bid.latest_s)
+            bid.place(request.arrival_s)
         return bid.key_s
 
     def _all_fit(self, request: RequestView, engine: EngineView) -> bool:
