@@ -118,6 +118,19 @@ def test_nobody_stays_put_back_by_a_backlog_that_is_gone() -> None:
     assert policy.bids["long"].key_s < key_s  # and it does not go back again
 
 
+@pytest.mark.parametrize(("others", "moves"), [(1000, True), (2500, False)])
+def test_the_keys_of_a_queue_too_long_to_sort_within_a_step_stay(others: int, moves: bool) -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10)
+    dear = [request(f"dear{i}", 0.0, 6000) for i in range(400)]
+    arrive(policy, engine, *dear, *(request(f"cheap{i}", 0.5, 16) for i in range(others)))
+    arrive(policy, engine, request("long", 1.0, 1400))
+    key_s, backlog_s = policy.bids["long"].key_s, policy.backlog_s
+    for member in dear:
+        policy.on_admit(member, engine)
+    assert policy.backlog_s < 0.5 * backlog_s
+    assert (policy.bids["long"].key_s < key_s) == moves
+
+
 def test_a_preempted_request_keeps_its_place() -> None:
     policy, engine = Fast(), FakeEngine(free_blocks=10)
     first, *_ = crowd(policy, engine)

@@ -25,6 +25,8 @@ _FALL = 0.75
 """Keys follow the backlog down once it has fallen to this share of its highest since they last did."""
 _LEFT = 0.125
 """And once so many have left since, as a share of those that wait: O(log n) for each that leaves."""
+_MOST_AT_ONCE = 2048
+"""While more than these wait, keys stay: bringing all of them down must take less time than a step."""
 
 
 @dataclass(slots=True)
@@ -65,8 +67,8 @@ class Fast(Policy):
         arrival + dial * B * q^2 / (q^2 + 1), where q = c / weight / typical cost
 
     so the order lets nobody pass it who arrives more than dial * B seconds later; a deadline pulls the key
-    forward to the last moment it can start. A preempted request keeps its key. While all that wait fit at
-    once, nobody bids and arrival orders.
+    forward to the last moment it can start. A preempted request keeps its key, and while more than 2,048 wait
+    everybody does. While all that wait fit at once, nobody bids and arrival orders.
 
     Beside the order, one of the next 31 may enter in place of a head that does not fit, until those who did
     cost `passes` times as much as a typical request: the head then waits for memory alone, as under first
@@ -183,7 +185,12 @@ class Fast(Policy):
         self.backlog_s = max(0.0, self.backlog_s - bid.cost_s) if self._num_waiting else 0.0
         bid.blocks = 0
         self._left += 1
-        if self.backlog_s < _FALL * self._highest_s and self._left >= _LEFT * self._num_waiting:
+        waiting = self._num_waiting
+        if (
+            self.backlog_s < _FALL * self._highest_s
+            and _LEFT * waiting <= self._left
+            and waiting <= _MOST_AT_ONCE
+        ):
             self._highest_s, self._left = self.backlog_s, 0
             self._waiting.reorder(self._bring_down)
 
