@@ -345,7 +345,8 @@ def test_the_reserve_follows_preemptions_time_and_who_runs() -> None:
     assert reserve.blocks(engine) == reserve.blocks(engine) == 2  # half a block for each that runs
     reserve.on_preempt(1000, engine)
     raised = reserve.blocks(engine)
-    assert raised == reserve.blocks(engine) > 2
+    cost_s = 1000 * prices.token_s + 1e-3
+    assert raised == reserve.blocks(engine) == int(7.0 * 0.6 * prices.footprint * cost_s * 1000) > 2
     engine.now_s += 0.01
     fallen = reserve.blocks(engine)
     assert 2 < fallen < raised

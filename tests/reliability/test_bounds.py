@@ -31,11 +31,12 @@ class Admissions(WatchedController):
 
 
 class WatchedFast(Fast):
-    """`fast` that remembers the latest key its bound allows each request, and how dear requests were."""
+    """`fast` that remembers each request's first key, the latest its bound allows, and how dear all were."""
 
     def __init__(self, *, dial: float, passes: int) -> None:
         super().__init__(dial=dial, passes=passes)
         self.dial = dial
+        self.keys: dict[str, float] = {}
         self.latest: dict[str, float] = {}
         self.costs_s: dict[str, float] = {}
         self.dearest_typical_s = 0.0
@@ -49,7 +50,8 @@ class WatchedFast(Fast):
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         self.latest[request.request_id] = request.arrival_s + self.dial * self.backlog_s
         super().on_arrival(request, engine)
-        self.costs_s[request.request_id] = self.bids[request.request_id].cost_s
+        bid = self.bids[request.request_id]
+        self.keys[request.request_id], self.costs_s[request.request_id] = bid.key_s, bid.cost_s
         self.dearest_typical_s = max(self.dearest_typical_s, self.typical_s)
 
 
@@ -227,10 +229,10 @@ def test_endless_short_work_passes_the_long_request_within_the_bound_of_fast(
     control = Admissions(policy)
     rank = rank_of_long(control, TIGHT)
     assert rank is not None
-    # Those that arrive before its key may pass it, and while it is first the work of `passes` typical ones.
+    # Those that arrive before its first key may pass it, and `passes` typical ones while it heads.
     entered = [request for request, _ in control.passed]
     place = next(i for i, request in enumerate(entered) if request.request_id == "long")
-    late = [request for request in entered[:place] if request.arrival_s > policy.latest["long"]]
+    late = [request for request in entered[:place] if request.arrival_s > policy.keys["long"]]
     work_s = sum(policy.costs_s[request.request_id] for request in late)
     assert work_s <= passes * policy.dearest_typical_s + policy.dearest_s
     assert bool(late) <= bool(passes)

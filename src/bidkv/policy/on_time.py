@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
-
 from bidkv.policy.fair import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.fast import Fast
 from bidkv.policy.ordering import WaitingHeap
@@ -52,23 +50,17 @@ class OnTime(Fast):
         self._slo_s = ttft_slo_s
         self._late_share = late_share
         self._on_time = WaitingHeap()  # by cost
-        self._due_s: dict[str, float] = {}  # when they turn late
-        self._due: list[tuple[float, int, RequestView]] = []  # the soonest first; who left is still there
-        self._joined = 0
+        self._due = WaitingHeap()  # the same requests by when they turn late
+        self._due_s: dict[str, float] = {}
         self._entered_late_s = 0.0
         self._entered_s = 0.0
 
     def _expire(self, now_s: float) -> None:
         """Move those that can be on time no more to the late ones."""
-        due, due_s = self._due, self._due_s
-        while due and due[0][0] <= now_s:
-            when_s, _, request = heapq.heappop(due)
-            name = request.request_id
-            if due_s.get(name) == when_s:  # or it entered or was given up meanwhile
-                del due_s[name]
-                self._on_time.discard(request)
-                bid = self.bids[name]
-                self._waiting.push(request, bid.key_s, bid.blocks)
+        while (request := self._due.first()) is not None and self._due_s[request.request_id] <= now_s:
+            self._forget_due(request)
+            bid = self.bids[request.request_id]
+            self._waiting.push(request, bid.key_s, bid.blocks)
 
     def _turns_late_s(self, request: RequestView) -> float:
         due_s = request.arrival_s + self._slo_s
@@ -81,6 +73,7 @@ class OnTime(Fast):
         """`request` is on time no more; return whether it was."""
         if self._due_s.pop(request.request_id, None) is None:
             return False
+        self._due.discard(request)
         self._on_time.discard(request)
         return True
 
@@ -123,8 +116,7 @@ class OnTime(Fast):
         """It is on time for now."""
         bid = self._join(request, engine)
         due_s = self._due_s[request.request_id] = self._turns_late_s(request)
-        self._joined += 1  # ties go to who joined first
-        heapq.heappush(self._due, (due_s, self._joined, request))
+        self._due.push(request, due_s)
         self._on_time.push(request, bid.cost_s / request.weight, bid.blocks)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:

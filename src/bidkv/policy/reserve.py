@@ -59,7 +59,7 @@ class SelfTuningReserve:
         self._fall_per_s = 0.0
 
     def observe(self, engine: EngineView) -> None:
-        """Take in what happened since the last event, before the memory of it changes: prices move."""
+        """Settle the share by the prices of the last event, then learn those of this one."""
         now_s = engine.now_s
         self._share = self._share_at(now_s)
         self._since_s = now_s

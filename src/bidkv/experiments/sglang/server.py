@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,15 +55,8 @@ def sglang_driver(
         words += _CPU_WORDS
         environment |= _CPU_ENVIRONMENT
         say(f"{installed} without GPU kernels: {' '.join(_CPU_WORDS)}, one thread for each operator")
-    return server_driver(
-        given,
-        "sglang",
-        words,
-        environment,
-        lambda url, reading: _facts(url, reading, installed),
-        logs,
-        say,
-    )
+    facts = partial(_facts, installed=installed)
+    return server_driver(given, "sglang", words, environment, facts, logs, say)
 
 
 def _facts(url: str, reading: Reading, installed: str) -> EngineFacts:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -49,15 +50,8 @@ def vllm_driver(
             f"vLLM for CPUs ({installed}): --block-size {CPU_BLOCK_SIZE}, --enforce-eager, one thread for "
             "each operator"
         )
-    return server_driver(
-        given,
-        "vllm",
-        words,
-        environment,
-        lambda url, reading: _facts(url, reading, installed),
-        logs,
-        say,
-    )
+    facts = partial(_facts, installed=installed)
+    return server_driver(given, "vllm", words, environment, facts, logs, say)
 
 
 def _installed() -> str:

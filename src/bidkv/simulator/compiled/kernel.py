@@ -494,6 +494,7 @@ def stops(
                 if state[FULL_ISL]:
                     needed = max(needed, -(-min(table[TOKENS, slot], state[MODEL_LEN]) // size))
                 kept_free = 0
+                # Who does not fit at all is kept out whatever the reserve is, so nobody is asked for it.
                 if state[RUNNING_COUNT] > 0 and needed <= state[FREE]:
                     kept_free = state[WATERMARK]
                     if state[KEEPS_RESERVE]:
