@@ -23,13 +23,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from bidkv.experiments.traces import read_trace
-from bidkv.experiments.workloads import leave_out_unfit
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RequestRecord
 from bidkv.simulator import EngineConfig, simulate
+from bidkv.workloads import leave_out_unfit
+from bidkv.workloads.traces import read_trace
 
 PROFILE = "h100-llama3.1-8b"
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from itertools import islice
 
-from bidkv.experiments.traces import read_trace
-from bidkv.experiments.workloads import leave_out_unfit
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig
+from bidkv.workloads import leave_out_unfit
+from bidkv.workloads.traces import read_trace
 
 
 def requests_of(trace: str, limit: int, engine: EngineConfig) -> list[WorkloadRequest]:

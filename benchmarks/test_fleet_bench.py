@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from bidkv.experiments.traces import read_trace
-from bidkv.experiments.workloads import leave_out_unfit, repeat_for
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig
 from bidkv.simulator.fleet import simulate_fleet
+from bidkv.workloads import leave_out_unfit, repeat_for
+from bidkv.workloads.traces import read_trace
 
 pytest.importorskip("numba")
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.test_decisions_bench import full_engine
 
 from bidkv.control import Controller
-from bidkv.experiments.runner.process import free_port
+from bidkv.experiments.server_process import free_port
 from bidkv.observability.metrics import MetricsExporter
 from bidkv.policy import resolve
 from bidkv.simulator import Engine

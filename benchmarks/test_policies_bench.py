@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from bidkv.experiments.families import FAMILIES
-from bidkv.experiments.tournament import BASELINE, SIZES
 from bidkv.policy import available, resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import simulate
+from bidkv.tournament import BASELINE, SIZES
+from bidkv.workloads.families import FAMILIES
 
 REQUESTS = 2000
 PROFILE = load_profile("h100-llama3.1-8b")

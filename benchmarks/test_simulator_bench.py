@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from bidkv.experiments.traces import read_trace
-from bidkv.experiments.workloads import leave_out_unfit
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig, simulate
 from bidkv.simulator.run import Backend
+from bidkv.workloads import leave_out_unfit
+from bidkv.workloads.traces import read_trace
 
 ENGINES = [
     pytest.param(EngineConfig(num_gpu_blocks=600, max_num_seqs=32), id="600-32"),

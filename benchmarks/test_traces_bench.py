@@ -2,8 +2,8 @@
 
 import pytest
 
-from bidkv.experiments.traces import read_trace, write_mooncake
-from bidkv.experiments.workloads import available_workloads, generate
+from bidkv.workloads import available_workloads, generate
+from bidkv.workloads.traces import read_trace, write_mooncake
 
 ROWS = 200_000
 

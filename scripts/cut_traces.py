@@ -7,7 +7,7 @@ Every slice is either the head of its trace, so that arrivals and prefixes stay 
 import sys
 from pathlib import Path
 
-DATA = Path(__file__).parents[1] / "src/bidkv/experiments/traces/data"
+DATA = Path(__file__).parents[1] / "src/bidkv/workloads/traces/data"
 
 
 def head(source: Path, target: str, lines: int) -> None:

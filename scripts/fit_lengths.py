@@ -11,7 +11,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable
 
-from bidkv.experiments.traces import read_trace
+from bidkv.workloads.traces import read_trace
 
 STEPS = 20
 

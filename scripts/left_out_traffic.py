@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bidkv.experiments.calibrate import Graphs, read_step_log
-from bidkv.experiments.calibrate.fitting import candidate, fit, predict
+from bidkv.calibration import Graphs, read_step_log
+from bidkv.calibration.fitting import candidate, fit, predict
 
 STEPS = Path(__file__).parents[1] / "tests" / "data" / "h100" / "traffic" / "steps.csv"
 MODELS = (

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bidkv.experiments.load.samples import read_samples
-from bidkv.experiments.runner.process import Child, free_port
-from bidkv.experiments.runner.scrape import get_text
-from bidkv.experiments.traces import write_mooncake
+from bidkv.experiments.load_samples import read_samples
+from bidkv.experiments.scrape import get_text
+from bidkv.experiments.server_process import Child, free_port
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads.traces import write_mooncake
 
 FAKE_SERVER = Path(__file__).parents[1] / "tests" / "experiments" / "fake_server.py"
 RATE_RPS, REQUESTS = 20.0, 400
@@ -40,7 +40,7 @@ def main() -> None:
             write_mooncake(requests, where / "requests.jsonl")
             words = ["--url", url, "--dialect", "vllm", "--model", "fake", "--vocabulary", "1000"]
             words += ["--workload", str(where / "requests.jsonl"), "--output", str(where / "samples.jsonl")]
-            subprocess.run([sys.executable, "-m", "bidkv.experiments.load", *words], check=True)
+            subprocess.run([sys.executable, "-m", "bidkv.experiments.load_generator", *words], check=True)
             for name, value in read_samples(where / "samples.jsonl")[0].as_dict().items():
                 print(f"{name}: {value}")
         finally:

@@ -1,12 +1,12 @@
 """Print families.json: the seeds of tournaments, and a fingerprint of what every family makes of them.
 
-Usage: python scripts/pin_families.py > families.json, then move it to src/bidkv/experiments/ (the program
+Usage: python scripts/pin_families.py > families.json, then move it to src/bidkv/workloads/ (the program
 reads the present file for the seeds). Only a deliberate change of a workload may change a fingerprint.
 """
 
 import json
 
-from bidkv.experiments.families import FAMILIES, fingerprint, pinned
+from bidkv.workloads.families import FAMILIES, fingerprint, pinned
 
 if __name__ == "__main__":
     content = dict(pinned())

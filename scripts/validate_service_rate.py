@@ -17,8 +17,7 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from bidkv.experiments.saturation import ENGINE_OWN_RULE, poisson, rate_while_waiting, saturated_rate
-from bidkv.experiments.traces import read_trace
+from bidkv.evaluation.saturation import ENGINE_OWN_RULE, poisson, rate_while_waiting, saturated_rate
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
@@ -35,6 +34,7 @@ from bidkv.stability import (
     assess,
     service_rate,
 )
+from bidkv.workloads.traces import read_trace
 
 PROFILES = ("h100-llama3.1-8b", "h100-llama3.1-8b-nocompile")
 TRAFFIC_PROFILE = "h100-llama3.1-8b-traffic"

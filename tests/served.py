@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bidkv.experiments.runner.process import Child, free_port
-from bidkv.experiments.runner.scrape import get_text
+from bidkv.experiments.scrape import get_text
+from bidkv.experiments.server_process import Child, free_port
 from bidkv.observability.explain import Setback, Story, stories
 from bidkv.observability.log_reader import read_log
 from bidkv.observability.timeline import trace_events

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bidkv.experiments.calibrate import check, read_step_log
+from bidkv.calibration import check, read_step_log
 from bidkv.profiles.analytic import analytic_profile
 
 RECORDED = Path(__file__).parent.parent / "data" / "h100"

@@ -9,8 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from bidkv.experiments.calibrate import Graphs, calibrate, check, read_step_log, recorded_graphs
-from bidkv.experiments.calibrate.fitting import CANDIDATES, CHOSEN, candidate, fit, predict
+from bidkv.calibration import Graphs, calibrate, check, read_step_log, recorded_graphs
+from bidkv.calibration.fitting import CANDIDATES, CHOSEN, candidate, fit, predict
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile, read_profile
 
 RECORDED = Path(__file__).parent.parent / "data" / "h100"

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.step_columns import RECORDED_COLUMNS
-from bidkv.experiments.vllm.calibration_grid import Cell, Injection, full_grid, small_grid
-from bidkv.experiments.vllm.calibration_run import recorded_cells
+from bidkv.calibration.step_columns import RECORDED_COLUMNS
+from bidkv.gpu_host.calibration_grid import Cell, Injection, full_grid, small_grid
+from bidkv.gpu_host.calibration_run import recorded_cells
 
 
 def test_the_grid_is_the_same_for_a_seed_and_numbers_its_cells() -> None:

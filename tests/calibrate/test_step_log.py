@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bidkv.experiments.calibrate import StepLogError, read_step_log
+from bidkv.calibration import StepLogError, read_step_log
 
 HEADER = "step_s,tokens,prefill,decode,context"
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.calibrate.run_windows import run_windows
-from bidkv.experiments.calibrate.window_fit import fit_windows, main
-from bidkv.experiments.validation import read_runs
-from bidkv.experiments.vllm.replay import TIMELINE_EVERY, workload
+from bidkv.calibration.replay_plan import TIMELINE_EVERY, workload
+from bidkv.calibration.run_windows import run_windows
+from bidkv.calibration.validation import read_runs
+from bidkv.calibration.window_fit import fit_windows, main
 from bidkv.policy import resolve
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile
 from bidkv.results import RunResult

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.figures import E2E_MEAN, THROUGHPUT
-from bidkv.experiments.outcome import JUDGED, Outcome, outcome_of
-from bidkv.experiments.outcome_text import markdown
-from bidkv.experiments.runner import Store
+from bidkv.evaluation.figures import E2E_MEAN, THROUGHPUT
+from bidkv.experiments.analysis import JUDGED, Outcome, outcome_of
+from bidkv.experiments.analysis_text import markdown
+from bidkv.experiments.store import Store
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "tests/data/h100/experiment"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.figures import E2E_MEAN
-from bidkv.experiments.pairs import BASELINE, JUDGED, Cell, cells, table
+from bidkv.evaluation.figures import E2E_MEAN
+from bidkv.gpu_host.pairs import BASELINE, JUDGED, Cell, cells, table
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "tests/data/h100/pairs"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.runner.process import Child, free_port
-from bidkv.experiments.runner.scrape import get_text
+from bidkv.experiments.scrape import get_text
+from bidkv.experiments.server_process import Child, free_port
 
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 

@@ -9,18 +9,16 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Literal
 
 import pytest
 
 from bidkv.adapters.sglang.views import SglangRequest
 from bidkv.adapters.vllm.views import VllmRequest
-from bidkv.experiments.load.aiperf import export_payloads, import_payloads
-from bidkv.experiments.load.bodies import prepare, prompt_source
-from bidkv.experiments.load.samples import LoadReport, Sample, read_samples, records_of
-from bidkv.experiments.traces import write_mooncake
+from bidkv.experiments.load_samples import LoadReport, Sample, read_samples, records_of
+from bidkv.experiments.request_bodies import prepare, prompt_source
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome
+from bidkv.workloads.traces import write_mooncake
 
 Start = Callable[..., str]
 
@@ -36,7 +34,7 @@ def applied(
     words = ["--url", url, "--dialect", "vllm", "--model", "fake", "--vocabulary", "1000"]
     words += ["--workload", str(folder / "requests.jsonl"), "--drain-s", str(drain_s)]
     words += ["--output", str(folder / "samples.jsonl")]
-    subprocess.run([sys.executable, "-m", "bidkv.experiments.load", *words], check=True)
+    subprocess.run([sys.executable, "-m", "bidkv.experiments.load_generator", *words], check=True)
     return read_samples(folder / "samples.jsonl")
 
 
@@ -141,24 +139,6 @@ def test_a_broken_samples_file_is_refused(tmp_path: Path) -> None:
         (tmp_path / "x.jsonl").write_text(text)
         with pytest.raises(ValueError, match="expected samples of version 1"):
             read_samples(tmp_path / "x.jsonl")
-
-
-@pytest.mark.parametrize("dialect", ["vllm", "sglang"])
-def test_payload_rows_come_back_equal(tmp_path: Path, dialect: Literal["vllm", "sglang"]) -> None:
-    prepared = prepare(evenly(5, 3.0), dialect, "m", 100, "")
-    export_payloads(prepared, tmp_path / "rows.jsonl")
-    back = import_payloads(tmp_path / "rows.jsonl")
-    assert [json.loads(p.body) for p in back] == [json.loads(p.body) for p in prepared]
-    assert [(p.request_id, p.tokens) for p in back] == [(p.request_id, p.tokens) for p in prepared]
-    assert [p.due_s for p in back] == pytest.approx([p.due_s for p in prepared])
-
-
-@pytest.mark.parametrize("row", ["{}", '{"timestamp": 1}', '{"timestamp": 1, "payload": []}', "x"])
-def test_a_row_without_a_payload_is_refused_by_line(tmp_path: Path, row: str) -> None:
-    good = '{"timestamp": 1, "payload": {"max_tokens": 3}}'
-    (tmp_path / "rows.jsonl").write_text(f"{good}\n{row}\n")
-    with pytest.raises(ValueError, match=r"rows\.jsonl, line 2: expected timestamp"):
-        import_payloads(tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize(("cap", "seen"), [(None, None), (900, 900)])

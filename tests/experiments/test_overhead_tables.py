@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.statistics import paired
-from bidkv.experiments.vllm.overhead import main
+from bidkv.evaluation.statistics import paired
+from bidkv.gpu_host.overhead import main
 
 RECORDED = Path(__file__).parents[1] / "data" / "h100" / "adapter" / "overhead.json"
 FIGURES = json.loads(RECORDED.read_text())

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.figures import E2E_MEAN
-from bidkv.experiments.pairs import cells, main
-from bidkv.experiments.statistics import paired
-from bidkv.experiments.workloads import generate
+from bidkv.evaluation.figures import E2E_MEAN
+from bidkv.evaluation.statistics import paired
+from bidkv.gpu_host.pairs import cells, main
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.results import RunResult, encode
 from bidkv.simulator import EngineConfig, simulate
+from bidkv.workloads import generate
 
 
 def spec(policy: str, pair: int) -> dict[str, object]:

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from bidkv.evaluation.saturation import backlog_growth, poisson, saturated_rate
 from bidkv.experiments.plan import Demand, Promise, check, make_plan, verify_fleet
-from bidkv.experiments.plan.capacity import NO_PROMISE
-from bidkv.experiments.plan.text import as_text
-from bidkv.experiments.saturation import backlog_growth, poisson, saturated_rate
+from bidkv.planning.capacity import NO_PROMISE
+from bidkv.planning.text import as_text
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest

@@ -20,24 +20,15 @@ from typing import Literal
 
 import pytest
 
-from bidkv.experiments.runner import (
-    Cell,
-    DriverError,
-    Load,
-    Plan,
-    SimDriver,
-    SimEngine,
-    Store,
-    StoreError,
-    labels_of,
-    policy_of,
-    run_experiment,
-)
-from bidkv.experiments.runner.plan import Shard, alternating
-from bidkv.experiments.traces import TraceError
+from bidkv.experiments.driver import DriverError
+from bidkv.experiments.execute import run_experiment
+from bidkv.experiments.plan import Cell, Load, Plan, Shard, alternating, labels_of, policy_of
+from bidkv.experiments.simulated_driver import SimDriver, SimEngine
+from bidkv.experiments.store import Store, StoreError
 from bidkv.experiments.vllm.runner import main
 from bidkv.results import RunResult
 from bidkv.simulator import EngineConfig
+from bidkv.workloads.traces import TraceError
 
 PROFILE = "h100-llama3.1-8b"
 
@@ -190,7 +181,7 @@ def test_requests_that_changed_since_they_were_frozen_are_refused(tmp_path: Path
 @pytest.mark.parametrize("backend", ["loky", *(name for name in ("ray",) if find_spec(name) is not None)])
 def test_many_processes_give_the_results_of_one(tmp_path: Path, backend: Literal["loky", "ray"]) -> None:
     pytest.importorskip("joblib", reason="needs the [experiments] extra")
-    from bidkv.experiments.runner.parallel import on_cores
+    from bidkv.experiments.parallel import on_cores
 
     given = plan(strategies=("preempt-evict", "bidkv", "lcf", "largest-first"), runs=8)
     one = run(tmp_path / "one", given)
@@ -219,8 +210,8 @@ def test_shares_of_a_plan_make_a_whole(tmp_path: Path) -> None:
 
 
 def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bidkv.experiments.runner import parallel
-    from bidkv.experiments.runner.parallel import on_cores
+    from bidkv.experiments import parallel
+    from bidkv.experiments.parallel import on_cores
 
     monkeypatch.setattr(
         parallel.importlib.util, "find_spec", lambda name: None if name == "distributed" else True

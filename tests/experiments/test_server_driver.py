@@ -11,20 +11,13 @@ from typing import Any
 
 import pytest
 
-from bidkv.experiments.runner import (
-    Block,
-    Cell,
-    DriverError,
-    EngineFacts,
-    Load,
-    Plan,
-    Store,
-    Task,
-    run_experiment,
-)
-from bidkv.experiments.runner.managed import ServerSpec
-from bidkv.experiments.runner.scrape import Reading
-from bidkv.experiments.runner.server import LoadSettings, ServerDriver
+from bidkv.experiments.driver import DriverError, EngineFacts, Task
+from bidkv.experiments.execute import run_experiment
+from bidkv.experiments.managed_server import ServerSpec
+from bidkv.experiments.plan import Block, Cell, Load, Plan
+from bidkv.experiments.scrape import Reading
+from bidkv.experiments.server_driver import LoadSettings, ServerDriver
+from bidkv.experiments.store import Store
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome
 

@@ -16,17 +16,19 @@ pytest.importorskip("scipy", reason="needs the [experiments] extra")
 
 from scipy import stats
 
-from bidkv.experiments.objectives import Objective, attainment, goodput_rps
-from bidkv.experiments.outcome import JUDGED, Judged, Outcome, Verdict, baseline_label, judge_runs
-from bidkv.experiments.outcome_text import in_words, markdown
-from bidkv.experiments.runner import Block, Cell, Load, Plan, SimEngine, StoredRun, Task, labels_of
-from bidkv.experiments.runner import sim as sim_module
-from bidkv.experiments.runner.requests import requests_of
-from bidkv.experiments.runner.sim import scaled
-from bidkv.experiments.statistics import Interval, order_effect, paired, pooled
+from bidkv.evaluation.objectives import Objective, attainment, goodput_rps
+from bidkv.evaluation.statistics import Interval, order_effect, paired, pooled
+from bidkv.experiments import simulated_driver as sim_module
+from bidkv.experiments.analysis import JUDGED, Judged, Outcome, Verdict, baseline_label, judge_runs
+from bidkv.experiments.analysis_text import in_words, markdown
+from bidkv.experiments.driver import Task
+from bidkv.experiments.plan import Block, Cell, Load, Plan, labels_of
+from bidkv.experiments.simulated_driver import SimEngine, scaled
+from bidkv.experiments.store import StoredRun
 from bidkv.results import EngineTotals, RequestRecord, RunResult
 from bidkv.results import Outcome as Fate
 from bidkv.simulator import EngineConfig
+from bidkv.workloads.resolver import requests_of
 
 LEVELS = st.sampled_from([0.8, 0.95, 0.99])
 FIGURES = st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0.1, 1e3)), min_size=2, max_size=12)

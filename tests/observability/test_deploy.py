@@ -21,7 +21,7 @@ from bidkv.adapters.sglang import service as sglang_service  # noqa: E402
 from bidkv.adapters.vllm import service as vllm_service  # noqa: E402
 from bidkv.adapters.vllm.plugin import is_supported  # noqa: E402
 from bidkv.control import Controller  # noqa: E402
-from bidkv.experiments.runner.process import free_port  # noqa: E402
+from bidkv.experiments.server_process import free_port  # noqa: E402
 from bidkv.observability.metrics import Gauge, MetricsExporter  # noqa: E402
 from bidkv.policy import resolve  # noqa: E402
 from bidkv.stability import QueueingConfig, QueueingController  # noqa: E402

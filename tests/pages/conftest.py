@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from bidkv.experiments.outcome import judge_runs
-from bidkv.experiments.runner import Load, Plan, StoredRun
+from bidkv.experiments.analysis import judge_runs
+from bidkv.experiments.plan import Load, Plan
+from bidkv.experiments.store import StoredRun
 from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
 
 STRATEGIES = (
@@ -67,7 +68,7 @@ def runs() -> list[RunResult]:
 
 @pytest.fixture(scope="session")
 def page_file(runs: list[RunResult], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    page = pytest.importorskip("bidkv.experiments.report.page", reason="needs the [report] extra")
+    page = pytest.importorskip("bidkv.report.page", reason="needs the [report] extra")
     file = tmp_path_factory.mktemp("report") / "deep" / "report.html"
     page.write_report(file, runs, {"trace": "made </script><b>up", "num_gpu_blocks": 600})
     return Path(file)
@@ -76,7 +77,7 @@ def page_file(runs: list[RunResult], tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def experiment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a small experiment: two loads, two runs of each of three strategies."""
-    page = pytest.importorskip("bidkv.experiments.report.experiment_page", reason="needs the [report] extra")
+    page = pytest.importorskip("bidkv.report.experiment_page", reason="needs the [report] extra")
     strategies = ("preempt-evict", "bidkv", "fair:cap=8;w=0.5")
     loads = (Load("mixed", 2.0), Load('made </script><b>"up"', 3.5))
     plan = Plan("sim", strategies, loads, 2, 120, 7, {"profile": "made up"})

@@ -13,8 +13,8 @@ RECORDED = Path(__file__).parent.parent / "data" / "h100" / "run_compiled.steps.
 
 
 def test_every_plot_is_drawn_without_a_complaint_or_a_connection(browser: Any, tmp_path: Path) -> None:
-    calibrate = pytest.importorskip("bidkv.experiments.calibrate", reason="needs the [sim] extra")
-    page_module = pytest.importorskip("bidkv.experiments.calibrate.page", reason="needs the [report] extra")
+    calibrate = pytest.importorskip("bidkv.calibration", reason="needs the [sim] extra")
+    page_module = pytest.importorskip("bidkv.calibration.page", reason="needs the [report] extra")
     from bidkv.profiles import load_profile
 
     profile, file = load_profile("h100-llama3.1-8b").for_engine(32, 2048), tmp_path / "page.html"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from tests.pages.conftest import made_up_run
 
-from bidkv.experiments.outcome import Outcome, judge_runs
-from bidkv.experiments.runner import Load, Plan, StoredRun
+from bidkv.experiments.analysis import Outcome, judge_runs
+from bidkv.experiments.plan import Load, Plan
+from bidkv.experiments.store import StoredRun
 
-page = pytest.importorskip("bidkv.experiments.report.experiment_page", reason="needs the [report] extra")
+page = pytest.importorskip("bidkv.report.experiment_page", reason="needs the [report] extra")
 
 
 def outcome_of(strategies: int, loads: int, runs: int, requests: int) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.report.series import CDF_STEPS, TIME_STEPS, latency_rows, tax_rows, timeline_rows
+from bidkv.report.series import CDF_STEPS, TIME_STEPS, latency_rows, tax_rows, timeline_rows
 from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
 
 
@@ -82,5 +82,5 @@ def test_the_page_says_how_it_was_thinned_and_holds_the_data(page_file: Path, ru
 
 
 def test_the_same_results_give_the_same_page(runs: list[RunResult]) -> None:
-    page = pytest.importorskip("bidkv.experiments.report.page", reason="needs the [report] extra")
+    page = pytest.importorskip("bidkv.report.page", reason="needs the [report] extra")
     assert page.render_report(runs[:2], {"seed": 1}) == page.render_report(runs[:2], {"seed": 1})

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from bidkv.experiments.figures import table_rows
-from bidkv.experiments.report import judge
+from bidkv.evaluation.figures import table_rows
+from bidkv.report import judge
 
 
 def summary(strategy: str, **changed: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bidkv.policy import PolicySpecError, available, catalog, options_of, register, resolve, resolve_all
-from bidkv.policy.contract import StaticRandom
+from bidkv.policy.contract_strategies import StaticRandom
 from bidkv.protocol.policy import Policy
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from bidkv.policy import resolve
-from bidkv.policy.classes import WithinClasses
+from bidkv.policy.parts.classes import WithinClasses
 from bidkv.protocol.policy import Policy
 
 ENGINE: Any = SimpleNamespace(prefix_caching=False, now_s=0.0)

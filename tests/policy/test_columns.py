@@ -13,8 +13,8 @@ from tests.support import FakeEngine, FakeRequest
 
 from bidkv.baselines import bidkv_utility
 from bidkv.policy import least, resolve
-from bidkv.policy.columns import Figure, column, last_least
-from bidkv.policy.sglang_rules import SlackAware
+from bidkv.policy.parts.columns import Figure, column, last_least
+from bidkv.policy.published.sglang_rules import SlackAware
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import FakeEngine, FakeRequest
 
-from bidkv.policy.rules.future_memory import ArrivalOrder, FutureMemory
+from bidkv.policy.published.future_memory import ArrivalOrder, FutureMemory
 
 
 def counted_peak(requests: list[tuple[FakeRequest, int]], engine: FakeEngine) -> int:

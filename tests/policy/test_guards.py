@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import FakeRequest
 
-from bidkv.policy import CircuitBreaker, PreemptionCap
+from bidkv.control.guards import CircuitBreaker, PreemptionCap
 
 
 @given(limit=st.integers(1, 5), preempted=st.lists(st.integers(0, 8), max_size=10))

@@ -6,12 +6,12 @@ import pytest
 from tests.support import FakeEngine, FakeRequest
 
 from bidkv.policy import PolicySpecError, resolve
-from bidkv.policy.fair import Fair
-from bidkv.policy.fast import Fast
-from bidkv.policy.on_time import OnTime
-from bidkv.policy.prices import MachinePrices
-from bidkv.policy.remaining import RemainingTokens
-from bidkv.policy.reserve import GROWTH_BLOCKS, SelfTuningReserve
+from bidkv.policy.own.fair import Fair
+from bidkv.policy.own.fast import Fast
+from bidkv.policy.own.on_time import OnTime
+from bidkv.policy.parts.prices import MachinePrices
+from bidkv.policy.parts.remaining import RemainingTokens
+from bidkv.policy.parts.reserve import GROWTH_BLOCKS, SelfTuningReserve
 from bidkv.protocol.policy import Policy
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from bidkv.policy import resolve
-from bidkv.policy.queueing_floor import QueueingFloor
+from bidkv.policy.own.queueing_floor import QueueingFloor
 from bidkv.profiles import load_profile
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView, WorkloadRequest

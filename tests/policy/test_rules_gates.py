@@ -9,8 +9,8 @@ from tests.support import FakeEngine, FakeRequest, requests_of, steady_profile, 
 
 from bidkv.control import Controller
 from bidkv.policy import PolicySpecError, available, resolve
-from bidkv.policy.rules import PastFuture, true_output_tokens
-from bidkv.policy.rules.clairvoyant import NotClairvoyantError
+from bidkv.policy.published import PastFuture, true_output_tokens
+from bidkv.policy.published.clairvoyant import NotClairvoyantError
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
 

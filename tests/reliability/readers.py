@@ -19,7 +19,6 @@ from tests.reliability.valid_inputs import (
     MODEL,
     MOONCAKE,
     PAGE,
-    PAYLOADS,
     RECORDED,
     RUNS,
     STEPS,
@@ -33,20 +32,17 @@ from tests.support import FakeClock, Scripted, steady_profile
 
 from bidkv.adapters.client_values import LONGEST_NAME, agent_name, positive_number, shown_cap
 from bidkv.adapters.environment import read_environment
+from bidkv.calibration.fitting import recorded_graphs
+from bidkv.calibration.replay_check import read_recording
+from bidkv.calibration.step_log import StepLogError, read_step_log
+from bidkv.calibration.validation import read_runs
 from bidkv.config import BidKVConfig
 from bidkv.control import Controller
 from bidkv.control_file import ControlFile, obey
-from bidkv.experiments.calibrate.fitting import recorded_graphs
-from bidkv.experiments.calibrate.step_log import StepLogError, read_step_log
-from bidkv.experiments.load.aiperf import import_payloads
-from bidkv.experiments.load.samples import read_samples
-from bidkv.experiments.replay_check import read_recording
-from bidkv.experiments.runner.model import vocabulary_of
-from bidkv.experiments.runner.scrape import reading_of
-from bidkv.experiments.runner.store import Store, StoreError
-from bidkv.experiments.traces import TraceError, read_trace
-from bidkv.experiments.validation import read_runs
-from bidkv.experiments.workloads import load_frozen, manifest_path
+from bidkv.experiments.load_samples import read_samples
+from bidkv.experiments.scrape import reading_of
+from bidkv.experiments.server_model import vocabulary_of
+from bidkv.experiments.store import Store, StoreError
 from bidkv.observability.explain import stories
 from bidkv.observability.log_reader import LogError, read_log
 from bidkv.observability.replay import replay
@@ -61,6 +57,8 @@ from bidkv.results import SchemaError, decode, encode
 from bidkv.simulator import EngineConfig, SglangConfig
 from bidkv.solver import SolverConfig
 from bidkv.stability import QueueingConfig
+from bidkv.workloads import load_frozen, manifest_path
+from bidkv.workloads.traces import TraceError, read_trace
 
 LONGEST_MESSAGE = 1500
 MOST_ROWS = 1000
@@ -230,11 +228,6 @@ def _samples(content: bytes) -> None:
     assert all(sample.tokens >= 0 for sample in samples)
 
 
-def _payloads(content: bytes) -> None:
-    for request in import_payloads(file("payloads.jsonl", content)):
-        assert request.tokens >= 1
-
-
 def _metrics_page(content: bytes) -> None:
     text = content.decode(errors="replace")
     samples = samples_of([text], 1.0)
@@ -335,7 +328,6 @@ def readers() -> Iterator[Reader]:
     yield Reader("decision-log", _decision_log, (LogError,), (a_decision_log(),))
     yield Reader("stored-failure", _stored_failure, (StoreError,), (b'{"cell": "a", "error": "it broke"}',))
     yield Reader("samples", _samples, (ValueError,), (some_samples(),))
-    yield Reader("payloads", _payloads, (ValueError,), (PAYLOADS,))
     yield Reader("metrics-page", _metrics_page, (ValueError,), (PAGE,))
     yield Reader("exporter-page", _exporter_page, (ValueError,), (EXPORTER,))
     yield Reader(

@@ -12,7 +12,7 @@ from tests.simulator.test_invariants import engines
 from tests.support import workloads
 
 from bidkv.policy import resolve
-from bidkv.policy.fast import Fast
+from bidkv.policy.own.fast import Fast
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.simulator import EngineConfig

@@ -19,7 +19,7 @@ from tests.simulator.test_invariants import engines, expected_outputs
 from tests.support import FakeClock
 
 from bidkv.policy import available, resolve
-from bidkv.policy.classes import WithinClasses
+from bidkv.policy.parts.classes import WithinClasses
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig

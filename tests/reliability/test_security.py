@@ -19,7 +19,7 @@ from tests.support import FakeClock, requests_of, steady_profile
 import bidkv
 from bidkv.control import Controller
 from bidkv.control_file import ControlFile
-from bidkv.experiments.runner.plan import Load, Plan
+from bidkv.experiments.plan import Load, Plan
 from bidkv.observability.decision_log import CANDIDATE_FIELDS, DecisionLog
 from bidkv.observability.metrics import MetricsExporter
 from bidkv.policy import resolve

@@ -7,13 +7,13 @@ import json
 from tests.reliability.scratch import SCRATCH
 from tests.support import requests_of, steady_profile
 
-from bidkv.experiments.load.samples import LoadReport, Sample, write_samples
-from bidkv.experiments.runner.plan import Load, Plan
-from bidkv.experiments.workloads import freeze, manifest_path
+from bidkv.experiments.load_samples import LoadReport, Sample, write_samples
+from bidkv.experiments.plan import Load, Plan
 from bidkv.observability.decision_log import DecisionLog
 from bidkv.policy import resolve
 from bidkv.results import encode
 from bidkv.simulator import EngineConfig, simulate
+from bidkv.workloads import freeze, manifest_path
 
 ENGINE = EngineConfig(num_gpu_blocks=12, block_size=4, max_num_seqs=6, max_num_batched_tokens=16)
 
@@ -69,10 +69,6 @@ LENGTHS = b"prompt_tokens,output_tokens\n10,20\n1,1\n"
 STEPS = b"step_s,tokens,prefill,decode,context\n0.01,12,10,2,300\n0.02,3,0,3,310\n"
 
 
-PAYLOADS = (
-    b'{"timestamp": 0.0, "payload": {"prompt": [1, 2], "max_tokens": 5}}\n'
-    b'{"timestamp": 12.5, "payload": {"input_ids": [3], "sampling_params": {"max_new_tokens": 2}}}\n'
-)
 PAGE = (
     b'# TYPE x histogram\nx_bucket{le="0.1"} 1\nx_bucket{le="+Inf"} 2\nx_count 2\nx_sum 0.3\n'
     b"# TYPE y gauge\ny 1.5\n"

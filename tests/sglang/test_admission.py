@@ -11,7 +11,7 @@ from sglang.srt.managers.schedule_policy import PrefillAdder
 
 from bidkv.adapters.sglang.memory import available_tokens
 from bidkv.policy import available, resolve
-from bidkv.policy.classes import WithinClasses
+from bidkv.policy.parts.classes import WithinClasses
 from bidkv.protocol.policy import Policy
 from workloads import attach, random_requests, run_with_arrivals
 

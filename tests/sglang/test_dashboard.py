@@ -17,10 +17,10 @@ pytest.importorskip("sglang", reason="SGLang is not installed: run `make test-sg
 from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 from tiny_model import VOCABULARY, write_model
 
-from bidkv.experiments.runner.scrape import get_text
+from bidkv.experiments.scrape import get_text
 from bidkv.observability.log_lines import Finish
 from bidkv.observability.log_reader import read_log
-from bidkv.policy.recompute import cheapest_to_repeat
+from bidkv.policy.parts.recompute import cheapest_to_repeat
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]
 

@@ -11,7 +11,7 @@ pytest.importorskip("sglang", reason="SGLang is not installed: run `make test-sg
 
 from tests.engine_model import write_model
 
-from bidkv.experiments.runner import Store
+from bidkv.experiments.store import Store
 from bidkv.results import Outcome
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(900)]

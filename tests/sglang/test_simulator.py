@@ -16,8 +16,8 @@ from bidkv.profiles import load_profile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import SimRequest
-from bidkv.simulator.sglang_config import SglangConfig
-from bidkv.simulator.sglang_engine import SglangEngine
+from bidkv.simulator.sglang.config import SglangConfig
+from bidkv.simulator.sglang.engine import SglangEngine
 from workloads import attach
 
 pytestmark = pytest.mark.sglang

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from tests.support import steady_profile
 
 from bidkv.control import Controller
-from bidkv.policy.classes import WithinClasses
+from bidkv.policy.parts.classes import WithinClasses
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.simulator import Engine, EngineConfig, SimRequest

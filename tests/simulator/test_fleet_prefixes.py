@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import pytest
 from tests.support import steady_profile
 
-from bidkv.experiments.workloads import generate
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
@@ -20,6 +19,7 @@ from bidkv.simulator.fleet import (
     Router,
     simulate_fleet,
 )
+from bidkv.workloads import generate
 
 ENGINE = EngineConfig(num_gpu_blocks=400, max_num_seqs=8, enable_prefix_caching=True, prefix_chunk_tokens=64)
 

@@ -8,7 +8,8 @@ import pytest
 from tests.simulator.driver import CheckedRun
 from tests.support import Scripted, requests_of, steady_profile
 
-from bidkv.policy import guards, resolve
+from bidkv.control import guards
+from bidkv.policy import resolve
 from bidkv.simulator import EngineConfig, SimulationError, simulate
 from bidkv.simulator.run import Backend
 

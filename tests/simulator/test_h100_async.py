@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.simulator.aims import AIMS
 
-from bidkv.experiments.validation import Replay, closeness_table, replays
+from bidkv.calibration.validation import Replay, closeness_table, replays
 from bidkv.profiles import load_profile
 
 PAIRS = Path(__file__).parents[1] / "data" / "h100" / "pairs"

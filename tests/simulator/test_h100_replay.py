@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.replay_check import Comparison, main, read_recording, replay
-from bidkv.experiments.traces import TraceError
+from bidkv.calibration.replay_check import Comparison, main, read_recording, replay
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig
+from bidkv.workloads.traces import TraceError
 
 DATA = Path(__file__).parents[1] / "data" / "h100"
 REQUESTS = DATA / "run_compiled.requests.csv"

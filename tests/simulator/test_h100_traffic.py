@@ -1,6 +1,6 @@
 """The simulator against runs of a real H100 that were never fitted: two memory sizes, two chunks, three laws.
 
-The bounds are what is measured, rounded up; `python -m bidkv.experiments.validation` prints the figures.
+The bounds are what is measured, rounded up; `python -m bidkv.calibration.validation` prints the figures.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.simulator.aims import AIMS
 
-from bidkv.experiments.validation import (
+from bidkv.calibration.validation import (
     ORDERED,
     Replay,
     agreement,

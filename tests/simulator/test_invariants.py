@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.simulator.driver import CheckedRun
 from tests.support import Scripted, requests_of, steady_profile, workloads
 
+from bidkv.control.guards import FRUITLESS_PREEMPTIONS
 from bidkv.policy import available, resolve
-from bidkv.policy.guards import FRUITLESS_PREEMPTIONS
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome
 from bidkv.simulator import EngineConfig, simulate

@@ -9,10 +9,10 @@ import pytest
 from benchmarks import one_million, speed_against_vllm
 from benchmarks.requests_of import requests_of
 
-from bidkv.experiments.traces import read_trace
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig, simulate
+from bidkv.workloads.traces import read_trace
 
 pytest.importorskip("numba")
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from bidkv.experiments.saturation import poisson
+from bidkv.evaluation.saturation import poisson
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig, simulate

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.saturation import rate_while_waiting
+from bidkv.evaluation.saturation import rate_while_waiting
 from bidkv.profiles import load_profile
 from bidkv.results.codec import decode
 from bidkv.stability import EmpiricalLaw, ReplicaShape, service_rate

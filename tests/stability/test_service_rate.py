@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bidkv.experiments.saturation import saturated_rate
+from bidkv.evaluation.saturation import saturated_rate
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig
 from bidkv.stability import (

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.tournament import BASELINE, Cell, Standings, cells, evaluate, fingerprints, picture
-from bidkv.experiments.tournament.docs import policy_table, regenerate, require_markers
-from bidkv.experiments.tournament.picture import rows, write_picture
 from bidkv.policy import available
-from bidkv.policy.rules import RULE_POLICIES
+from bidkv.policy.published import RULE_POLICIES
+from bidkv.tournament import BASELINE, Cell, Standings, cells, evaluate, fingerprints, picture
+from bidkv.tournament.docs import policy_table, regenerate, require_markers
+from bidkv.tournament.picture import rows, write_picture
 
 SMALL = {"families": ["mixed"], "sizes": ["T"], "loads": [1.1], "seeds": [1, 2], "requests": 120}
 

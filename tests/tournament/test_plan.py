@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bidkv.experiments.families import split_seeds
-from bidkv.experiments.tournament import BASELINE, SIZES, Plan, everybody
 from bidkv.policy import available, resolve
+from bidkv.tournament import BASELINE, SIZES, Plan, everybody
+from bidkv.workloads.families import split_seeds
 
 
 def test_the_baseline_plays_first_and_once() -> None:

@@ -8,7 +8,7 @@ from statistics import stdev
 
 import pytest
 
-from bidkv.experiments.tournament import BASELINE, Cell, Plan, Score, Standings, tables
+from bidkv.tournament import BASELINE, Cell, Plan, Score, Standings, tables
 
 EVEN = Score(10.0, 40.0, 5.0, 8.0, 2.0, 0.1, 0.5, 3, 20, 0)
 T_95 = {1: 12.7062047, 2: 4.3026527}

@@ -5,8 +5,8 @@ import tracemalloc
 
 import pytest
 
-from bidkv.experiments.traces import TraceError, available_traces, detect_format, read_trace
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads.traces import TraceError, available_traces, detect_format, read_trace
 
 AZURE = (
     b"TIMESTAMP,ContextTokens,GeneratedTokens\r\n"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bidkv.experiments.traces import TraceError, read_trace, write_mooncake
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads.traces import TraceError, read_trace, write_mooncake
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=0x2FFF), min_size=1, max_size=6).filter(
     str.isprintable

@@ -9,9 +9,9 @@ from tests.vllm.cases import Case, Step
 
 from bidkv.control import Controller
 from bidkv.protocol.policy import Policy
-from bidkv.simulator.config import EngineConfig
-from bidkv.simulator.engine import Engine
 from bidkv.simulator.request import SimRequest
+from bidkv.simulator.vllm.config import EngineConfig
+from bidkv.simulator.vllm.engine import Engine
 
 
 class OneSecondSteps:

@@ -6,7 +6,7 @@ import pytest
 from tests.vllm.lagged import Served, lagged_case, serve_lagged, simulate_lagged
 
 from bidkv.policy import resolve
-from bidkv.policy.classes import WithinClasses
+from bidkv.policy.parts.classes import WithinClasses
 
 POLICIES = (None, "preempt-evict-sjf", "largest-first", "bidkv", "lcf")
 """None is plain vLLM, without the adapter."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tests.engine_model import write_config
 
-from bidkv.experiments.vllm.calibration_grid import Cell, Injection, small_grid
-from bidkv.experiments.vllm.calibration_recorder import OutOfTime, Recorder
-from bidkv.experiments.vllm.calibration_run import record_grid, unfit
-from bidkv.experiments.vllm.engine import build_engine, describe_engine
+from bidkv.gpu_host.calibration_grid import Cell, Injection, small_grid
+from bidkv.gpu_host.calibration_recorder import OutOfTime, Recorder
+from bidkv.gpu_host.calibration_run import record_grid, unfit
+from bidkv.gpu_host.engine import build_engine, describe_engine
 
 pytestmark = pytest.mark.vllm
 

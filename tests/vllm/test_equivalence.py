@@ -11,7 +11,7 @@ from tests.vllm.ours import run_ours
 from tests.vllm.simulated import simulate_case
 
 from bidkv.policy import resolve
-from bidkv.policy.classes import WithinClasses
+from bidkv.policy.parts.classes import WithinClasses
 from vllm import __version_tuple__
 
 LONE_PREFILL_IS_WHOLE = BUDGET_COMES_FIRST = __version_tuple__[:2] >= (0, 31)

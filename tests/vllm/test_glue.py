@@ -128,7 +128,7 @@ def test_user_priorities_come_first_and_the_policy_decides_inside_a_class():
     case = Case(shape, tuple(sources))
     scheduler = build_ours(case, "preempt-evict")
     controller = scheduler.bidkv.controller
-    from bidkv.policy.classes import WithinClasses
+    from bidkv.policy.parts.classes import WithinClasses
 
     controller.switch(WithinClasses(LastInFirstOut()))
     add(scheduler, case)

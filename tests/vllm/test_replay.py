@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from tests.engine_model import write_config
 
-from bidkv.experiments.vllm.engine import build_engine
-from bidkv.experiments.vllm.replay import Replayer, workload
+from bidkv.calibration.replay_plan import workload
+from bidkv.gpu_host.engine import build_engine
+from bidkv.gpu_host.replay import Replayer
 from bidkv.results import encode
 
 pytestmark = pytest.mark.vllm

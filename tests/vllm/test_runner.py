@@ -14,7 +14,7 @@ pytest.importorskip("aiohttp", reason="needs the [experiments] extra")
 
 from tests.engine_model import write_model
 
-from bidkv.experiments.runner import Store
+from bidkv.experiments.store import Store
 from bidkv.results import Outcome
 
 pytestmark = pytest.mark.vllm

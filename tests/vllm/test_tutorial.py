@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.engine_model import write_model
 
-from bidkv.experiments.runner.process import free_port
+from bidkv.experiments.server_process import free_port
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 

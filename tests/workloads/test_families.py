@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from bidkv.experiments.families import (
+from bidkv.workloads.families import (
     FAMILIES,
     MAX_TOTAL_TOKENS,
     fingerprint,
@@ -13,7 +13,7 @@ from bidkv.experiments.families import (
     pinned,
     split_seeds,
 )
-from bidkv.experiments.traces import read_trace
+from bidkv.workloads.traces import read_trace
 
 NAMES = list(FAMILIES)
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from bidkv.experiments.traces import TraceError
-from bidkv.experiments.workloads import freeze, generate, load_frozen, manifest_path
+from bidkv.workloads import freeze, generate, load_frozen, manifest_path
+from bidkv.workloads.traces import TraceError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from random import Random
 
 import pytest
 
-from bidkv.experiments.workloads import available_workloads, generate
-from bidkv.experiments.workloads.laws import Lognormal, Quantiles
+from bidkv.workloads import available_workloads, generate
+from bidkv.workloads.generators.laws import Lognormal, Quantiles
 
 NAMES = available_workloads()
 

@@ -6,9 +6,9 @@ from itertools import islice, pairwise
 
 import pytest
 
-from bidkv.experiments.traces import read_trace
-from bidkv.experiments.workloads import repeat_for
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads import repeat_for
+from bidkv.workloads.traces import read_trace
 
 TRACE = list(islice(read_trace("mooncake-conv"), 500))
 SPAN_S = TRACE[-1].arrival_s - TRACE[0].arrival_s

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bidkv.experiments.workloads import leave_out_unfit
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads import leave_out_unfit
 
 
 def request(name: str, prompt: int, output: int) -> WorkloadRequest:

@@ -14,8 +14,8 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.outputs import require_report_extra
 
 if TYPE_CHECKING:
-    from bidkv.experiments.calibrate import Calibration, RegimeError, StepLog
-    from bidkv.experiments.calibrate.page import Judged
+    from bidkv.calibration import Calibration, RegimeError, StepLog
+    from bidkv.calibration.page import Judged
     from bidkv.profiles import StepTimeProfile
 
 
@@ -98,7 +98,7 @@ def command(
     lines: list[str] = []
     document: dict[str, Any] = {}
     judged: dict[str, Judged] = {}
-    from bidkv.experiments.calibrate import as_text, errors_as_text
+    from bidkv.calibration import as_text, errors_as_text
 
     if steps is not None:
         with bad_input("--steps"):
@@ -122,7 +122,7 @@ def command(
         with bad_input("--out"):
             out.write_text(written, encoding="utf-8")
     if html_file is not None:
-        from bidkv.experiments.calibrate.page import write_page
+        from bidkv.calibration.page import write_page
 
         with bad_input("--html"):
             write_page(html_file, "\n".join(lines), step_times, judged)
@@ -130,7 +130,7 @@ def command(
 
 
 def _record(steps: Path, time_limit_s: float) -> None:
-    from bidkv.experiments.vllm.calibration_run import main
+    from bidkv.gpu_host.calibration_run import main
 
     with bad_input("--engine"):
         status = main(["--out", str(steps), "--time-limit-s", str(time_limit_s)])
@@ -147,7 +147,7 @@ def _fit(
     notes: str,
     compare: bool,
 ) -> tuple[StepLog, Calibration]:
-    from bidkv.experiments.calibrate import CHOSEN, calibrate, read_step_log, recorded_graphs
+    from bidkv.calibration import CHOSEN, calibrate, read_step_log, recorded_graphs
 
     graphs = recorded_graphs(steps, graph_max_tokens, prefill_graphs)
     log = read_step_log(steps)
@@ -171,8 +171,8 @@ def _without_steps(
 
 
 def _checked(step_times: StepTimeProfile, check: Path) -> tuple[StepLog, list[RegimeError]]:
-    from bidkv.experiments.calibrate import check as measure
-    from bidkv.experiments.calibrate import read_step_log
+    from bidkv.calibration import check as measure
+    from bidkv.calibration import read_step_log
 
     with bad_input("--check"):
         log = read_step_log(check)

@@ -46,15 +46,15 @@ def hand_out(
         for summary in summaries if fleets else ():
             _print_replicas(summary)
     if html_file is not None:
-        from bidkv.experiments.report.page import write_report
+        from bidkv.report.page import write_report
 
         write_report(html_file, results, config)
         typer.echo(f"report: {html_file}", err=json_file == "-")
 
 
 def _print_table(summaries: Sequence[dict[str, Any]], title: str, arrival_rps: float | None) -> None:
-    from bidkv.experiments.report import judge
-    from bidkv.experiments.table import summary_table
+    from bidkv.evaluation.text_table import summary_table
+    from bidkv.report import judge
 
     console = table_console()
     console.print(summary_table(summaries, title))
@@ -62,7 +62,7 @@ def _print_table(summaries: Sequence[dict[str, Any]], title: str, arrival_rps: f
 
 
 def _print_replicas(summary: dict[str, Any]) -> None:
-    from bidkv.experiments.table import summary_table
+    from bidkv.evaluation.text_table import summary_table
 
     rows = [
         part | {"strategy": f"{index}: {part['requests']:,} requests"}

@@ -16,7 +16,7 @@ from bidkv.cli.outputs import require_report_extra, require_writable
 from bidkv.cli.simulate import RouterName, TraceFormat
 
 if TYPE_CHECKING:
-    from bidkv.experiments.plan import Demand
+    from bidkv.planning import Demand
     from bidkv.protocol.requests import WorkloadRequest
 
 _SYNTHETIC_REQUESTS = 4000
@@ -98,8 +98,8 @@ def command(
       bidkv plan --trace my.jsonl --slo-ttft-p99-ms 500 --growth 3 --picture plan.html
       bidkv plan --prompt-tokens 10:1600 --output-tokens 10:1600 --rate 12 --simulate
     """
-    from bidkv.experiments.plan import Promise, check, make_plan, verify_fleet
-    from bidkv.experiments.plan.text import as_text
+    from bidkv.planning import Promise, check, make_plan, verify_fleet
+    from bidkv.planning.text import as_text
     from bidkv.simulator import EngineConfig
     from bidkv.stability import ReplicaShape
 
@@ -153,7 +153,7 @@ def command(
     if json_file != "-":
         typer.echo(as_text(plan, checks, fleet))
     if picture is not None:
-        from bidkv.experiments.plan.picture import curve, plan_chart, write_picture
+        from bidkv.planning.picture import curve, plan_chart, write_picture
 
         write_picture(picture, plan_chart(plan, curve(demand, shape, step_times, cached_prompt_share)))
         typer.echo(f"picture: {picture}", err=json_file == "-")
@@ -167,7 +167,7 @@ def _demand(
     rate: float | None,
     limit: int | None,
 ) -> Demand:
-    from bidkv.experiments.plan import Demand
+    from bidkv.planning import Demand
 
     if (prompt_tokens is None) != (output_tokens is None):
         fail("--prompt-tokens and --output-tokens: state both or neither")
@@ -184,8 +184,8 @@ def _demand(
 def _requests(
     trace: str, trace_format: TraceFormat, rate: float | None, limit: int | None
 ) -> Iterator[WorkloadRequest]:
-    from bidkv.experiments.traces import read_trace
-    from bidkv.experiments.workloads import available_workloads, generate
+    from bidkv.workloads import available_workloads, generate
+    from bidkv.workloads.traces import read_trace
 
     if trace not in available_workloads():
         return read_trace(trace, trace_format=trace_format.value, rate_rps=rate, limit=limit)

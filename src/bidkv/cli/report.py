@@ -49,10 +49,10 @@ def command(
     from rich.table import Table
     from rich.text import Text
 
-    from bidkv.experiments.objectives import Objective
-    from bidkv.experiments.outcome import outcome_of
-    from bidkv.experiments.outcome_text import COLUMNS, in_words, markdown, mean_rows, runs_csv
-    from bidkv.experiments.runner.store import Store, StoreError
+    from bidkv.evaluation.objectives import Objective
+    from bidkv.experiments.analysis import outcome_of
+    from bidkv.experiments.analysis_text import COLUMNS, in_words, markdown, mean_rows, runs_csv
+    from bidkv.experiments.store import Store, StoreError
 
     try:
         with bad_input("report"):
@@ -72,7 +72,7 @@ def command(
     if csv_file is not None:
         csv_file.write_text(runs_csv(outcome), encoding="utf-8")
     if html_file is not None:
-        from bidkv.experiments.report.experiment_page import write_experiment_page
+        from bidkv.report.experiment_page import write_experiment_page
 
         write_experiment_page(html_file, outcome)
     for file in filter(None, (html_file, markdown_file, csv_file)):

@@ -257,7 +257,7 @@ def _workload(
     engine: EngineConfig | SglangConfig,
 ) -> tuple[list[WorkloadRequest], int]:
     """Read the trace once, so that every strategy gets the identical requests; count those left out."""
-    from bidkv.experiments.workloads import leave_out_unfit, repeat_for
+    from bidkv.workloads import leave_out_unfit, repeat_for
 
     with bad_input("--trace"):
         source = _source(trace, trace_format, rate, limit, seed)
@@ -276,8 +276,8 @@ def _workload(
 def _source(
     trace: str, trace_format: TraceFormat, rate: float | None, limit: int | None, seed: int
 ) -> Iterator[WorkloadRequest]:
-    from bidkv.experiments.traces import read_trace
-    from bidkv.experiments.workloads import available_workloads, generate
+    from bidkv.workloads import available_workloads, generate
+    from bidkv.workloads.traces import read_trace
 
     if trace not in available_workloads():
         return read_trace(trace, trace_format=trace_format.value, rate_rps=rate, limit=limit, seed=seed)

@@ -79,8 +79,8 @@ def command(
       bidkv tournament --strategy fair,lcf --size T,M --family mixed,sharegpt
       bidkv tournament --split held_out --seeds 12 --output-dir out/tournament --json out/tournament.json
     """
-    from bidkv.experiments.tournament import Plan, everybody, play, tables
-    from bidkv.experiments.tournament.docs import regenerate, require_markers
+    from bidkv.tournament import Plan, everybody, play, tables
+    from bidkv.tournament.docs import regenerate, require_markers
 
     if html_file is not None or png_file is not None:
         require_report_extra()
@@ -118,7 +118,7 @@ def command(
         typer.echo(tables.as_text(standings))
     for file in (html_file, png_file):
         if file is not None:
-            from bidkv.experiments.tournament.picture import write_picture
+            from bidkv.tournament.picture import write_picture
 
             write_picture(file, standings)
     if docs_file is not None:
@@ -137,7 +137,7 @@ def _loads(text: str) -> list[float]:
 
 
 def _first_seeds(split: SplitName, count: int) -> Sequence[int]:
-    from bidkv.experiments.families import split_seeds
+    from bidkv.workloads.families import split_seeds
 
     known = split_seeds(split.value)
     if not 1 <= count <= len(known):

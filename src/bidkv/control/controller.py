@@ -16,8 +16,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from bidkv.control.counters import ControlCounters
+from bidkv.control.guards import CircuitBreaker, PreemptionCap
 from bidkv.control.lives import Lives
-from bidkv.policy.guards import CircuitBreaker, PreemptionCap
 from bidkv.protocol.observer import Decision, Observer
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView

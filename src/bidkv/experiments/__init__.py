@@ -1,5 +1,5 @@
-"""Experiments: traces and workloads, runners for every engine, statistics and the report."""
+"""Experiments: the harness that compares policies on simulated and real engines."""
 
-from bidkv.experiments.metrics import ExperimentMetrics
+from bidkv.evaluation.experiment_metrics import ExperimentMetrics
 
 __all__ = ["ExperimentMetrics"]

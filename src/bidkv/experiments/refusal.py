@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bidkv.experiments.runner.plan import Plan, policy_of
-from bidkv.experiments.runner.store import StoredRun
+from bidkv.experiments.plan import Plan, policy_of
+from bidkv.experiments.store import StoredRun
 from bidkv.policy import PolicySpecError, resolve
 
 

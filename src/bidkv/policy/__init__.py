@@ -8,13 +8,10 @@ from bidkv.policy.catalog import (
     resolve,
     resolve_all,
 )
-from bidkv.policy.guards import CircuitBreaker, PreemptionCap
-from bidkv.policy.ordering import WaitingHeap, least
+from bidkv.policy.parts.ordering import WaitingHeap, least
 
 __all__ = [
-    "CircuitBreaker",
     "PolicySpecError",
-    "PreemptionCap",
     "WaitingHeap",
     "available",
     "least",

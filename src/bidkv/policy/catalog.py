@@ -14,13 +14,13 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
 
-from bidkv.policy.contract import CONTRACT_POLICIES
-from bidkv.policy.fair import Fair
-from bidkv.policy.fast import Fast
-from bidkv.policy.on_time import OnTime
-from bidkv.policy.queueing_floor import QueueingFloor
-from bidkv.policy.rules import RULE_POLICIES
-from bidkv.policy.sglang_rules import SGLANG_POLICIES
+from bidkv.policy.contract_strategies import CONTRACT_POLICIES
+from bidkv.policy.own.fair import Fair
+from bidkv.policy.own.fast import Fast
+from bidkv.policy.own.on_time import OnTime
+from bidkv.policy.own.queueing_floor import QueueingFloor
+from bidkv.policy.published import RULE_POLICIES
+from bidkv.policy.published.sglang_rules import SGLANG_POLICIES
 from bidkv.protocol.policy import Policy
 
 OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast, OnTime, QueueingFloor)

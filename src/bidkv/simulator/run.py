@@ -8,19 +8,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
 from bidkv.control import Controller
-from bidkv.policy.classes import WithinClasses
+from bidkv.policy.parts.classes import WithinClasses
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.observer import Observer
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RequestRecord, RunResult
-from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.progress import ProgressCallback, RecordCallback
-from bidkv.simulator.sglang_config import SglangConfig
+from bidkv.simulator.sglang.config import SglangConfig
 from bidkv.simulator.stepping import SteppingRun
+from bidkv.simulator.vllm.config import EngineConfig
 
 if TYPE_CHECKING:
-    from bidkv.simulator.compiled import CompiledRun
+    from bidkv.simulator.vllm.compiled import CompiledRun
 
     Run = SteppingRun | CompiledRun
 
@@ -102,7 +102,7 @@ def start_run(
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
     arguments = (timed, controller, requests, on_record, progress, timeline_points)
     if _compiled(backend, engine) and isinstance(engine, EngineConfig):
-        from bidkv.simulator.compiled import CompiledRun
+        from bidkv.simulator.vllm.compiled import CompiledRun
 
         return CompiledRun(engine, *arguments), controller
     return SteppingRun(engine, *arguments), controller

@@ -10,13 +10,13 @@ from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import InOrder, Inside, SimulationError, rejection
-from bidkv.simulator.config import EngineConfig
-from bidkv.simulator.engine import Engine
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.request import SimRequest
-from bidkv.simulator.sglang_config import SglangConfig
-from bidkv.simulator.sglang_engine import SglangEngine
+from bidkv.simulator.sglang.config import SglangConfig
+from bidkv.simulator.sglang.engine import SglangEngine
 from bidkv.simulator.timeline import TimelineRecorder
+from bidkv.simulator.vllm.config import EngineConfig
+from bidkv.simulator.vllm.engine import Engine
 
 _PATIENCE_STEPS = 20_000
 """Who runs first computes a token a step at least: a run that is no circle shows one far earlier."""

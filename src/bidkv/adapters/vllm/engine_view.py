@@ -137,7 +137,7 @@ class VllmEngine:
         return sum([block.ref_cnt == 1 for block in blocks if not block.is_null])
 
     def column(self, requests: Sequence[VllmRequest], figure: str) -> list[int]:
-        """One figure of many running requests: `bidkv.policy.columns` asks for it."""
+        """One figure of many running requests: `bidkv.policy.parts.columns` asks for it."""
         if figure == "num_computed_tokens":
             return [view.request.num_computed_tokens for view in requests]
         if figure == "num_output_tokens":

@@ -15,7 +15,7 @@ from bidkv.control_file import INTERVAL_S, ControlFile, obey
 from bidkv.observability.decision_log import DecisionLog
 from bidkv.observability.watchdog import PROCESS_WATCHDOG
 from bidkv.policy import resolve
-from bidkv.policy.classes import WithinClasses
+from bidkv.policy.parts.classes import WithinClasses
 from bidkv.protocol.policy import Policy
 from bidkv.stability import QueueingConfig, QueueingController
 

@@ -6,11 +6,11 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bidkv.experiments.runner.driver import Driver
-from bidkv.experiments.runner.main import run_main
-from bidkv.experiments.runner.options import EngineKind, EngineOption, stated
-from bidkv.experiments.runner.store import Store
+from bidkv.experiments.driver import Driver
+from bidkv.experiments.options import EngineKind, EngineOption, stated
+from bidkv.experiments.runner import run_main
 from bidkv.experiments.sglang.server import RESERVED_NEW_TOKENS, sglang_driver
+from bidkv.experiments.store import Store
 from bidkv.simulator import SglangConfig
 
 OPTIONS = (

@@ -11,11 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from bidkv.experiments.runner.command_line import server_driver, server_words
-from bidkv.experiments.runner.driver import DriverError, EngineFacts
-from bidkv.experiments.runner.options import EngineOption
-from bidkv.experiments.runner.scrape import Reading, get_text
-from bidkv.experiments.runner.server import ServerDriver
+from bidkv.experiments.command_line import server_driver, server_words
+from bidkv.experiments.driver import DriverError, EngineFacts
+from bidkv.experiments.options import EngineOption
+from bidkv.experiments.scrape import Reading, get_text
+from bidkv.experiments.server_driver import ServerDriver
 
 RESERVED_NEW_TOKENS = 4
 """Output tokens for which SGLang reserves memory at a request's admission, in experiments.

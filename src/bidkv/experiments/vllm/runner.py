@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from bidkv.experiments.runner.driver import Driver
-from bidkv.experiments.runner.main import run_main
-from bidkv.experiments.runner.options import EngineKind, EngineOption, stated
-from bidkv.experiments.runner.store import Store
+from bidkv.experiments.driver import Driver
+from bidkv.experiments.options import EngineKind, EngineOption, stated
+from bidkv.experiments.runner import run_main
+from bidkv.experiments.store import Store
 from bidkv.experiments.vllm.server import vllm_driver
 from bidkv.simulator import EngineConfig
 

@@ -11,12 +11,12 @@ from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome, RequestRecord, RunResult
 from bidkv.simulator.arrivals import Inbox
-from bidkv.simulator.config import EngineConfig
-from bidkv.simulator.engine import Engine
 from bidkv.simulator.fleet.router import ArrivingRequest
 from bidkv.simulator.progress import RecordCallback
 from bidkv.simulator.run import Backend, result_of, start_run
-from bidkv.simulator.sglang_config import SglangConfig
+from bidkv.simulator.sglang.config import SglangConfig
+from bidkv.simulator.vllm.config import EngineConfig
+from bidkv.simulator.vllm.engine import Engine
 
 _STRIDE = 512
 """Requests a replica may have before it when nobody looks: bounds the memory, and keeps strides long."""

@@ -13,14 +13,14 @@ from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
 from bidkv.simulator.arrivals import InOrder
-from bidkv.simulator.config import EngineConfig
 from bidkv.simulator.fleet.merge import merged
 from bidkv.simulator.fleet.registry import make_router
 from bidkv.simulator.fleet.replica import FleetClock, Replica
 from bidkv.simulator.fleet.router import Router
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.run import Backend
-from bidkv.simulator.sglang_config import SglangConfig
+from bidkv.simulator.sglang.config import SglangConfig
+from bidkv.simulator.vllm.config import EngineConfig
 
 
 @dataclass(frozen=True, slots=True)

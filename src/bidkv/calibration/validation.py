@@ -1,0 +1,291 @@
+"""Replays made on a real engine, simulated: how far off every figure is, and whether policies rank alike.
+
+    python -m bidkv.calibration.validation --runs DIRECTORY --profile NAME [--order | --tails]
+
+The directory holds the plan of :mod:`bidkv.gpu_host.replay` as ``plan.json`` and one result file a
+run; a run's ``max_num_seqs`` (256) and ``async_scheduling`` (false) say how its engine was started. The
+simulator is given the plan and the profile alone. Runs of a policy whose rules changed since they were made
+say nothing about the simulator: ``--without`` leaves them out. All tables are Markdown.
+
+The last column of the first table needs no simulation: after the last first token only decode steps are
+left, of as many requests as the recorded timeline says, and the profile says how long those take. It tells a
+machine that was slow during a run from a model that is wrong elsewhere. With ``--tails`` those recorded steps
+are all there is: their milliseconds by the number of requests left, run by run, no profile asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from pathlib import Path
+from statistics import median
+from types import NoneType
+from typing import Any
+
+from bidkv.calibration.replay_plan import workload
+from bidkv.policy import resolve
+from bidkv.profiles import StepTimeProfile, load_profile
+from bidkv.results import RunResult, TimelinePoint
+from bidkv.results.codec import decode
+from bidkv.simulator import EngineConfig, simulate
+
+MAX_NUM_SEQS = 256
+BLOCK_SIZE = 16
+_MOST = 10**9
+"""Above every figure of a run that makes sense."""
+_FIGURES = ("throughput_rps", "e2e_mean_s", "e2e_p99_s", "ttft_p50_s", "ttft_p99_s", "recompute_tax")
+_TAIL_REQUESTS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32))
+ORDERED = ("e2e_mean_s", "recompute_tax", "throughput_rps")
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One run on the real engine and the same run simulated.
+
+    Attributes:
+        name: of the run in its plan.
+        policy: that decided.
+        real: figures of the real run, by name; seconds, requests per second, shares.
+        simulated: the same of the simulated one, and for both also `steps` and `preemptions`.
+        decode_tail: the profile's time for the run's final decode steps over the recorded time, less 1.
+    """
+
+    name: str
+    policy: str
+    real: dict[str, float]
+    simulated: dict[str, float]
+    decode_tail: float
+
+    def difference(self, figure: str) -> float:
+        """Simulated against real: relative, for shares (`recompute_tax`) the plain difference."""
+        gap = self.simulated[figure] - self.real[figure]
+        return gap if figure == "recompute_tax" else gap / self.real[figure]
+
+
+def replays(directory: Path, profile: StepTimeProfile, *, without: Collection[str] = ()) -> list[Replay]:
+    """Simulate every run of `directory` but those of the policies in `without`, in the order of its plan.
+
+    Raises:
+        OSError: the plan or a result is missing.
+        ValueError: a plan that is no JSON list of runs, or a broken result file.
+    """
+    compared = []
+    for spec in read_runs(directory / "plan.json"):
+        if spec["policy"] in without:
+            continue
+        file = directory / f"{spec['name']}.json"
+        real = decode(file.read_text(encoding="utf-8"), str(file))
+        engine = EngineConfig(
+            num_gpu_blocks=spec["blocks"],
+            max_num_seqs=spec.get("max_num_seqs", MAX_NUM_SEQS),
+            max_num_batched_tokens=spec["chunk"],
+            async_scheduling=spec.get("async_scheduling", False),
+        )
+        run = simulate(workload(spec), resolve(spec["policy"]), engine, profile)
+        tail = decode_tail(real, profile)
+        compared.append(Replay(spec["name"], spec["policy"], _figures(real), _figures(run), tail))
+    return compared
+
+
+def decode_tail(real: RunResult, profile: StepTimeProfile) -> float:
+    """How much longer than recorded the decode steps after the run's last first token take, by `profile`.
+
+    A window of the timeline counts with the mean of its two ends: requests, and tokens resident (blocks less
+    the half block that a request leaves empty on average).
+    """
+    steps, windows = _tail(real)
+    recorded_s = predicted_s = 0.0
+    for first, last in windows:
+        requests = (first.running + last.running) // 2
+        context = BLOCK_SIZE * (first.used_blocks + last.used_blocks - requests) // 2
+        predicted_s += steps * profile.step_s(0, 0.0, requests, context)
+        recorded_s += last.time_s - first.time_s
+    return predicted_s / recorded_s - 1.0 if recorded_s else float("nan")
+
+
+def tail_table(directory: Path) -> str:
+    """Recorded milliseconds of a decode step after the last first token, by requests left, one row a run.
+
+    The median over the windows between two points of the timeline, and how many there are.
+
+    Raises:
+        OSError: the plan or a result is missing.
+        ValueError: a plan that is no JSON list of runs, or a broken result file.
+    """
+    head = (f"{low}" if low == high else f"{low}-{high}" for low, high in _TAIL_REQUESTS)
+    lines = [f"| run | {' | '.join(head)} |", "|---" * (len(_TAIL_REQUESTS) + 1) + "|"]
+    for spec in read_runs(directory / "plan.json"):
+        file = directory / f"{spec['name']}.json"
+        steps, windows = _tail(decode(file.read_text(encoding="utf-8"), str(file)))
+        cells = []
+        for low, high in _TAIL_REQUESTS:
+            found = [
+                1e3 * (last.time_s - first.time_s) / steps
+                for first, last in windows
+                if low <= last.running and first.running <= high
+            ]
+            cells.append(f"{median(found):.2f} ({len(found)})" if found else "")
+        lines.append(f"| {spec['name']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _tail(real: RunResult) -> tuple[float, list[tuple[TimelinePoint, TimelinePoint]]]:
+    """Steps of a window between two points of the timeline, and the windows after the last first token."""
+    since_s = max(record.first_token_s or 0.0 for record in real.records)
+    points = [point for point in real.timeline if point.time_s > since_s and point.running]
+    steps = real.totals.steps / max(1, len(real.timeline))
+    return steps, list(pairwise(points))
+
+
+def agreement(compared: Sequence[Replay], figure: str, noise: float) -> tuple[float, int]:
+    """Kendall's tau of the policies' order by `figure`, and how many pairs it rests on.
+
+    Pairs of runs whose real figures differ by less than `noise` (a share of the larger) have no order that a
+    single run could show and are left out.
+    """
+    agreeing = total = 0
+    for one, other in combinations(compared, 2):
+        real = one.real[figure] - other.real[figure]
+        if abs(real) <= noise * max(abs(one.real[figure]), abs(other.real[figure])):
+            continue
+        simulated = one.simulated[figure] - other.simulated[figure]
+        total += 1
+        agreeing += 1 if real * simulated > 0.0 else -1
+    return (agreeing / total if total else float("nan")), total
+
+
+def closeness_table(compared: Sequence[Replay]) -> str:
+    """How far every figure is off, one row a run."""
+    lines = [
+        "| run | steps, preemptions: real | simulated | req/s | throughput | mean e2e | p99 e2e "
+        "| TTFT p50 | TTFT p99 | tax, points | final decode steps |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in compared:
+        counts = " | ".join(
+            f"{side['steps']:.0f}, {side['preemptions']:.0f}" for side in (row.real, row.simulated)
+        )
+        gaps = " | ".join(
+            f"{100 * row.difference(figure):+.1f}{'' if figure == 'recompute_tax' else ' %'}"
+            for figure in _FIGURES
+        )
+        tail = f"{100 * row.decode_tail:+.1f} %"
+        lines.append(f"| {row.name} | {counts} | {row.real['throughput_rps']:.2f} | {gaps} | {tail} |")
+    return "\n".join(lines)
+
+
+def order_table(compared: Sequence[Replay], noise: float) -> str:
+    """Real and simulated figures by policy, and how far their orders agree."""
+    lines = ["| policy | mean e2e s: real, simulated | tax: real, simulated | req/s: real, simulated |"]
+    lines.append("|---|---|---|---|")
+    for row in compared:
+        cells = " | ".join(f"{row.real[f]:.3f}, {row.simulated[f]:.3f}" for f in ORDERED)
+        lines.append(f"| {row.policy} | {cells} |")
+    taus = []
+    for figure in ORDERED:
+        tau, pairs = agreement(compared, figure, noise)
+        every, _ = agreement(compared, figure, 0.0)
+        taus.append(f"{tau:+.2f} ({pairs} pairs; all {every:+.2f})")
+    lines.append(f"| Kendall's tau | {' | '.join(taus)} |")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; 0, or 2 when the input is wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bidkv.calibration.validation",
+        description="Simulate the runs that a real engine made; print how far apart they are.",
+    )
+    add = parser.add_argument
+    add("--runs", type=Path, required=True, metavar="DIR", help="plan.json and one result file a run")
+    add("--profile", metavar="NAME|FILE", help="step-time profile; --tails needs none")
+    add(
+        "--without",
+        default="",
+        metavar="POLICY[,...]",
+        help="leave out runs of policies whose rules have changed since",
+    )
+    add("--tails", action="store_true", help="print the recorded final decode steps alone")
+    add("--order", action="store_true", help="compare the order of the policies instead")
+    add(
+        "--noise",
+        type=float,
+        default=0.02,
+        metavar="X",
+        help="smaller differences have no order (%(default)s)",
+    )
+    options = parser.parse_args(argv)
+    if options.profile is None and not options.tails:
+        parser.error("expected --profile or --tails")
+    try:
+        if options.tails:
+            print(tail_table(options.runs))
+            return 0
+        compared = replays(options.runs, load_profile(options.profile), without=options.without.split(","))
+    except (OSError, ValueError) as error:
+        print(f"bidkv: error: {error}", file=sys.stderr)
+        return 2
+    print(order_table(compared, options.noise) if options.order else closeness_table(compared))
+    return 0
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "family": (str,),
+    "n": (int,),
+    "rate_rps": (int, float, NoneType),
+    "seed": (int,),
+    "policy": (str,),
+    "blocks": (int,),
+    "chunk": (int,),
+}
+_OPTIONAL: dict[str, tuple[type, ...]] = {"max_num_seqs": (int,), "pair": (int,), "async_scheduling": (bool,)}
+
+
+def read_runs(file: Path) -> list[dict[str, Any]]:
+    """Read the plan of :mod:`bidkv.gpu_host.replay`.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no list of runs; the message names file, run and field.
+    """
+    try:
+        plan = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file}: expected JSON ({str(error)[:100]})") from error
+    if not isinstance(plan, list):
+        raise ValueError(f"{file}: expected a list of runs")
+    for number, spec in enumerate(plan):
+        missing = [field for field in _KINDS if not isinstance(spec, dict) or field not in spec]
+        if missing:
+            raise ValueError(f"{file}, run {number}: expected the fields {', '.join(missing)} too")
+        for field, kinds in (_KINDS | {f: k for f, k in _OPTIONAL.items() if f in spec}).items():
+            value = spec[field]
+            good = type(value) in kinds
+            if good and type(value) in (int, float):
+                good = 0 < value < _MOST or (field == "seed" and value == 0)
+            if not good:
+                raise ValueError(f"{file}, run {number}: field {field!r}: got {value!r:.60}")
+    return plan
+
+
+def _figures(result: RunResult) -> dict[str, float]:
+    summary = result.summary()
+    return {
+        "throughput_rps": summary["throughput_rps"],
+        "e2e_mean_s": summary["e2e_s"]["mean"],
+        "e2e_p99_s": summary["e2e_s"]["p99"],
+        "ttft_p50_s": summary["ttft_s"]["p50"],
+        "ttft_p99_s": summary["ttft_s"]["p99"],
+        "recompute_tax": summary["recompute_tax"],
+        "steps": summary["steps"],
+        "preemptions": summary["preemptions"],
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

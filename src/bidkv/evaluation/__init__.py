@@ -1,0 +1,1 @@
+"""Figures, objectives, statistics and the baseline of a comparison."""

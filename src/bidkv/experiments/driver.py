@@ -1,0 +1,82 @@
+"""The one interface behind which every engine is driven, simulated or real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from bidkv.experiments.plan import Cell
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results import RunResult
+
+
+class DriverError(Exception):
+    """An engine cannot be driven at all: no model, no server, no capacity. The message says what to do."""
+
+
+class RunFailed(Exception):
+    """One run did not come to a result; the next one may."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What a driver found out about its engine before the first run.
+
+    Attributes:
+        usable_blocks: KV blocks requests can hold.
+        block_size: tokens of a block, as the engine really has it.
+        max_model_len: longest prompt + output; None where only memory bounds it.
+        notes: everything else worth keeping with the results, as JSON holds it.
+    """
+
+    usable_blocks: int
+    block_size: int
+    max_model_len: int | None = None
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A cell with the requests it runs."""
+
+    cell: Cell
+    requests: Sequence[WorkloadRequest]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a task: a result, or why there is none."""
+
+    cell: Cell
+    took_s: float
+    result: RunResult | None = None
+    error: str = ""
+
+
+class Driver(Protocol):
+    """Drives one engine; a context manager that leaves nothing running behind.
+
+    Attributes:
+        one_sitting: whether runs are comparable only within one sitting (real engines: a pair must not be
+            split over two of them, the machine is not the same one an hour later).
+    """
+
+    one_sitting: bool
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def facts(self) -> EngineFacts:
+        """Start the engine if need be and say what it is.
+
+        Raises:
+            DriverError: it cannot be started.
+        """
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
+        """Run tasks, taken from the iterable as needed; yield what became of each, in any order."""

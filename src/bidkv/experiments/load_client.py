@@ -1,0 +1,154 @@
+"""The open loop: every request at its own absolute time, whatever has become of the others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from types import SimpleNamespace
+
+import aiohttp
+
+from bidkv.experiments.load_samples import Sample
+from bidkv.experiments.request_bodies import PATHS, Dialect, Prepared, tokens_so_far
+
+_LEAD_S = 0.2
+"""Between now and the start: what is due at 0 s must not be late already."""
+
+_LONGEST_EVENT = 1 << 20
+
+
+async def replay(
+    base_url: str,
+    dialect: Dialect,
+    prepared: Sequence[Prepared],
+    drain_s: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> tuple[float, list[Sample]]:
+    """Send every request when it is due, and record what comes back.
+
+    No request is ever retried or held back: there is no limit on connections, and a server that stalls makes
+    later requests wait for it, not for us.
+
+    Args:
+        base_url: of the server, without a path.
+        dialect: whose words.
+        prepared: in order of `due_s`.
+        drain_s: seconds to wait after the last request was due; what is unfinished then is cancelled and
+            recorded as failed.
+        clock: seconds, monotonic, shared by all processes of the machine.
+
+    Returns:
+        The start on the clock, and a sample for each request.
+    """
+    samples = [Sample(p.request_id, p.due_s) for p in prepared]
+    # No limits and no timeouts: an open loop ends by its own deadline alone.
+    connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=3600)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=None),
+        trace_configs=[_noting_when_sent(clock)],
+        read_bufsize=_LONGEST_EVENT,
+    ) as session:
+        url = base_url + PATHS[dialect]
+        await _first_touch(session, base_url)
+        start_s = clock() + _LEAD_S
+        tasks = []
+        for request, sample in zip(prepared, samples, strict=True):
+            wait_s = start_s + request.due_s - clock()
+            if wait_s > 0.0:
+                await asyncio.sleep(wait_s)
+            exchange = _exchange(session, url, dialect, request, sample, start_s, clock)
+            tasks.append(asyncio.create_task(exchange))
+        last_s = prepared[-1].due_s if prepared else 0.0
+        left_s = max(start_s + last_s + drain_s - clock(), 0.0)
+        if tasks:
+            await asyncio.wait(tasks, timeout=left_s)
+        for task, sample in zip(tasks, samples, strict=True):
+            if not task.done():
+                task.cancel()
+                sample.error = f"not finished {drain_s:g} s after the last request was due"
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        for end, sample in zip(ends, samples, strict=True):
+            if isinstance(end, Exception):  # a bug of ours must not pass for a silent server
+                sample.error = f"client: {end!r}"
+    return start_s, samples
+
+
+async def _first_touch(session: aiohttp.ClientSession, base_url: str) -> None:
+    """Make one exchange that does not count: what is done once only must not make the first request late."""
+    with suppress(aiohttp.ClientError):
+        # Not /health: SGLang answers that by generating a token.
+        async with session.get(f"{base_url}/v1/models", trace_request_ctx=None) as response:
+            await response.read()
+
+
+def _noting_when_sent(clock: Callable[[], float]) -> aiohttp.TraceConfig:
+    """Note the time at which headers really leave, after any wait for a connection."""
+
+    async def sent(
+        session: aiohttp.ClientSession,
+        context: SimpleNamespace,
+        params: aiohttp.TraceRequestHeadersSentParams,
+    ) -> None:
+        if context.trace_request_ctx is not None:
+            sample, start_s = context.trace_request_ctx
+            sample.sent_s = clock() - start_s
+
+    config = aiohttp.TraceConfig()
+    config.on_request_headers_sent.append(sent)
+    return config
+
+
+async def _exchange(
+    session: aiohttp.ClientSession,
+    url: str,
+    dialect: Dialect,
+    request: Prepared,
+    sample: Sample,
+    start_s: float,
+    clock: Callable[[], float],
+) -> None:
+    headers = {"Content-Type": "application/json", "X-Request-Id": request.request_id}
+    try:
+        async with session.post(
+            url, data=request.body, headers=headers, trace_request_ctx=(sample, start_s)
+        ) as response:
+            if response.status != 200:
+                text = (await response.text())[:200]
+                raise ValueError(f"HTTP {response.status}: {text}")
+            finished = await _read(response, dialect, sample, start_s, clock)
+        if not finished:
+            raise ValueError("the stream ended without [DONE]")
+        if sample.tokens != request.tokens:
+            raise ValueError(f"{sample.tokens} tokens came, {request.tokens} were asked for")
+        sample.done_s = clock() - start_s
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        sample.error = f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else str(error)
+
+
+async def _read(
+    response: aiohttp.ClientResponse,
+    dialect: Dialect,
+    sample: Sample,
+    start_s: float,
+    clock: Callable[[], float],
+) -> bool:
+    """Read server-sent events; return whether `[DONE]` came."""
+    finished = False
+    seen = 0
+    async for line in response.content:
+        now_s = clock() - start_s
+        if not line.startswith(b"data:"):
+            continue
+        text = line[5:].strip()
+        if text == b"[DONE]":
+            finished = True
+            continue
+        count = tokens_so_far(dialect, json.loads(text))
+        if count is not None and count > seen:
+            sample.chunks.append((now_s, count - seen))
+            seen = count
+    return finished

@@ -1,0 +1,71 @@
+"""Cells on several cores, or on several machines through an engine joblib knows."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
+
+from bidkv.experiments.driver import Done, DriverError, Task
+
+Backend = Literal["loky", "ray", "dask"]
+
+
+def on_cores(
+    jobs: int | None = None, backend: Backend = "loky"
+) -> Callable[[Callable[[Task], Done], Iterable[Task]], Iterator[Done]]:
+    """Return what maps a function over tasks with joblib, answers as they come.
+
+    Args:
+        jobs: processes; None takes every core (of the whole cluster with "ray" and "dask").
+        backend: "loky" is this machine; "ray" and "dask" are the cluster that is connected, or a local one.
+
+    Raises:
+        DriverError: a package is missing; the message names it.
+    """
+    if jobs == 1 and backend == "loky":
+        return map
+    needed = {"loky": ["joblib"], "ray": ["joblib", "ray"], "dask": ["joblib", "distributed"]}[backend]
+    for package in needed:
+        if importlib.util.find_spec(package) is None:
+            raise DriverError(
+                f"--backend {backend} needs {package}: pip install {package}, or --jobs 1 to do without"
+            )
+    return lambda function, tasks: _map(function, tasks, jobs, backend)
+
+
+def _map(
+    function: Callable[[Task], Done], tasks: Iterable[Task], jobs: int | None, backend: Backend
+) -> Iterator[Done]:
+    import joblib
+
+    if backend == "ray":
+        import ray
+        from ray.util.joblib import register_ray
+
+        if not ray.is_initialized():
+            ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
+        register_ray()
+    elif backend == "dask":
+        from distributed import Client, get_client
+
+        try:
+            get_client()
+        except ValueError:
+            Client(n_workers=jobs, threads_per_worker=1)
+    # Ray's backend cannot hand answers over as they come; a batch at a time bounds what a kill can lose.
+    with joblib.parallel_config(backend=backend, n_jobs=jobs or -1):
+        if backend == "loky":
+            yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(
+                joblib.delayed(function)(task) for task in tasks
+            )
+            return
+        batch: list[Task] = []
+        size = 4 * (jobs or os.cpu_count() or 1)
+        for task in tasks:
+            batch.append(task)
+            if len(batch) == size:
+                yield from joblib.Parallel()(joblib.delayed(function)(task) for task in batch)
+                batch = []
+        yield from joblib.Parallel()(joblib.delayed(function)(task) for task in batch)

@@ -1,0 +1,33 @@
+"""At which throughput a workload saturates an engine: the yardstick for rates nobody named."""
+
+from __future__ import annotations
+
+from bidkv.experiments.simulated_driver import SimConfig
+from bidkv.policy import resolve
+from bidkv.profiles import StepTimeProfile
+from bidkv.simulator import simulate
+from bidkv.workloads import leave_out_unfit
+from bidkv.workloads.resolver import requests_of
+
+FRACTIONS = (0.8, 1.0, 1.3)
+"""Of saturation: below it, at it, and overloaded."""
+
+_REQUESTS = 400
+_AT_ONCE_RPS = 1e6
+
+
+def saturation_rps(workload: str, seed: int, engine: SimConfig, profile: StepTimeProfile) -> float:
+    """Return the throughput in requests a second when all requests are there from the start.
+
+    The engine's own order schedules; the simulator needs no server and gives the same answer every time.
+
+    Raises:
+        ValueError: no such workload, or none of its requests fits.
+        TraceError: a file that is no trace.
+    """
+    made = requests_of(workload, _REQUESTS, _AT_ONCE_RPS, seed)
+    requests = list(leave_out_unfit(made, engine.usable_blocks, engine.block_size)[0])
+    if not requests:
+        raise ValueError(f"no request of {workload!r} fits into {engine.usable_blocks} blocks")
+    rate: float = simulate(requests, resolve("preempt-evict"), engine, profile).summary()["throughput_rps"]
+    return rate

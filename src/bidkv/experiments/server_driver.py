@@ -1,0 +1,202 @@
+"""Real servers behind the driver interface: load applied by another process, the server watched meanwhile."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bidkv.control import ControlCounters
+from bidkv.experiments.driver import Done, DriverError, EngineFacts, RunFailed, Task
+from bidkv.experiments.load_samples import LoadReport, Sample, read_samples, records_of
+from bidkv.experiments.managed_server import LOOK_S, ManagedServer, ServerSpec
+from bidkv.experiments.plan import policy_of
+from bidkv.experiments.scrape import Reading
+from bidkv.experiments.server_process import Child
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results import EngineTotals, RunResult, TimelinePoint
+from bidkv.workloads.traces import write_mooncake
+
+_FAILURES_IN_A_ROW = 3
+_WARMUP_TOKENS = 32
+
+
+class SentLate(RunFailed):
+    """The load was not applied as planned: no fault of the server's, but no measurement either."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSettings:
+    """How load is applied.
+
+    Attributes:
+        warmup: requests before each run, not measured.
+        drain_s: wait after the last request was due.
+        send_lag_limit_ms: a run with a p99 above this has no result.
+        restart: a fresh server for each run.
+    """
+
+    warmup: int = 8
+    drain_s: float = 300.0
+    send_lag_limit_ms: float = 50.0
+    restart: bool = False
+
+
+class ServerDriver:
+    """Runs cells on a real server, one after another.
+
+    One server serves all runs of a sitting and is told through its control file which policy decides, so that
+    a pair of runs differs in nothing else; a server that failed is replaced.
+    """
+
+    one_sitting = True
+
+    def __init__(
+        self, spec: ServerSpec, logs: Path, settings: LoadSettings, say: Callable[[str], None]
+    ) -> None:
+        self._server = ManagedServer(spec, logs, say)
+        self._logs = logs
+        self._settings = settings
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the server and its processes."""
+        self._server.stop()
+
+    def facts(self) -> EngineFacts:
+        """Start the server and ask it."""
+        try:
+            self._server.ensure()
+            return self._server.spec.facts(self._server.url, self._server.look())
+        except (RunFailed, OSError) as error:
+            raise DriverError(str(error)) from error
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
+        """Run tasks in their order; after several failures in a row there is no point in going on."""
+        in_a_row = 0
+        for task in tasks:
+            started_s = time.monotonic()
+            try:
+                self._server.ensure()
+                result = self._measure(task)
+            except RunFailed as error:
+                if not isinstance(error, SentLate):
+                    self._server.stop()
+                in_a_row += 1
+                yield Done(task.cell, time.monotonic() - started_s, None, str(error))
+                if in_a_row == _FAILURES_IN_A_ROW:
+                    raise DriverError(f"{in_a_row} runs in a row failed; the last one: {error}") from error
+                continue
+            in_a_row = 0
+            if self._settings.restart:
+                self._server.stop()
+            yield Done(task.cell, time.monotonic() - started_s, result)
+
+    def _measure(self, task: Task) -> RunResult:
+        cell = task.cell
+        started_s = time.monotonic()
+        self._server.switch(policy_of(cell.strategy))
+        self._warm_up(task)
+        before = self._server.await_idle()
+        report, samples, looks = self._load(cell.cell_id, task.requests)
+        self._require_punctual(report)
+        after = self._server.await_idle()
+        ended_s = max((chunk[0] for s in samples for chunk in s.chunks[-1:]), default=0.0)
+        timeline = _timeline([(report.start_s, before), *looks], report.start_s, ended_s, before.preemptions)
+        control = {name: after.count(name) - before.count(name) for name in ControlCounters().as_dict()}
+        records = records_of(task.requests, samples)
+        return RunResult(
+            strategy=cell.strategy,
+            records=records,
+            totals=EngineTotals(
+                steps=control["steps"],
+                scheduled_tokens=control["scheduled_tokens"],
+                recomputed_tokens=control["recomputed_tokens"],
+                preemptions=after.preemptions - before.preemptions,
+                used_block_seconds=_block_seconds(timeline, ended_s),
+                usable_blocks=after.count("total_blocks"),
+                busy_s=max(ended_s - min((r.arrival_s for r in records), default=0.0), 0.0),
+            ),
+            simulated_s=ended_s,
+            wall_s=time.monotonic() - started_s,
+            timeline=timeline,
+            notes={"control": control, "load": report.as_dict(), "per_request_preemptions": False},
+        )
+
+    def _require_punctual(self, report: LoadReport) -> None:
+        limit_ms, lag_ms = self._settings.send_lag_limit_ms, report.send_lag_p99_ms
+        if lag_ms is None:
+            raise RunFailed("no request could be sent")
+        if lag_ms > limit_ms:
+            raise SentLate(
+                f"requests were sent late, p99 {lag_ms:.1f} ms, at most {limit_ms:g} ms is allowed: the "
+                "machine is too busy to measure on (--send-lag-limit-ms)"
+            )
+
+    def _warm_up(self, task: Task) -> None:
+        first = [
+            replace(r, arrival_s=0.0, output_tokens=min(r.output_tokens, _WARMUP_TOKENS), max_tokens=None)
+            for r in task.requests[: self._settings.warmup]
+        ]
+        if first:
+            self._load(f"{task.cell.cell_id}-warmup", first)
+
+    def _load(
+        self, name: str, requests: Sequence[WorkloadRequest]
+    ) -> tuple[LoadReport, list[Sample], list[tuple[float, Reading]]]:
+        """Apply load from a process of its own, and look at the server until it is done."""
+        spec = self._server.spec
+        workload, output = self._logs / f"{name}.requests.jsonl", self._logs / f"{name}.samples.jsonl"
+        output.unlink(missing_ok=True)
+        write_mooncake(requests, workload)
+        command = [
+            sys.executable, "-m", "bidkv.experiments.load_generator",
+            "--url", self._server.url,
+            "--dialect", spec.dialect,
+            "--model", spec.model,
+            "--vocabulary", str(spec.vocabulary),
+            "--workload", str(workload),
+            # Never the same tokens twice: what is left in the prefix cache must not help the next run.
+            "--salt", f"{name}:{time.time_ns()}",
+            "--drain-s", str(self._settings.drain_s),
+            "--output", str(output),
+        ]  # fmt: skip
+        client = Child(command, self._logs / "client.log")
+        looks = []
+        try:
+            while (code := client.wait(LOOK_S)) is None:
+                looks.append((time.monotonic(), self._server.look()))
+        finally:
+            client.stop()
+        if code != 0:
+            raise RunFailed(f"the client ended with exit code {code}:\n{client.last_lines()}")
+        report, samples = read_samples(output)
+        return report, samples, looks
+
+
+def _timeline(
+    looks: Sequence[tuple[float, Reading]], start_s: float, ended_s: float, preemptions_before: int
+) -> list[TimelinePoint]:
+    """Turn looks between the first arrival and the last token into points on the run's own clock."""
+    return [
+        reading.point(at_s - start_s, preemptions_before)
+        for at_s, reading in looks
+        if 0.0 <= at_s - start_s <= ended_s
+    ]
+
+
+def _block_seconds(timeline: Sequence[TimelinePoint], end_s: float) -> float:
+    """Integral of used blocks over time; a point holds until the next one."""
+    if not timeline:
+        return 0.0
+    area = sum(p.used_blocks * (q.time_s - p.time_s) for p, q in pairwise(timeline))
+    return area + timeline[-1].used_blocks * max(end_s - timeline[-1].time_s, 0.0)

@@ -1,0 +1,143 @@
+"""The simulator behind the driver interface: the same experiment, on as many cores as there are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from random import Random
+from types import TracebackType
+from typing import Self
+
+from bidkv.experiments.driver import Done, EngineFacts, Task
+from bidkv.experiments.plan import policy_of
+from bidkv.policy import options_of, resolve
+from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results import RunResult
+from bidkv.simulator import EngineConfig, SglangConfig, simulate
+
+SimConfig = EngineConfig | SglangConfig
+"""What is simulated: a vLLM replica or an SGLang one."""
+
+SEND_DELAY_S = 1e-3
+"""Mean lateness of a request where noise is on: what a load generator on the same machine shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class SimEngine:
+    """A simulated engine as plain data, which any process can run cells on.
+
+    Attributes:
+        config: the engine's options.
+        profile: name or file of a step-time profile.
+        noise: relative standard deviation of a run's speed. With any noise a request also arrives late, by
+            an exponential time of mean :data:`SEND_DELAY_S`, as on a real engine: two runs of the same cell
+            never differ otherwise.
+        seed: of the noise.
+        timeline_points: most points of a run's timeline.
+    """
+
+    config: SimConfig
+    profile: str
+    noise: float = 0.0
+    seed: int = 0
+    timeline_points: int = 500
+
+    def run(self, task: Task) -> Done:
+        """Run one cell; an error becomes part of the answer."""
+        started = time.perf_counter()
+        try:
+            result = self._simulate(task)
+        except Exception as error:  # one failing combination must not lose the others
+            return Done(task.cell, time.perf_counter() - started, None, f"{type(error).__name__}: {error}")
+        return Done(task.cell, time.perf_counter() - started, result)
+
+    def _simulate(self, task: Task) -> RunResult:
+        cell = task.cell
+        profile = load_profile(self.profile)
+        requests = list(task.requests)
+        if self.noise > 0.0:
+            draw = Random(f"{self.seed}:{cell.cell_id}")
+            profile = scaled(profile, draw.lognormvariate(0.0, self.noise))
+            requests = _late(requests, draw)
+        policy = resolve(_seeded(policy_of(cell.strategy), cell.block.repetition))
+        result = simulate(requests, policy, self.config, profile, timeline_points=self.timeline_points)
+        # In the order of the workload, as every engine's results are: a request has the same row in all runs.
+        place = {request.request_id: index for index, request in enumerate(task.requests)}
+        records = sorted(result.records, key=lambda record: place[record.request_id])
+        return replace(result, strategy=cell.strategy, records=records)
+
+
+class SimDriver:
+    """Runs cells on a simulated engine.
+
+    Args:
+        engine: the engine.
+        map_cells: runs a function over tasks and yields its answers in any order; the default one after
+            another, :func:`bidkv.experiments.parallel.on_cores` on all cores.
+    """
+
+    one_sitting = False
+
+    def __init__(
+        self,
+        engine: SimEngine,
+        map_cells: Callable[[Callable[[Task], Done], Iterable[Task]], Iterator[Done]] = map,
+    ) -> None:
+        self._engine = engine
+        self._map_cells = map_cells
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing to stop."""
+
+    def facts(self) -> EngineFacts:
+        """Say what is simulated."""
+        config = self._engine.config
+        scheduler = "SGLang" if isinstance(config, SglangConfig) else "vLLM"
+        notes = {
+            "engine": f"simulator of {scheduler}",
+            "profile": self._engine.profile,
+            "noise": self._engine.noise,
+        }
+        return EngineFacts(config.usable_blocks, config.block_size, config.model_len, notes)
+
+    def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
+        """Run tasks, on several cores where the driver was made so."""
+        return iter(self._map_cells(self._engine.run, tasks))
+
+
+def scaled(profile: StepTimeProfile, factor: float) -> StepTimeProfile:
+    """Return a profile in which every step takes `factor` times as long."""
+
+    def regime(given: Regime) -> Regime:
+        return Regime(line(given.host), line(given.gpu))
+
+    def line(given: CostLine) -> CostLine:
+        return CostLine(**{field.name: getattr(given, field.name) * factor for field in fields(CostLine)})
+
+    return replace(
+        profile,
+        decode=regime(profile.decode),
+        graph=regime(profile.graph),
+        eager=regime(profile.eager),
+        empty_step_s=profile.empty_step_s * factor,
+    )
+
+
+def _late(requests: Iterable[WorkloadRequest], draw: Random) -> list[WorkloadRequest]:
+    late = [replace(r, arrival_s=r.arrival_s + draw.expovariate(1.0 / SEND_DELAY_S)) for r in requests]
+    return sorted(late, key=lambda request: request.arrival_s)
+
+
+def _seeded(spec: str, seed: int) -> str:
+    """Give a strategy that draws at random the repetition's seed, unless its own text states one."""
+    name, _, options = spec.partition(":")
+    if "seed" not in options_of(name) or "seed" in options:
+        return spec
+    return f"{name}:{';'.join(filter(None, [options, f'seed={seed}']))}"

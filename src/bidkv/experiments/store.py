@@ -1,0 +1,195 @@
+"""An experiment's folder: what was planned, what ran on what, what came out; whole after any interruption.
+
+Layout: `manifest.json` (the plan), `workloads/` (frozen requests with checksums), `runs/` (a result a cell),
+`failures/` (why a cell has none yet), `logs/`. Every file appears whole or not at all (written beside its
+place and renamed), so that a process killed at any point loses only the run it was in.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Self
+
+from bidkv.experiments.plan import Block, Cell, Plan
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results import RunResult, decode, encode
+from bidkv.workloads import freeze, load_frozen, manifest_path
+from bidkv.workloads.resolver import requests_of
+from bidkv.workloads.traces.writer import atomic_file
+
+_FOLDERS = ("workloads", "runs", "failures", "logs")
+
+
+class StoreError(Exception):
+    """The folder cannot take this experiment, or holds none; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A finished cell and its result."""
+
+    cell: Cell
+    result: RunResult
+
+
+class Store:
+    """The folder of one experiment; `Store.create` to run it, `Store.open` to read it."""
+
+    def __init__(self, folder: Path, plan: Plan, lock: IO[bytes] | None) -> None:
+        self.folder = folder
+        self.plan = plan
+        self._lock = lock
+
+    @classmethod
+    def create(cls, folder: Path, plan: Plan) -> Self:
+        """Start an experiment in `folder`, or go on with the same one; nobody else can until it is closed.
+
+        Raises:
+            StoreError: the folder holds another experiment, or another process works in it.
+            OSError: it cannot be written.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("ab")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise StoreError(f"{folder}: another process is running this experiment") from None
+        manifest = folder / "manifest.json"
+        if manifest.exists():
+            try:
+                _require_same(folder, _read_plan(manifest), plan)
+            except StoreError:
+                lock.close()
+                raise
+        for name in _FOLDERS:
+            (folder / name).mkdir(exist_ok=True)
+            # Only a killed process leaves these behind.
+            for leftover in (folder / name).glob(".*"):
+                leftover.unlink()
+        _write(manifest, json.dumps(plan.as_dict(), indent=2) + "\n")
+        return cls(folder, plan, lock)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Read an experiment, finished or not.
+
+        Raises:
+            StoreError: there is none in `folder`.
+        """
+        return cls(folder, _read_plan(folder / "manifest.json"), None)
+
+    def close(self) -> None:
+        """Let others work in the folder."""
+        if self._lock is not None:
+            self._lock.close()
+
+    @property
+    def logs(self) -> Path:
+        """Where servers and clients write."""
+        return self.folder / "logs"
+
+    def workload_path(self, block: Block) -> Path:
+        """Where a block's frozen requests are."""
+        return self.folder / "workloads" / f"{block.block_id}.jsonl"
+
+    def requests(self, block: Block) -> list[WorkloadRequest]:
+        """Return a block's requests, made and frozen the first time, checked against their checksum later.
+
+        Raises:
+            TraceError: the frozen file was changed, or the workload is a broken file.
+            ValueError: no such workload.
+        """
+        path = self.workload_path(block)
+        plan = self.plan
+        if not manifest_path(path).exists():
+            seed = plan.seed + block.repetition
+            made = requests_of(block.load.workload, plan.requests, block.load.rate_rps, seed)
+            source = {"workload": block.load.workload, "rate_rps": block.load.rate_rps, "seed": seed}
+            freeze(made, path, source=source)
+        return list(load_frozen(path)[1])
+
+    def has(self, cell: Cell) -> bool:
+        """Tell whether the cell has a result."""
+        return self._run_path(cell).exists()
+
+    def save(self, cell: Cell, result: RunResult) -> None:
+        """Keep a result; from now on the cell is done."""
+        _write(self._run_path(cell), encode(result))
+        self._failure_path(cell).unlink(missing_ok=True)
+
+    def save_failure(self, cell: Cell, error: str) -> None:
+        """Note why a cell has no result; it is tried again next time."""
+        _write(self._failure_path(cell), json.dumps({"cell": str(cell), "error": error}, indent=2) + "\n")
+
+    def discard(self, cell: Cell) -> None:
+        """Forget a result: its block is run again as a whole."""
+        self._run_path(cell).unlink(missing_ok=True)
+
+    def runs(self) -> Iterator[StoredRun]:
+        """Yield the finished cells in the order of the plan.
+
+        Raises:
+            SchemaError: a result file is broken.
+        """
+        for cell in self.plan.cells():
+            path = self._run_path(cell)
+            if path.exists():
+                yield StoredRun(cell, decode(path.read_bytes(), str(path)))
+
+    def failures(self) -> dict[Cell, str]:
+        """Return why cells have no result.
+
+        Raises:
+            StoreError: a note of a failure is broken.
+        """
+        found = {}
+        for cell in self.plan.cells():
+            path = self._failure_path(cell)
+            if path.exists():
+                try:
+                    found[cell] = str(json.loads(path.read_bytes())["error"])
+                except (ValueError, LookupError, TypeError, RecursionError) as error:
+                    raise StoreError(
+                        f"{path}: expected a JSON object with 'error' ({error!r:.80})"
+                    ) from error
+        return found
+
+    def _run_path(self, cell: Cell) -> Path:
+        return self.folder / "runs" / f"{cell.cell_id}.json"
+
+    def _failure_path(self, cell: Cell) -> Path:
+        return self.folder / "failures" / f"{cell.cell_id}.json"
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        return Plan.from_dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise StoreError(f"{path.parent}: no experiment here ({error.strerror})") from error
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise StoreError(f"{path}: expected the manifest of an experiment ({str(error)[:200]})") from error
+
+
+def _require_same(folder: Path, held: Plan, asked: Plan) -> None:
+    before, now = json.loads(json.dumps(held.as_dict())), json.loads(json.dumps(asked.as_dict()))
+    for name, value in now.items():
+        if before[name] != value:
+            raise StoreError(
+                f"{folder}: holds another experiment: its {name} are {_short(before[name])}, asked for are "
+                f"{_short(value)}; choose another --output-dir, or the same options to go on with it"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 160 else text[:157] + "..."

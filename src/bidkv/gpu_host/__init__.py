@@ -1,0 +1,1 @@
+"""Programs that run only on a GPU host with a real engine."""

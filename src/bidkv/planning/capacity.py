@@ -1,0 +1,185 @@
+"""The plan itself, in closed form: no simulation inside."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from bidkv.planning.demand import Demand
+from bidkv.profiles import StepTimeProfile
+from bidkv.stability import (
+    Assessment,
+    Limit,
+    LoadModel,
+    LoadPoint,
+    ReplicaShape,
+    ServiceRate,
+    assess,
+    blocks_at_bits,
+    service_rate,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What every replica promises; infinite means nothing.
+
+    Attributes:
+        ttft_p99_s: 99th percentile of the seconds to the first token.
+        tpot_s: mean seconds per output token after the first.
+    """
+
+    ttft_p99_s: float = math.inf
+    tpot_s: float = math.inf
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is promised."""
+        return math.isinf(self.ttft_p99_s) and math.isinf(self.tpot_s)
+
+
+NO_PROMISE = Promise()
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """What a change of the replica would buy.
+
+    Attributes:
+        name: the change.
+        sustainable_rps: requests per second of one replica after it.
+        gain_pct: percent more than now.
+        replicas: replicas for the grown load after it; None when no number keeps the promise.
+    """
+
+    name: str
+    sustainable_rps: float
+    gain_pct: float
+    replicas: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CapacityPlan:
+    """Can the load be sustained, how many replicas does it take, what limits them.
+
+    Attributes:
+        source: where the lengths come from.
+        arrivals_rps: the load now, requests per second.
+        growth: factor on it to plan for.
+        target_utilization: share of the sustainable rate a replica is planned to carry.
+        service: what one replica sustains.
+        one_replica: the load held against one replica.
+        promised_rps: the largest rate within the promise, None when nothing is promised.
+        planned_rps: what one replica is planned to carry; 0 when the promise cannot be kept.
+        replicas: for the load now; None when no number keeps the promise.
+        replicas_grown: for the grown load.
+        each: one of `replicas` under its share of the load now.
+        purchases: what changes would buy.
+    """
+
+    source: str
+    arrivals_rps: float
+    growth: float
+    target_utilization: float
+    service: ServiceRate
+    one_replica: Assessment
+    promised_rps: float | None
+    planned_rps: float
+    replicas: int | None
+    replicas_grown: int | None
+    each: LoadPoint | None
+    purchases: tuple[Purchase, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as JSON types."""
+        return asdict(self)
+
+
+def make_plan(
+    demand: Demand,
+    shape: ReplicaShape,
+    profile: StepTimeProfile,
+    *,
+    promise: Promise = NO_PROMISE,
+    growth: float = 2.0,
+    target_utilization: float = 0.8,
+    cached_prompt_share: float = 0.0,
+) -> CapacityPlan:
+    """Plan the capacity for a demand.
+
+    Args:
+        demand: lengths and arrivals.
+        shape: one replica.
+        profile: its step times.
+        promise: latency to keep.
+        growth: factor on the load, above 0.
+        target_utilization: in (0, 1].
+        cached_prompt_share: share of prompt tokens found in the prefix cache, in [0, 1).
+
+    Raises:
+        ValueError: an argument out of range, or lengths of which none fits.
+    """
+    if not 0.0 < growth < math.inf:
+        raise ValueError("growth must be > 0 and finite")
+    if not 0.0 < target_utilization <= 1.0:
+        raise ValueError("target_utilization must be in (0, 1]")
+    step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
+
+    def one(shape: ReplicaShape) -> tuple[ServiceRate, LoadModel, float | None, float]:
+        """Return what one replica sustains, its model, the rate within the promise, and the rate planned."""
+        service = service_rate(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
+        model = LoadModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
+        planned = target_utilization * service.sustainable_rps
+        if promise.is_empty:
+            return service, model, None, planned
+        promised = model.largest_rate(ttft_p99_s=promise.ttft_p99_s, tpot_s=promise.tpot_s)
+        return service, model, promised, min(planned, promised)
+
+    service, model, promised, planned = one(shape)
+    rate = demand.arrivals.value
+    replicas = _replicas(rate, planned)
+    purchases = []
+    for name, changed in _changes(shape, service):
+        # More memory would also admit longer requests; what is asked stays the same.
+        after, _, _, planned_after = one(replace(changed, max_model_len=shape.longest_tokens))
+        gain = 100.0 * (after.sustainable_rps / service.sustainable_rps - 1.0)
+        needed = _replicas(growth * rate, planned_after)
+        purchases.append(Purchase(name, after.sustainable_rps, gain, needed))
+    return CapacityPlan(
+        source=demand.source,
+        arrivals_rps=rate,
+        growth=growth,
+        target_utilization=target_utilization,
+        service=service,
+        one_replica=assess(demand.arrivals, service),
+        promised_rps=promised,
+        planned_rps=planned,
+        replicas=replicas,
+        replicas_grown=_replicas(growth * rate, planned),
+        each=None if replicas is None else model.at(rate / replicas),
+        purchases=tuple(purchases),
+    )
+
+
+def _replicas(rate_rps: float, planned_rps: float) -> int | None:
+    if planned_rps <= 0.0:
+        return None
+    return max(math.ceil(round(rate_rps / planned_rps, 9)), 1)
+
+
+def _changes(shape: ReplicaShape, service: ServiceRate) -> list[tuple[str, ReplicaShape]]:
+    changes = [
+        (
+            "KV values of 8 instead of 16 bits",
+            replace(shape, num_blocks=blocks_at_bits(shape.num_blocks, 16, 8)),
+        ),
+        (
+            "KV values of 4 instead of 16 bits",
+            replace(shape, num_blocks=blocks_at_bits(shape.num_blocks, 16, 4)),
+        ),
+        ("half as much memory again for KV", replace(shape, num_blocks=shape.num_blocks * 3 // 2)),
+    ]
+    if service.limit is Limit.SEQUENCES:
+        changes.append(("twice the sequences", replace(shape, max_num_seqs=2 * shape.max_num_seqs)))
+    return changes

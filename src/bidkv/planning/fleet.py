@@ -1,0 +1,164 @@
+"""A plan's number of replicas put to the test: the whole fleet simulated behind a router, on one clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bidkv.evaluation.saturation import ENGINE_OWN_RULE, backlog_growth, poisson
+from bidkv.planning.capacity import NO_PROMISE, CapacityPlan, Promise
+from bidkv.planning.check import GROWING
+from bidkv.planning.demand import Demand
+from bidkv.policy import resolve
+from bidkv.profiles import StepTimeProfile
+from bidkv.simulator import EngineConfig
+from bidkv.simulator.fleet import simulate_fleet
+
+DEFAULT_ROUTER = "round-robin"
+_REQUESTS_EACH = 2000
+"""Requests a replica: what it holds at once is a fraction of them, so that a queue that grows shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCheck:
+    """One simulated fleet.
+
+    Attributes:
+        replicas: how many.
+        arrivals_rps: Poisson arrivals a second, of them all.
+        throughput_rps: requests that ended a second.
+        is_growing: whether the queues kept more of the later arrivals than chance explains.
+        kv_use: mean share of the blocks in use.
+        ttft_p99_s: 99th percentile of the seconds to the first token.
+        tpot_s: mean seconds per output token after the first.
+        holds: the queues stay, and the promise is kept.
+    """
+
+    replicas: int
+    arrivals_rps: float
+    throughput_rps: float
+    is_growing: bool
+    kv_use: float
+    ttft_p99_s: float
+    tpot_s: float
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FleetAnswer:
+    """How many replicas a load takes by simulation.
+
+    Attributes:
+        planned: the plan's number, simulated.
+        fewest: the smallest fleet that holds; None when even twice the planned one does not.
+    """
+
+    planned: FleetCheck
+    fewest: FleetCheck | None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetVerification:
+    """A plan's fleet sizes by simulation.
+
+    Attributes:
+        router: who sends each request to a replica.
+        now: for the load now.
+        grown: for the grown load.
+    """
+
+    router: str
+    now: FleetAnswer
+    grown: FleetAnswer
+
+
+def verify_fleet(
+    plan: CapacityPlan,
+    demand: Demand,
+    engine: EngineConfig,
+    profile: StepTimeProfile,
+    *,
+    promise: Promise = NO_PROMISE,
+    router: str = DEFAULT_ROUTER,
+    requests_each: int = _REQUESTS_EACH,
+    seed: int = 0,
+) -> FleetVerification | None:
+    """Simulate the planned fleets under the engine's own rule, and look for the smallest that hold.
+
+    More replicas are taken to hold whenever fewer do, so the smallest is found by halving.
+
+    Args:
+        plan: what is put to the test.
+        demand: lengths and rate; arrivals are a Poisson process.
+        engine: each replica.
+        profile: its step times.
+        promise: what the plan was asked to keep.
+        router: a name out of :func:`bidkv.simulator.fleet.available_routers`.
+        requests_each: requests simulated for each replica.
+        seed: of lengths and arrivals.
+
+    Returns:
+        None when the plan has no number of replicas.
+
+    Raises:
+        ValueError: an unknown router.
+    """
+    if plan.replicas is None or plan.replicas_grown is None:
+        return None
+
+    def trial(rate_rps: float) -> Callable[[int], FleetCheck]:
+        return lambda replicas: _simulate(
+            demand, engine, profile, promise, router, replicas, rate_rps, replicas * requests_each, seed
+        )
+
+    return FleetVerification(
+        router,
+        now=_answer(trial(plan.arrivals_rps), plan.replicas),
+        grown=_answer(trial(plan.growth * plan.arrivals_rps), plan.replicas_grown),
+    )
+
+
+def _answer(trial: Callable[[int], FleetCheck], planned: int) -> FleetAnswer:
+    first = trial(planned)
+    best = first if first.holds else trial(2 * planned)
+    if not best.holds:
+        return FleetAnswer(first, None)
+    too_few = 0 if first.holds else planned
+    while best.replicas - too_few > 1:
+        tried = trial((best.replicas + too_few) // 2)
+        if tried.holds:
+            best = tried
+        else:
+            too_few = tried.replicas
+    return FleetAnswer(first, best)
+
+
+def _simulate(
+    demand: Demand,
+    engine: EngineConfig,
+    profile: StepTimeProfile,
+    promise: Promise,
+    router: str,
+    replicas: int,
+    rate_rps: float,
+    requests: int,
+    seed: int,
+) -> FleetCheck:
+    pairs = [pair for pair in demand.draw(requests, seed) if pair[0] < engine.model_len]
+    workload = poisson(pairs, rate_rps, seed)
+    result = simulate_fleet(
+        workload, resolve(ENGINE_OWN_RULE), engine, profile, replicas=replicas, router=router
+    ).merged
+    summary = result.summary()
+    growing = backlog_growth(result) > GROWING
+    ttft_s, tpot_s = summary["ttft_s"]["p99"], summary["tpot_s"]["mean"] or 0.0
+    return FleetCheck(
+        replicas=replicas,
+        arrivals_rps=rate_rps,
+        throughput_rps=summary["throughput_rps"],
+        is_growing=growing,
+        kv_use=summary["kv_utilization_mean"],
+        ttft_p99_s=ttft_s,
+        tpot_s=tpot_s,
+        holds=not growing and ttft_s <= promise.ttft_p99_s and tpot_s <= promise.tpot_s,
+    )

@@ -1,0 +1,77 @@
+"""The picture of a plan: what a replica does from idle to the boundary, and where the load stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+
+from bidkv.planning.capacity import CapacityPlan
+from bidkv.planning.demand import Demand
+from bidkv.profiles import StepTimeProfile
+from bidkv.stability import LoadModel, ReplicaShape
+
+_POINTS = 40
+_WIDTH, _HEIGHT = 460, 130
+
+
+def curve(
+    demand: Demand, shape: ReplicaShape, profile: StepTimeProfile, cached_prompt_share: float = 0.0
+) -> list[dict[str, Any]]:
+    """Return what a replica does at rates up to 99 % of what it sustains, one row a rate and figure."""
+    step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
+    model = LoadModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
+    rows = []
+    for index in range(1, _POINTS + 1):
+        point = model.at(0.99 * model.sustainable_rps * index / _POINTS)
+        if point is not None:
+            rows += [
+                {"rate": point.arrivals_rps, "figure": name, "value": value}
+                for name, value in (
+                    ("KV in use, %", 100.0 * point.memory_fill),
+                    ("ms a token", 1e3 * point.tpot_s),
+                    ("first token p99, s", point.ttft_p99_s),
+                )
+            ]
+    return rows
+
+
+def plan_chart(plan: CapacityPlan, rows: list[dict[str, Any]]) -> alt.VConcatChart:
+    """Return the picture as an Altair chart."""
+    service = plan.service
+    edge = max(service.high_rps, 1.02 * service.plain_rps)
+    x = alt.X("rate:Q", title="requests per second on one replica").scale(domain=[0.0, edge], nice=False)
+    band = alt.Chart(alt.InlineData(values=[{"low": service.low_rps, "high": service.high_rps}])).mark_rect(
+        color="#e8c547", opacity=0.45
+    )
+    marks = [{"rate": service.sustainable_rps, "what": "sustainable"}]
+    marks.append({"rate": service.plain_rps, "what": "published formula"})
+    if plan.replicas is not None:
+        marks.append({"rate": plan.arrivals_rps / plan.replicas, "what": "load of each replica"})
+    panels = []
+    for name in dict.fromkeys(row["figure"] for row in rows):
+        values = [row for row in rows if row["figure"] == name]
+        line = alt.Chart(alt.InlineData(values=values)).mark_line(strokeWidth=2)
+        scale = alt.Scale(type="log" if name.startswith("first") else "linear", zero=False)
+        rules = alt.Chart(alt.InlineData(values=marks)).mark_rule(strokeWidth=1.5)
+        panels.append(
+            alt.layer(
+                band.encode(alt.X("low:Q"), x2="high:Q"),
+                rules.encode(
+                    x,
+                    color=alt.Color("what:N", title=None, legend=alt.Legend(orient="bottom")),
+                    strokeDash=alt.StrokeDash("what:N", title=None),
+                ),
+                line.encode(x, alt.Y("value:Q", title=name, scale=scale)),
+            ).properties(width=_WIDTH, height=_HEIGHT)
+        )
+    chart: alt.VConcatChart = alt.vconcat(
+        *panels, title=f"{plan.source}: limited by {service.limit}, band = uncertain"
+    )
+    return chart
+
+
+def write_picture(file: Path, chart: alt.VConcatChart) -> None:
+    """Write the chart; the file's ending (.html, .png, .svg) decides the form."""
+    chart.save(str(file), inline=True) if file.suffix == ".html" else chart.save(str(file))

@@ -1,0 +1,114 @@
+"""The contract's five strategies as policies: the same choice, made on live requests without copies.
+
+Inside an engine every strategy keeps the engine's own admission except `preempt-evict-sjf`, so that
+victims are compared with victims. `tests/policy` checks each choice against the first action of the
+strategy's own `select_victims`, given the newest request first, as an engine that evicts last in, first out
+lists them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from bidkv.baselines.bidkv import bidkv_disruption, bidkv_utility, highest_utility
+from bidkv.policy.parts.columns import column, last_least
+from bidkv.policy.parts.ordering import OrderedAdmission
+from bidkv.protocol.policy import EngineView, Policy
+from bidkv.protocol.requests import RequestView
+
+
+class PreemptEvict(Policy):
+    """`preempt-evict`: the engine's own order, untouched."""
+
+    name = "preempt-evict"
+
+
+class PreemptEvictSJF(OrderedAdmission):
+    """`preempt-evict-sjf`: the shortest prompt enters first; the engine's own order is preempted."""
+
+    name = "preempt-evict-sjf"
+
+    def waiting_key(self, request: RequestView) -> tuple[int, float]:
+        """Prompt length, then arrival."""
+        return (request.num_prompt_tokens, request.arrival_s)
+
+
+class StaticRandom(Policy):
+    """`static-random`: any running request, drawn from a seeded generator."""
+
+    name = "static-random"
+    victim_rule = "drawn at random"
+
+    def __init__(self, *, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+
+    def select_victim(
+        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
+    ) -> RequestView | None:
+        """Return a random candidate."""
+        # Below the length of the list: one draw instead of shuffling a copy, the same distribution.
+        return candidates[self._random.randrange(len(candidates))]
+
+
+class LargestFirst(Policy):
+    """`largest-first`: who holds the most KV."""
+
+    name = "largest-first"
+    victim_rule = "the most computed tokens"
+
+    def select_victim(
+        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
+    ) -> RequestView | None:
+        """Return the candidate with the most computed tokens."""
+        computed = column(candidates, "num_computed_tokens", engine)
+        return last_least(candidates, [-tokens for tokens in computed])
+
+
+class BidKV(Policy):
+    """`bidkv`: the auction as the contract states it, U = tokens freed / (disruption + 1e-3)."""
+
+    name = "bidkv"
+    victim_rule = "the highest utility, tokens freed / (disruption + 0.001)"
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[float, float]] = {}
+
+    def select_victim(
+        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
+    ) -> RequestView | None:
+        """Return the candidate with the highest utility."""
+        generated = column(candidates, "num_output_tokens", engine)
+        private = column(candidates, "freed_blocks", engine) if engine.prefix_caching else None
+        return highest_utility(candidates, generated, private, engine.block_size, self._known)
+
+    def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
+        """Return the utility and what it is made of."""
+        private = engine.freed_blocks(request) * engine.block_size if engine.prefix_caching else 0
+        generated = request.num_output_tokens
+        cap = request.max_tokens or 0
+        return {
+            "utility": self._utility(request, private),
+            "freed_tokens": private if private > 0 else request.num_prompt_tokens + generated,
+            "disruption": bidkv_disruption(generated, cap, request.num_preemptions, private),
+        }
+
+    @staticmethod
+    def _utility(request: RequestView, private_tokens: int) -> float:
+        generated = request.num_output_tokens
+        return bidkv_utility(
+            current_tokens=request.num_prompt_tokens + generated,
+            generated_tokens=generated,
+            max_output_tokens=request.max_tokens or 0,
+            num_preemptions=request.num_preemptions,
+            private_tokens=private_tokens,
+        )
+
+
+CONTRACT_POLICIES: tuple[type[Policy], ...] = (
+    PreemptEvict,
+    PreemptEvictSJF,
+    StaticRandom,
+    LargestFirst,
+    BidKV,
+)

@@ -1,0 +1,134 @@
+"""`on-time`: as many first tokens as possible within an objective, the rest by `fast` with a sure share."""
+
+from __future__ import annotations
+
+from bidkv.policy.own.fair import DEFAULT_PREEMPTION_CAP
+from bidkv.policy.own.fast import Fast
+from bidkv.policy.parts.ordering import WaitingHeap
+from bidkv.protocol.policy import EngineView
+from bidkv.protocol.requests import RequestView
+
+_KEEP = 0.98
+"""What one more admission leaves of the weight of the older ones in the share of late requests."""
+_MARGIN_S = 0.1
+"""A first token takes about a step or two more after the admission."""
+
+
+class OnTime(Fast):
+    """Keeps first tokens within an objective: who can still be on time enters first, the cheapest first.
+
+    A request is on time while its first token can still come within `ttft_slo_s` of its arrival (or, when it
+    has a deadline, while it can still be complete by then, if that is earlier); after that, and after a
+    preemption, it is late. Late requests enter by the key of `fast`. They go first while their share of the
+    cost of recent admissions is at most `late_share`, those on time go first otherwise: whatever arrives,
+    it takes no more than the rest of the machine from those who waited longest.
+
+    Args:
+        ttft_slo_s: seconds from arrival to the first token, above 0.
+        late_share: share of the machine that late requests are sure of, from 0 to 1.
+        dial: as in `fast`, for late requests.
+        passes: as in `fast`.
+        cap: as in `fair`.
+    """
+
+    name = "on-time"
+
+    def __init__(
+        self,
+        *,
+        ttft_slo_s: float = 2.0,
+        late_share: float = 0.75,
+        dial: float = 1.0,
+        passes: int = 30,
+        cap: int = DEFAULT_PREEMPTION_CAP,
+    ) -> None:
+        super().__init__(dial=dial, passes=passes, cap=cap)
+        if not ttft_slo_s > 0:
+            raise ValueError(f"ttft_slo_s must be > 0, got {ttft_slo_s}")
+        if not 0 <= late_share <= 1:
+            raise ValueError(f"late_share must be in [0, 1], got {late_share}")
+        self._slo_s = ttft_slo_s
+        self._late_share = late_share
+        self._on_time = WaitingHeap()  # by cost
+        self._due = WaitingHeap()  # the same requests by when they turn late
+        self._due_s: dict[str, float] = {}
+        self._entered_late_s = 0.0
+        self._entered_s = 0.0
+
+    def _expire(self, now_s: float) -> None:
+        """Move those that can be on time no more to the late ones."""
+        while (request := self._due.first()) is not None and self._due_s[request.request_id] <= now_s:
+            self._forget_due(request)
+            bid = self.bids[request.request_id]
+            self._waiting.push(request, bid.key_s, bid.blocks)
+
+    def _turns_late_s(self, request: RequestView) -> float:
+        due_s = request.arrival_s + self._slo_s
+        if request.deadline_s is not None:
+            service_s = self.remaining.moments(request)[0] * self.prices.recent_step_s
+            due_s = min(due_s, request.deadline_s - service_s)
+        return due_s - _MARGIN_S
+
+    def _forget_due(self, request: RequestView) -> bool:
+        """`request` is on time no more; return whether it was."""
+        if self._due_s.pop(request.request_id, None) is None:
+            return False
+        self._due.discard(request)
+        self._on_time.discard(request)
+        return True
+
+    # --- questions -------------------------------------------------------------------------------
+    def select_next(self, engine: EngineView) -> RequestView | None:
+        """Return the cheapest that can be on time, or the first late one when it is their turn.
+
+        Where none of the first few of one kind fits, one of the other may enter.
+        """
+        if self._due_s:
+            self._expire(engine.now_s)
+        cheapest, head = self._on_time.first(), self._waiting.first()
+        if cheapest is None:
+            return super().select_next(engine)
+        room = self.reserve.room(engine)
+        if head is None:
+            return self._next_on_time(cheapest, room) or cheapest
+        if not self._late_turn():
+            return self._next_on_time(cheapest, room) or self._next_fitting(head, room) or cheapest
+        late = self._next_fitting(head, room)
+        bid = self.bids[head.request_id]
+        if late is not None or not self._may_be_passed(bid):
+            return late or head
+        other = self._next_on_time(cheapest, room)
+        if other is not None:
+            bid.passed_s += self.bids[other.request_id].cost_s
+        return other or head
+
+    def _next_on_time(self, cheapest: RequestView, room: tuple[int, int]) -> RequestView | None:
+        """Return who of those on time enters now, the cheapest or one of the next few; None if none fits."""
+        if self.bids[cheapest.request_id].blocks <= room[0]:
+            return cheapest
+        return self._fitting(self._on_time, room)
+
+    def _late_turn(self) -> bool:
+        return self._late_share > 0.0 and self._entered_late_s <= self._late_share * self._entered_s
+
+    # --- events ----------------------------------------------------------------------------------
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        """It is on time for now."""
+        bid = self._join(request, engine)
+        due_s = self._due_s[request.request_id] = self._turns_late_s(request)
+        self._due.push(request, due_s)
+        self._on_time.push(request, bid.cost_s / request.weight, bid.blocks)
+
+    def on_admit(self, request: RequestView, engine: EngineView) -> None:
+        """It runs; remember whose turn that was."""
+        late = not self._forget_due(request)
+        bid = self.bids.get(request.request_id)
+        if bid is not None:
+            self._entered_s = self._entered_s * _KEEP + bid.cost_s
+            self._entered_late_s = self._entered_late_s * _KEEP + late * bid.cost_s
+        super().on_admit(request, engine)
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        """Learn its length."""
+        self._forget_due(request)
+        super().on_finish(request, engine, completed=completed)

@@ -1,0 +1,119 @@
+"""The page of an experiment: verdict first, then where it holds, then why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bidkv.experiments.analysis import JUDGED, Outcome
+from bidkv.experiments.analysis_text import COLUMNS, cautions, mean_rows, sentences
+from bidkv.report import charts, experiment_charts
+from bidkv.report import experiment_series as rows
+from bidkv.report.page import Section, render
+
+
+def write_experiment_page(path: Path, outcome: Outcome) -> None:
+    """Write the self-contained page; its folder is made when missing.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_experiment_page(outcome), encoding="utf-8")
+
+
+def render_experiment_page(outcome: Outcome) -> str:
+    """Return the page as text; the same outcome gives the same page."""
+    plan = outcome.plan
+    loads = [str(load) for load in plan.loads]
+    compared = len(plan.strategies) > 1
+    datasets = {
+        "verdicts": rows.verdict_rows(outcome),
+        "latency": rows.latency_rows(outcome),
+        "timeline": rows.timeline_rows(outcome),
+        "tax": rows.tax_rows(outcome),
+        "requests": rows.request_rows(outcome),
+        "fairness": rows.fairness_rows(outcome),
+        "figures": rows.figure_rows(outcome),
+    }
+    return render(
+        "experiment.html.j2",
+        _sections(outcome, loads, compared),
+        datasets,
+        title=f"{len(plan.strategies)} strategies, {len(loads)} loads, {plan.runs} runs on {plan.engine}",
+        verdict=sentences(outcome),
+        cautions=list(cautions(outcome)),
+        strategies=plan.strategies,
+        baseline=outcome.baseline,
+        loads=loads,
+        figures=[figure.label for figure in JUDGED] if compared else [],
+        headings=["load", "strategy", *(figure.heading for figure in COLUMNS)],
+        rows=mean_rows(outcome),
+        objective=outcome.objective,
+        config=_config(outcome),
+    )
+
+
+def _sections(outcome: Outcome, loads: list[str], compared: bool) -> list[Section]:
+    names, baseline, first = list(outcome.plan.strategies), outcome.baseline, loads[0]
+    sections = [
+        Section(
+            "Latency",
+            "Nearest-rank percentiles of all requests of a cell's runs. Further left is faster.",
+            "latency",
+            charts.latency_curves(names, baseline, first),
+        ),
+        Section(
+            "Memory, preemptions and queue over time",
+            "Of each strategy's first run of the load chosen above.",
+            "timeline",
+            charts.timelines(names, baseline, first),
+        ),
+        Section(
+            "Recompute tax",
+            "The share of all computed tokens that were computed before and lost to a preemption.",
+            "tax",
+            [charts.tax_bars(names, first)],
+        ),
+        Section(
+            "Fairness",
+            "Who pays for the mean: a line that rises to the left lets small requests wait longer for each "
+            "token they get.",
+            "fairness",
+            experiment_charts.fairness(names, first),
+        ),
+    ]
+    if compared:
+        figures = [figure.label for figure in JUDGED]
+        sections.insert(
+            0,
+            Section(
+                "Where it holds",
+                f"Every load and strategy, none left out, of the figure chosen above. Blue is better than "
+                f"{baseline}, orange worse.",
+                "verdicts",
+                [experiment_charts.heat_map(loads, names, baseline, figures)],
+            ),
+        )
+        sections.append(
+            Section(
+                "Request by request",
+                "The identical request under both, first run of the load; in a large run every n-th.",
+                "requests",
+                [experiment_charts.request_dots(names, baseline, first)],
+            )
+        )
+    return sections
+
+
+def _config(outcome: Outcome) -> dict[str, object]:
+    plan = outcome.plan
+    return {
+        "engine": plan.engine,
+        "strategies": ", ".join(plan.strategies),
+        "loads": ", ".join(map(str, plan.loads)),
+        "runs": plan.runs,
+        "requests of a run": plan.requests,
+        "seed": plan.seed,
+        **plan.options,
+        **outcome.runs[0].result.notes.get("engine", {}),
+    }

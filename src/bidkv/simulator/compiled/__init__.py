@@ -1,5 +1,0 @@
-"""The step engine compiled with numba: an extra for speed, equal to `simulator.engine` in every result."""
-
-from bidkv.simulator.compiled.driver import CompiledRun
-
-__all__ = ["CompiledRun"]

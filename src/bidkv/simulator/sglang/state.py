@@ -1,0 +1,103 @@
+"""A simulated SGLang's state: its requests, pages and figures, as its policy sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import chain
+
+from bidkv.control import Controller
+from bidkv.profiles import StepTimeProfile
+from bidkv.protocol.requests import RequestView
+from bidkv.simulator.request import SimRequest
+from bidkv.simulator.sglang.config import SglangConfig
+from bidkv.simulator.waiting import FCFSQueue, QueueView
+
+
+class SglangState(QueueView):
+    """What one replica knows; it is the `EngineView` its policy sees. It decides nothing."""
+
+    prefix_caching = False
+
+    def __init__(self, config: SglangConfig, profile: StepTimeProfile, controller: Controller) -> None:
+        self.config = config
+        self.block_size = config.page_size
+        self.num_blocks = self.free_blocks = config.usable_blocks
+        self.max_num_seqs = config.max_num_seqs
+        self.max_num_batched_tokens = config.max_num_batched_tokens
+        self.now_s = 0.0
+        self.num_steps = 0
+        self.num_preemptions = 0
+        self.num_scheduled_tokens = 0
+        self.recomputed_tokens = 0
+        self.used_blocks_in_step = 0
+        self.new_token_ratio = config.initial_ratio
+        self.scheduled: list[tuple[SimRequest, int]] = []
+        self.preempted: list[SimRequest] = []
+        self.finished: list[SimRequest] = []
+        self.aborted: list[SimRequest] = []
+        self._decoding: list[SimRequest] = []
+        self._prefilled: list[SimRequest] = []
+        self._chunked: SimRequest | None = None
+        self._full = False
+        self._last_end_s = 0.0
+        self._admissions: dict[str, int] = {}
+        self._num_admissions = 0
+        self._waiting = FCFSQueue()
+        self._profile = profile
+        self._control = controller
+
+    # --- what a policy may ask -------------------------------------------------------------------
+    @property
+    def running(self) -> Sequence[SimRequest]:
+        """Who runs, first admitted first; O(running)."""
+        running = {request.request_id: request for request in chain(self._decoding, self._prefilled)}
+        if self._chunked is not None:
+            running[self._chunked.request_id] = self._chunked
+        return sorted(running.values(), key=self._admission)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that run."""
+        chunked = self._chunked is not None and self._chunked not in self._prefilled
+        return len(self._decoding) + len(self._prefilled) + chunked
+
+    @property
+    def num_prefilling(self) -> int:
+        """1 while a prompt is prefilled in chunks, else 0."""
+        return 0 if self._chunked is None else 1
+
+    def freed_blocks(self, request: RequestView) -> int:
+        """Pages that retracting `request` would free."""
+        return request.num_held_blocks
+
+    def block_demand(self, excluded: frozenset[str]) -> int:
+        """Pages the next decode step takes without the requests `excluded`."""
+        return self._pages_to_decode(r for r in self._decoding if r.request_id not in excluded)
+
+    # --- memory ----------------------------------------------------------------------------------
+    def _pages_to_decode(self, requests: Iterable[SimRequest]) -> int:
+        size = self.block_size
+        return sum(1 for request in requests if request.num_computed_tokens % size == 0)
+
+    def _admission(self, request: SimRequest) -> int:
+        return self._admissions[request.request_id]
+
+    def _cap(self, request: SimRequest) -> int:
+        room = self.config.model_len - request.num_prompt_tokens
+        return room if request.max_tokens is None else min(request.max_tokens, room)
+
+    def _output_left(self, request: SimRequest) -> int:
+        return self._cap(request) - request.num_output_tokens
+
+    def _grow(self, request: SimRequest, end: int) -> None:
+        pages = -(-end // self.block_size) - request.num_held_blocks
+        self.free_blocks -= pages
+        request.num_held_blocks += pages
+
+    def _release(self, request: SimRequest) -> None:
+        self.free_blocks += request.num_held_blocks
+        request.num_held_blocks = 0
+
+    def _close_life(self, request: SimRequest, computed: int) -> None:
+        self.recomputed_tokens += max(0, min(computed, request._high_tokens) - request._life_start)
+        request._high_tokens = max(request._high_tokens, computed)

@@ -1,0 +1,1 @@
+"""The simulated vLLM engine: a reference in Python and a compiled twin."""

@@ -1,0 +1,228 @@
+"""What a policy sees of the compiled engine: the same views as everywhere, reading the kernel's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bidkv.policy.parts.columns import Figure
+from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.simulator.vllm.compiled import layout as at
+from bidkv.simulator.vllm.compiled.kernel import block_demand
+from bidkv.simulator.vllm.config import EngineConfig
+
+# A module's own names are found faster than another module's.
+_TOKENS, _COMPUTED, _HELD, _PREEMPTIONS = at.TOKENS, at.COMPUTED, at.HELD, at.PREEMPTIONS
+_UID, _PLACE, _WAITING = at.UID, at.PLACE, at.WAITING
+_NOW_S, _FREE, _RUNNING_COUNT, _WAITING_COUNT = at.NOW_S, at.FREE, at.RUNNING_COUNT, at.WAITING_COUNT
+_STEPS, _SCHEDULED_TOKENS = at.STEPS, at.SCHEDULED_TOKENS
+
+
+class KernelRequest:
+    """A live request in a slot of the kernel's tables."""
+
+    __slots__ = (
+        "_rows",
+        "_slot",
+        "_uid",
+        "agent_id",
+        "arrival_s",
+        "deadline_s",
+        "max_tokens",
+        "num_prompt_tokens",
+        "priority",
+        "request_id",
+        "weight",
+    )
+
+    def __init__(self, rows: list[memoryview[int]], slot: int, uid: int, source: WorkloadRequest) -> None:
+        self._rows = rows
+        self._slot = slot
+        self._uid = uid
+        # What never changes is copied: policies read a name dozens of times.
+        self.request_id = source.request_id
+        self.arrival_s = source.arrival_s
+        self.num_prompt_tokens = source.prompt_tokens
+        self.max_tokens = source.max_tokens
+        self.priority = source.priority
+        self.deadline_s = None if source.deadline_ms is None else source.arrival_s + source.deadline_ms / 1e3
+        self.weight = source.weight
+        self.agent_id = source.agent_id
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far."""
+        return self._rows[_TOKENS][self._slot] - self.num_prompt_tokens
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Positions computed and held."""
+        return self._rows[_COMPUTED][self._slot]
+
+    @property
+    def num_held_blocks(self) -> int:
+        """KV blocks it holds."""
+        return self._rows[_HELD][self._slot]
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often it was preempted."""
+        return self._rows[_PREEMPTIONS][self._slot]
+
+
+class KernelView:
+    """The compiled engine as its policy sees it."""
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        ints: Any,
+        running: Any,
+        state: Any,
+        clock: Any,
+        live: dict[int, WorkloadRequest],
+    ) -> None:
+        self.block_size = config.block_size
+        self.num_blocks = config.usable_blocks
+        self.max_num_seqs = config.max_num_seqs
+        self.max_num_batched_tokens = config.max_num_batched_tokens
+        self.prefix_caching = False
+        self.views: dict[int, KernelRequest] = {}
+        # The running requests as they were read; None: the kernel ran since.
+        self.running_now: tuple[KernelRequest, ...] | None = None
+        self._live = live
+        self._bind(ints)
+        self._running = running
+        self._state: memoryview[int] = memoryview(state)
+        self._state_array = state
+        self._clock: memoryview[float] = memoryview(clock)
+
+    def rebind(self, ints: Any) -> None:
+        """The tables grew: read the new ones."""
+        self._bind(ints)
+        for request in self.views.values():
+            request._rows = self._rows
+
+    def _bind(self, ints: Any) -> None:
+        self._ints = ints
+        # A memoryview hands out Python integers several times faster than an array does.
+        self._rows: list[memoryview[int]] = [memoryview(row) for row in ints]
+
+    def request(self, slot: int) -> KernelRequest:
+        """The request in a slot; the same object as long as it lives."""
+        uid = self._rows[_UID][slot]
+        view = self.views.get(uid)
+        if view is None:
+            view = self.views[uid] = KernelRequest(self._rows, slot, uid, self._live[uid])
+        return view
+
+    @property
+    def now_s(self) -> float:
+        """Seconds on the simulated clock."""
+        return self._clock[_NOW_S]
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks nobody holds."""
+        return self._state[_FREE]
+
+    @property
+    def used_blocks_in_step(self) -> int:
+        """Blocks in use in the step that ran last."""
+        return self._state[at.USED]
+
+    @property
+    def running(self) -> Sequence[KernelRequest]:
+        """The running requests in order."""
+        if self.running_now is None:
+            self.running_now = self._read_running()
+        return self.running_now
+
+    def _read_running(self) -> tuple[KernelRequest, ...]:
+        views, uids = self.views, self._rows[_UID]
+        slots = self._running[: self._state[_RUNNING_COUNT]].tolist()
+        return tuple([views.get(uids[slot]) or self.request(slot) for slot in slots])
+
+    @property
+    def num_running(self) -> int:
+        """Requests that run."""
+        return self._state[_RUNNING_COUNT]
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait."""
+        return self._state[_WAITING_COUNT]
+
+    @property
+    def num_prefilling(self) -> int:
+        """Running requests with more than one token to compute."""
+        return self._state[at.PREFILLING_COUNT]
+
+    @property
+    def most_preemptions(self) -> int:
+        """How often the request that was preempted most was, of all so far."""
+        return self._state[at.MOST_PREEMPTIONS]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps run so far."""
+        return self._state[_STEPS]
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens computed so far."""
+        return self._state[_SCHEDULED_TOKENS]
+
+    def waiting(self) -> Sequence[KernelRequest]:
+        """The waiting requests in the engine's order."""
+        found = []
+        slot = self._state[at.HEAD]
+        while slot >= 0:
+            found.append(self.request(slot))
+            slot = self._rows[at.NEXT][slot]
+        return found
+
+    def is_waiting(self, request: RequestView) -> bool:
+        """Whether `request` waits."""
+        if not isinstance(request, KernelRequest):
+            return False
+        rows, slot = request._rows, request._slot
+        # Not of another engine, still there and not in the slot of one that came later.
+        return rows is self._rows and rows[_PLACE][slot] == _WAITING and rows[_UID][slot] == request._uid
+
+    def true_output_tokens(self, request: RequestView) -> int:
+        """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
+        if not isinstance(request, KernelRequest):
+            raise TypeError(f"expected a request of this engine, got {request!r}")
+        return self._rows[at.TARGET][request._slot] - request.num_prompt_tokens
+
+    def freed_blocks(self, request: RequestView) -> int:
+        """Blocks that preempting `request` frees."""
+        return request.num_held_blocks
+
+    def column(self, requests: Sequence[KernelRequest], figure: Figure) -> list[int]:
+        """Read one figure of each of the running `requests`; see :mod:`bidkv.policy.parts.columns`."""
+        if figure == "num_output_tokens":
+            tokens = self._rows[_TOKENS]
+            return [tokens[request._slot] - request.num_prompt_tokens for request in requests]
+        row = self._rows[_COMPUTED if figure == "num_computed_tokens" else _HELD]
+        return [row[request._slot] for request in requests]
+
+    def block_demand(self, excluded: frozenset[str]) -> int:
+        """Blocks the running list takes in the coming step without `excluded`."""
+        if not excluded:
+            return int(block_demand(self._ints, self._running, self._state_array))
+        marked = [request._slot for request in self.running if request.request_id in excluded]
+        row = self._rows[at.EXCLUDED]
+        for slot in marked:
+            row[slot] = 1
+        demand = int(block_demand(self._ints, self._running, self._state_array))
+        for slot in marked:
+            row[slot] = 0
+        return demand
+
+    def name_victims(self, slots: Sequence[int]) -> None:
+        """The policy named the requests in these slots for the coming step."""
+        row, step = self._rows[at.NAMED], self._state[_STEPS] + 1
+        for slot in slots:
+            row[slot] = step

@@ -1,0 +1,422 @@
+"""The step engine: schedules as vLLM v1 does, decision for decision.
+
+One class, one loop. `Engine.step` is vLLM's `Scheduler.schedule` and `update_from_output` in one: the
+running list first, preemption by recompute from its tail, then admissions; then time passes and tokens
+come out: those of this step, or with asynchronous scheduling those of the step before. The rules are numbered
+in docs/simulator.md and referred to by number here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from typing import Any, NamedTuple
+
+from bidkv.control import Controller
+from bidkv.profiles import StepTimeProfile
+from bidkv.protocol.requests import RequestView
+from bidkv.simulator.request import SimRequest
+from bidkv.simulator.vllm.config import EngineConfig
+from bidkv.simulator.vllm.prefix_cache import BlockKeys, PrefixCache
+from bidkv.simulator.waiting import FCFSQueue, PriorityQueue, QueueView
+
+
+class _Launched(NamedTuple):
+    """A step on the device: how long it takes, and whose next token it computes."""
+
+    duration_s: float
+    sampled: list[SimRequest]
+    empty: bool
+
+
+class Engine(QueueView):
+    """One simulated replica; it is the `EngineView` its policy sees.
+
+    `submit` requests, `step` until nothing is left; `finished` collects what left in the last step.
+    """
+
+    def __init__(self, config: EngineConfig, profile: StepTimeProfile, controller: Controller) -> None:
+        self.config = config
+        self.block_size = config.block_size
+        self.num_blocks = config.usable_blocks
+        self.free_blocks = config.usable_blocks
+        self.max_num_seqs = config.max_num_seqs
+        self.max_num_batched_tokens = config.max_num_batched_tokens
+        self.prefix_caching = config.enable_prefix_caching
+        self.now_s = 0.0
+        self.num_steps = 0
+        self.num_prefilling = 0
+        self.running: list[SimRequest] = []
+        self.finished: list[SimRequest] = []
+        self.num_preemptions = 0
+        self.used_blocks_in_step = 0
+        self.num_scheduled_tokens = 0
+        self.recomputed_tokens = 0
+        self.scheduled: list[tuple[SimRequest, int]] = []
+        self.preempted: list[SimRequest] = []
+        self._named: list[SimRequest] = []
+        self._by_priority = config.scheduling_policy == "priority"
+        self._waiting = PriorityQueue() if self._by_priority else FCFSQueue()
+        self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
+        self._keys = BlockKeys(config.block_size, config.prefix_chunk_tokens)
+        self._profile = profile
+        self._model_len = config.model_len
+        self._asynchronous = config.async_scheduling
+        self._in_flight: _Launched | None = None
+        self._control = controller
+
+    # --- what a policy may ask -------------------------------------------------------------------
+    @property
+    def num_running(self) -> int:
+        """Requests that run."""
+        return len(self.running)
+
+    def freed_blocks(self, request: RequestView) -> int:
+        """Blocks that preempting `request` would free."""
+        if self._cache is not None and isinstance(request, SimRequest):
+            return self._cache.count_private(request._blocks)
+        return request.num_held_blocks
+
+    def block_demand(self, excluded: frozenset[str]) -> int:
+        """Blocks the running list takes in the coming step without the requests `excluded`."""
+        budget = self.max_num_batched_tokens
+        size = self.block_size
+        threshold = self.config.long_prefill_token_threshold
+        demand = 0
+        for request in self.running:
+            if request.request_id in excluded:
+                continue
+            computed = request.num_computed_tokens
+            tokens = request.num_tokens + request._coming - computed
+            if 0 < threshold < tokens:
+                tokens = threshold
+            tokens = min(tokens, budget, request._limit_tokens - 1 - computed)
+            if tokens <= 0:
+                continue
+            budget -= tokens
+            missing = -(-(computed + tokens) // size) - request.num_held_blocks
+            if missing > 0:
+                demand += missing
+            if budget <= 0:
+                break
+        return demand
+
+    def cached_tokens(self, hash_ids: Sequence[int], prompt_tokens: int) -> int:
+        """Leading tokens of a prompt that is not here yet which the prefix cache holds; 0 without one."""
+        cache = self._cache
+        if cache is None:
+            return 0
+        size, chunk = self.block_size, self.config.prefix_chunk_tokens
+        chain = self._keys.known_chain(hash_ids)
+        full = min(len(chain) * chunk, prompt_tokens - 1) // size  # rule 14: the last token is computed
+        for index in range(full):
+            if cache.find((chain[((index + 1) * size - 1) // chunk], index)) is None:
+                return index * size
+        return full * size
+
+    # --- driving ---------------------------------------------------------------------------------
+    def submit(self, request: SimRequest) -> None:
+        """`request` arrives now."""
+        if self._cache is not None:
+            request._chain = self._keys.chain(request._source.hash_ids)
+            shared = len(request._chain) * self.config.prefix_chunk_tokens
+            request._shared_tokens = min(shared, request.num_prompt_tokens)
+        self._waiting.append(request)
+        self._control.on_arrival(request, self)
+
+    def abort(self, request: SimRequest) -> None:
+        """`request` is given up between two steps, whether it runs or waits; what it holds becomes free.
+
+        Raises:
+            ValueError: it does not live here.
+        """
+        if request in self._waiting:
+            self._waiting.remove(request)
+        elif request in self.running:
+            self.running.remove(request)
+            if request._prefilling:
+                request._prefilling = False
+                self.num_prefilling -= 1
+            self._release(request)
+        else:
+            raise ValueError(f"{request!r} neither runs nor waits")
+        self._expect_nothing_of({request})
+        self._close_life(request, request.num_computed_tokens)
+        self._control.on_finish(request, self, completed=False)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs, waits or is being computed."""
+        return not self.running and not self._waiting and (self._in_flight is None or self._in_flight.empty)
+
+    def step(self) -> float:
+        """Schedule a step and let time pass until the engine can schedule the next; return it in seconds."""
+        self._rearrange(self._control.before_step(self))
+        self.scheduled = []
+        self.preempted = []
+        budget = self._schedule_running(self.max_num_batched_tokens)
+        if not self.preempted:  # rule 7
+            self._admit(budget)
+        self.used_blocks_in_step = self.num_blocks - self.free_blocks
+        before = self.num_scheduled_tokens
+        arriving: _Launched | None = self._launch()
+        if self._asynchronous:  # rule 18
+            arriving, self._in_flight = self._in_flight, arriving
+        duration = 0.0
+        self.finished = []
+        if arriving is not None:
+            duration = arriving.duration_s
+            self.now_s += duration
+            self._deliver(arriving.sampled)
+        if self._asynchronous and self.idle:
+            self._in_flight = None  # it computes nothing, and nobody is left to wait for its end
+        self._control.after_step(self, self.num_scheduled_tokens - before)
+        return duration
+
+    def _rearrange(self, victims: Sequence[Any]) -> None:
+        """Move victims to the tail, first choice last, so that the engine's own rule evicts exactly them."""
+        self._named = list(victims)
+        if not victims:
+            return
+        chosen = {victim.request_id for victim in victims}
+        self.running = [r for r in self.running if r.request_id not in chosen]
+        self.running.extend(reversed(victims))
+
+    def _schedule_running(self, budget: int) -> int:
+        running = self.running
+        size = self.block_size
+        threshold = self.config.long_prefill_token_threshold
+        lag = self._asynchronous
+        cached = self._cache is not None
+        scheduled = self.scheduled
+        index = 0
+        while index < len(running) and budget > 0:
+            request = running[index]
+            computed = request.num_computed_tokens
+            tokens = request.num_tokens + request._coming - computed
+            if tokens != 1 or lag:  # else a decode, whose one token always fits the budget and the request
+                if 0 < threshold < tokens and len(running) + len(self._waiting) > 1:
+                    tokens = threshold
+                tokens = min(tokens, budget, request._limit_tokens - 1 - computed)  # rules 3 and 19
+                if tokens <= 0:
+                    index += 1
+                    continue
+            need = -(-(computed + tokens) // size) - request.num_held_blocks
+            fits = True
+            while need > self.free_blocks:  # rule 4
+                victim = self._pop_engine_victim()
+                position = running.index(victim) if self._by_priority else len(running) - 1
+                del running[position]
+                if position < index:
+                    # Rule 4: one already scheduled in this step is taken back from it.
+                    budget += self._unschedule(victim)
+                    index -= 1
+                self._preempt(victim)
+                if victim is request:  # rule 5
+                    fits = False
+                    break
+            if not fits:
+                break
+            if need > 0 or cached:
+                self._allocate(request, need, computed + tokens)
+            scheduled.append((request, tokens))
+            budget -= tokens
+            index += 1
+        return budget
+
+    def _pop_engine_victim(self) -> SimRequest:
+        if self._by_priority:
+            if self._named:  # an adapter raises their priority numbers for the step
+                return self._named.pop(0)
+            return max(self.running, key=lambda r: (r.priority, r.arrival_s))
+        return self.running[-1]
+
+    def _unschedule(self, victim: SimRequest) -> int:
+        for position, (request, tokens) in enumerate(self.scheduled):
+            if request is victim:
+                del self.scheduled[position]
+                return tokens
+        return 0
+
+    def _preempt(self, request: SimRequest) -> None:
+        """Rule 6: all blocks and computed positions are given up, generated tokens are kept."""
+        lost = request.num_computed_tokens
+        if request._prefilling:
+            request._prefilling = False
+            self.num_prefilling -= 1
+        self._release(request)
+        request.num_computed_tokens = 0
+        request._coming = 0  # rule 20: what is in flight still arrives, but belongs to no life any more
+        request.num_preemptions += 1
+        self._close_life(request, lost)
+        self.num_preemptions += 1
+        self.preempted.append(request)
+        self._waiting.prepend(request)
+        self._control.on_preempt(request, lost, self)
+
+    def _allocate(self, request: SimRequest, blocks: int, end: int) -> None:
+        """Give `request` more blocks for the positions up to `end`."""
+        cache = self._cache
+        if cache is None:
+            if blocks > 0:
+                self.free_blocks -= blocks
+                request.num_held_blocks += blocks
+            return
+        held = request._blocks
+        if blocks > 0:
+            held.extend(cache.take(blocks))
+            request.num_held_blocks = len(held)
+            self.free_blocks = cache.free_blocks
+        self._label(cache, request, min(end, request.num_tokens))
+
+    def _label(self, cache: PrefixCache, request: SimRequest, end: int) -> None:
+        """Rule 15: full blocks up to the position `end`, all of them known, can be found from now on."""
+        full = end // self.block_size
+        for index in range(request._labeled_blocks, full):
+            cache.label(request._blocks[index], self._keys.key(request, index))
+        request._labeled_blocks = max(request._labeled_blocks, full)
+
+    def _release(self, request: SimRequest) -> None:
+        if self._cache is None:
+            self.free_blocks += request.num_held_blocks
+        else:
+            self._cache.release(request._blocks)
+            request._blocks = []
+            request._labeled_blocks = 0
+            self.free_blocks = self._cache.free_blocks
+        request.num_held_blocks = 0
+
+    def _cached_prefix(self, request: SimRequest) -> list[int]:
+        """Rule 14: the cached blocks a request can start from; the last token is always computed."""
+        cache = self._cache
+        if cache is None:
+            return []
+        hits = []
+        for index in range((request.num_tokens - 1) // self.block_size):
+            block = cache.find(self._keys.key(request, index))
+            if block is None:
+                break
+            hits.append(block)
+        return hits
+
+    def _close_life(self, request: SimRequest, computed: int) -> None:
+        self.recomputed_tokens += max(0, min(computed, request._high_tokens) - request._life_start)
+        request._high_tokens = max(request._high_tokens, computed)
+
+    def _admit(self, budget: int) -> None:
+        control = self._control
+        waiting = self._waiting
+        running = self.running
+        size = self.block_size
+        config = self.config
+        while budget > 0 and waiting and len(running) < self.max_num_seqs:  # rule 8
+            request = waiting.head()
+            if control.chooses_next:
+                chosen: Any = control.select_next(self)
+                if chosen is not None:
+                    request = chosen
+                elif control.chooses_next:
+                    break  # the policy holds the gate shut; had it failed, the engine would go on alone
+            hits = self._cached_prefix(request)
+            cached = len(hits) * size
+            tokens = request.num_tokens - cached
+            threshold = config.long_prefill_token_threshold
+            if 0 < threshold < tokens and len(running) + len(waiting) > 1:
+                tokens = threshold
+            if tokens > budget:
+                if not config.enable_chunked_prefill:  # rule 11
+                    break
+                tokens = budget
+            blocks = -(-(cached + tokens) // size) - len(hits)
+            needed = blocks
+            if config.reserve_full_isl:  # rule 9
+                needed = max(blocks, -(-min(request.num_tokens, self._model_len) // size) - len(hits))
+            if self._cache is not None:
+                needed += self._cache.count_free(hits)
+            if needed > self.free_blocks:
+                break  # whatever the reserve is, so nobody is asked for it
+            if running:  # rule 10
+                kept_free = max(config.watermark_blocks, control.reserve_blocks(self))
+                if needed + kept_free > self.free_blocks:
+                    break
+            waiting.remove(request)
+            if self._cache is not None:
+                self._cache.touch(hits)
+                request._blocks = hits
+                request._labeled_blocks = len(hits)
+            request.num_held_blocks = len(hits)
+            request.num_computed_tokens = request._life_start = cached
+            self._allocate(request, blocks, cached + tokens)
+            running.append(request)
+            self.scheduled.append((request, tokens))
+            request._prefilling = True
+            self.num_prefilling += 1
+            budget -= tokens
+            control.on_admit(request, self, cached)
+
+    def _launch(self) -> _Launched:
+        """Hand what was scheduled to the device; its positions count as computed from now on."""
+        prefill_tokens = 0
+        attention = 0.0
+        prefills = 0
+        decodes = 0
+        context = 0
+        sampled = []
+        for request, tokens in self.scheduled:
+            computed = request.num_computed_tokens
+            end = computed + tokens
+            known = request.num_tokens + request._coming
+            context += end
+            if tokens == 1 and known - computed == 1:
+                decodes += 1
+            else:
+                prefills += 1
+                prefill_tokens += tokens
+                attention += tokens * (computed + tokens * 0.5)
+            request.num_computed_tokens = end
+            if end == known:  # rule 12
+                if request._prefilling:
+                    request._prefilling = False
+                    self.num_prefilling -= 1
+                request._coming += 1
+                sampled.append(request)
+        self.num_scheduled_tokens += prefill_tokens + decodes
+        self.num_steps += 1
+        if self.scheduled:
+            duration_s = self._profile.step_s(prefill_tokens, attention, decodes, context, prefills)
+        else:
+            duration_s = self._profile.empty_step_s  # rule 13
+        return _Launched(duration_s, sampled, empty=not self.scheduled)
+
+    def _deliver(self, sampled: Sequence[SimRequest]) -> None:
+        """A step's tokens come out; who is complete leaves."""
+        cache = self._cache
+        for request in sampled:
+            request.num_tokens += 1
+            if request._coming:
+                request._coming -= 1
+                if cache is not None and self._asynchronous:  # rule 21
+                    self._label(cache, request, request.num_computed_tokens - request._coming)
+            if request._first_token_s is None:
+                request._first_token_s = self.now_s
+            if request.num_tokens >= request._target_tokens:
+                self.finished.append(request)
+        if self.finished:
+            self._retire()
+
+    def _retire(self) -> None:
+        gone = set(self.finished)
+        self._expect_nothing_of(gone)
+        for request in self.finished:
+            if request in self._waiting:  # preempted while its last token was on its way
+                self._waiting.remove(request)
+            self._release(request)
+            self._close_life(request, request.num_computed_tokens)
+            self._control.on_finish(request, self, completed=True)
+        # As in vLLM, which takes all that end with one step off its list at once, after the last of them.
+        self.running = [request for request in self.running if request not in gone]
+
+    def _expect_nothing_of(self, gone: Set[SimRequest]) -> None:
+        """What the step in flight computes for those who left is dropped."""
+        if self._in_flight is not None:
+            sampled = [request for request in self._in_flight.sampled if request not in gone]
+            self._in_flight = self._in_flight._replace(sampled=sampled)

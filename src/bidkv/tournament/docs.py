@@ -1,0 +1,110 @@
+"""Regenerates the tables of docs/policies.md between their markers."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from bidkv.policy import available, resolve
+from bidkv.tournament.plan import BASELINE, RECOMMENDED, SIZES
+from bidkv.tournament.standings import Standings
+from bidkv.tournament.tables import (
+    HEADINGS,
+    HINDSIGHT_HEADINGS,
+    LOSS_HEADINGS,
+    hindsight_rows,
+    loss_rows,
+    size_rows,
+)
+
+SECTIONS = ("policies", "standings")
+
+
+def require_markers(file: Path) -> None:
+    """Check before a long run that a file can be regenerated.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a marker is missing; the message names it.
+    """
+    text = file.read_text(encoding="utf-8")
+    for section in SECTIONS:
+        for marker in _markers(section):
+            if marker not in text:
+                raise ValueError(f"{file}: expected a line {marker}")
+
+
+def regenerate(file: Path, standings: Standings, command: str) -> None:
+    """Replace what stands between the markers of a file; `command` is what made the standings."""
+    require_markers(file)
+    text = file.read_text(encoding="utf-8")
+    text = _replaced(text, "policies", policy_table())
+    text = _replaced(text, "standings", standings_text(standings, command))
+    file.write_text(text, encoding="utf-8")
+
+
+def policy_table() -> str:
+    """Return every registered policy with what it does and where it comes from, as its docstring says."""
+    rows = []
+    for name in available():
+        policy = resolve(name)
+        text = inspect.cleandoc(type(policy).__doc__ or "")
+        first = " ".join(text.split("\n\n")[0].split())
+        source = re.search(r"Source:\s(.+?)(?:\.\s|\.?\Z)", text, re.DOTALL)
+        seen = "true lengths" if policy.clairvoyant else "what a server sees"
+        rows.append([f"`{name}`", _described(first), seen, " ".join(source[1].split()) if source else ""])
+    return _markdown(["policy", "what it does", "knows", "source"], rows)
+
+
+def _described(first_paragraph: str) -> str:
+    text = re.sub(r"^`[^`]+`(?: \(clairvoyant\))?: ", "", first_paragraph)
+    sentence = re.split(r"\. (?=[A-Z])|\.$", text)[0]
+    return sentence[0].upper() + sentence[1:]
+
+
+def standings_text(standings: Standings, command: str) -> str:
+    """Return the tables of all sizes and the list of lost cells as Markdown."""
+    plan = standings.plan
+    parts = [
+        f"Made by `{command}`:",
+        "",
+        f"{len(plan.families)} families, loads {', '.join(f'{load:g}' for load in plan.loads)}, "
+        f"seeds {', '.join(map(str, plan.seeds))}.",
+    ]
+    for name in plan.sizes:
+        size = SIZES[name]
+        parts += [
+            "",
+            f"### {name}: {size.num_gpu_blocks:,} blocks, {size.max_num_seqs} sequences, "
+            f"{plan.requests_at(name):,} requests a run",
+            "",
+            _markdown(HEADINGS, size_rows(standings, name)),
+        ]
+    if hindsight := hindsight_rows(standings):
+        parts += ["", "### Against the best watermark of each family and load, known in hindsight", ""]
+        parts.append(_markdown(HINDSIGHT_HEADINGS, hindsight))
+    recommended = [policy for policy in RECOMMENDED if policy in plan.policies]
+    if recommended:
+        losses = loss_rows(standings, recommended)
+        parts += ["", f"### Where {', '.join(recommended)} lose to {BASELINE}", ""]
+        parts.append(_markdown(LOSS_HEADINGS, losses) if losses else "Nowhere.")
+        parts += ["", "The cells that others lose are counted above; `--json` names them."]
+    return "\n".join(parts)
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _markers(section: str) -> tuple[str, str]:
+    return f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+
+
+def _replaced(text: str, section: str, content: str) -> str:
+    begin, end = _markers(section)
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{content}\n{end}{after}"

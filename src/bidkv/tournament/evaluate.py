@@ -1,0 +1,86 @@
+"""Plays a tournament on all cores and hands out its standings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from joblib import Parallel, delayed
+
+from bidkv.tournament.cells import run_group
+from bidkv.tournament.plan import LOADS, PROFILE, Cell, Plan
+from bidkv.tournament.scores import Score
+from bidkv.tournament.standings import Standings
+from bidkv.workloads.families import Split
+
+OnProgress = Callable[[int, int], None]
+
+
+def evaluate(
+    policies: Sequence[str],
+    *,
+    families: Sequence[str] | None = None,
+    sizes: Sequence[str] | None = None,
+    loads: Sequence[float] = LOADS,
+    seeds: Sequence[int] | None = None,
+    split: Split = "tuning",
+    requests: int | None = None,
+    jobs: int = 1,
+    output_dir: Path | None = None,
+    profile: str = PROFILE,
+    on_progress: OnProgress | None = None,
+) -> Standings:
+    """Run all policies on identical requests and compare them with vLLM's own order, pair by pair.
+
+    Args:
+        policies: specs as `bidkv.policy.resolve` takes them; the baseline plays in any case.
+        families: names from `bidkv.workloads.families`; None takes all.
+        sizes: names from :data:`SIZES`; None takes all.
+        loads: arrival rates as shares of the rate at saturation.
+        seeds: seeds of the workloads; None takes the first four of `split`.
+        split: "tuning", or "held_out" for judging.
+        requests: requests of every run; None takes what the memory size says.
+        jobs: processes; -1 takes all cores.
+        output_dir: where scores are kept; a second call runs only what is missing there.
+        profile: step times of the simulated engine.
+        on_progress: called with (groups done, groups in all).
+
+    Returns:
+        The standings; the same arguments give the same ones, whatever `jobs` is.
+
+    Raises:
+        ValueError: something named does not exist or is out of range.
+    """
+    plan = Plan.of(
+        policies,
+        families=families,
+        sizes=sizes,
+        loads=loads,
+        seeds=seeds,
+        split=split,
+        requests=requests,
+    )
+    return play(plan, jobs=jobs, output_dir=output_dir, profile=profile, on_progress=on_progress)
+
+
+def play(
+    plan: Plan,
+    *,
+    jobs: int = 1,
+    output_dir: Path | None = None,
+    profile: str = PROFILE,
+    on_progress: OnProgress | None = None,
+) -> Standings:
+    """Run a plan; the arguments are those of :func:`evaluate`."""
+    groups = plan.groups()
+    scores: dict[Cell, dict[str, Score]] = {}
+    simulated, busy_s = 0, 0.0
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    played = work(delayed(run_group)(plan, group, profile, output_dir) for group in groups)
+    for done, result in enumerate(played, start=1):
+        scores.update(result.scores)
+        simulated += result.requests
+        busy_s += result.wall_s
+        if on_progress is not None:
+            on_progress(done, len(groups))
+    return Standings(plan, dict(sorted(scores.items())), simulated_requests=simulated, busy_s=busy_s)

@@ -1,0 +1,1 @@
+"""Synthetic workloads: length laws, arrivals, multi-turn chats."""

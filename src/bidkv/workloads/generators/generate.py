@@ -1,0 +1,82 @@
+"""Synthetic workloads by name: a kind of traffic, a rate, a seed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from random import Random
+
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads.generators import lengths
+from bidkv.workloads.generators.multi_turn import multi_turn
+from bidkv.workloads.traces.arrivals import arrival_times_s
+
+_LENGTHS: dict[str, Callable[..., lengths.Lengths]] = {
+    "mixed": lengths.mixed,
+    "bursty": lengths.mixed,
+    "code_completion": lengths.code_completion,
+    "long_context": lengths.long_context,
+    "reasoning": lengths.reasoning,
+    "sharegpt_like": lengths.sharegpt_like,
+    "uniform": lengths.uniform,
+}
+_DEFAULT_CV = {"bursty": 3.0}
+
+
+def available_workloads() -> tuple[str, ...]:
+    """Return the names :func:`generate` knows.
+
+    >>> available_workloads()[:3]
+    ('bursty', 'code_completion', 'long_context')
+    """
+    return tuple(sorted([*_LENGTHS, "multi_turn"]))
+
+
+def generate(
+    name: str, *, n: int, rate_rps: float, seed: int, cv: float | None = None, **params: float
+) -> Iterator[WorkloadRequest]:
+    """Stream a synthetic workload, in order of arrival.
+
+    Lengths and arrivals have random sources of their own: the same seed at another rate gives the same
+    requests, arriving in the same pattern (of `multi_turn` only the arrivals: who is ready depends on time).
+
+    Args:
+        name: one of :func:`available_workloads`. "bursty" is "mixed" with gaps of cv 3.
+        n: how many requests.
+        rate_rps: mean arrivals a second; infinity lets all arrive at 0 s. The first arrives at 0 s.
+        seed: decides everything that is random.
+        cv: coefficient of variation of the gaps between arrivals (Gamma distributed; 1, the default, is
+            Poisson).
+        params: what the kind of traffic takes, see the functions of :mod:`.lengths` and :mod:`.multi_turn`.
+
+    Raises:
+        ValueError: an unknown name or parameter, or a value out of range.
+    """
+    source: Callable[..., object] | None = multi_turn if name == "multi_turn" else _LENGTHS.get(name)
+    if source is None:
+        raise ValueError(f"unknown workload {name!r}; there are: {', '.join(available_workloads())}")
+    known = [p.name for p in inspect.signature(source).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(set(params) - set(known))
+    if unknown:
+        raise ValueError(
+            f"workload {name!r} has no parameter {unknown[0]!r}; it has: {', '.join(['cv', *known])}"
+        )
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n!r}")
+    variation = _DEFAULT_CV.get(name, 1.0) if cv is None else cv
+    times_s = arrival_times_s(rate_rps, Random(f"{seed}:arrivals"), "gamma", variation)
+    random = Random(f"{seed}:requests")
+    make: Callable[..., Iterator[WorkloadRequest]] = multi_turn
+    if name == "multi_turn":
+        requests = make(times_s, random, **params)
+    else:
+        requests = _requests(times_s, _LENGTHS[name](random, **params))
+    # Drawn here, so that a value out of range is an error of this call and not of a loop far away.
+    first = next(requests)
+    return chain([first], islice(requests, n - 1))
+
+
+def _requests(times_s: Iterator[float], pairs: lengths.Lengths) -> Iterator[WorkloadRequest]:
+    for index, (now_s, (prompt, output)) in enumerate(zip(times_s, pairs, strict=False)):
+        yield WorkloadRequest(f"r{index}", now_s, prompt, output)

@@ -1,0 +1,63 @@
+"""What the two CSV readers share: the header, the cells of a row, and counts of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from bidkv.workloads.traces.errors import fail
+from bidkv.workloads.traces.limits import MAX_TOKENS
+from bidkv.workloads.traces.lines import read_lines
+
+_TOKENS = f"a whole number from 1 to {MAX_TOKENS:,}"
+_MOST_COLUMNS = 256
+_MOST_DIGITS = len(str(MAX_TOKENS))
+
+
+def split_header(file: str, line: bytes) -> list[str]:
+    """Return the column names of a CSV header; TraceError when there are over 256 or one occurs twice."""
+    cells = line.split(b",", _MOST_COLUMNS)
+    if len(cells) > _MOST_COLUMNS:
+        fail(file, 1, "", f"a header of at most {_MOST_COLUMNS} columns", line)
+    columns = [cell.strip().decode("utf-8", "replace") for cell in cells]
+    for column in columns:
+        if columns.count(column) > 1:
+            fail(file, 1, column[:_MOST_COLUMNS], "each column once")
+    return columns
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+    """Yield (line number, the cells of `columns` in that order) for every row below the header.
+
+    Cells are plain: separated by commas, without quotes. Other columns are ignored.
+
+    Raises:
+        TraceError: a column is missing or occurs twice, a row has more or fewer cells than the header, or
+            there is no row.
+    """
+    file = str(path)
+    lines = read_lines(path)
+    number, header_line = next(lines, (0, b""))
+    header = split_header(file, header_line)
+    for column in columns:
+        if column not in header:
+            fail(file, 1, column, f"a header with the columns {', '.join(columns)}", header_line)
+    places = [header.index(column) for column in columns]
+    width = len(header)
+    for number, line in lines:
+        cells = line.split(b",", width)
+        if len(cells) != width:
+            fail(file, number, "", f"{width} cells, as the header has", line)
+        yield number, tuple([cells[place] for place in places])
+    if number < 2:
+        fail(file, 0, "", "at least one request below the header; there is none")
+
+
+def parse_tokens(file: str, number: int, column: str, cell: bytes) -> int:
+    """Return a cell's count of tokens; TraceError unless it is a whole number in range."""
+    digits = cell.strip()
+    if digits.isdigit() and len(digits) <= _MOST_DIGITS:
+        tokens = int(digits)
+        if 1 <= tokens <= MAX_TOKENS:
+            return tokens
+    fail(file, number, column, _TOKENS, cell)

@@ -1,0 +1,88 @@
+"""Writing workloads as Mooncake JSON lines, exactly and all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO, Any
+
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads.traces.errors import fail
+from bidkv.workloads.traces.limits import MAX_LINE_BYTES
+from bidkv.workloads.traces.mooncake import RowParser
+
+
+def write_mooncake(requests: Iterable[WorkloadRequest], path: str | Path) -> int:
+    """Write a workload to `path`, streaming; reading it gives equal requests, arrivals to the last bit.
+
+    Fields at their defaults are left out. The file appears only when everything is written: a failure
+    leaves what was there before.
+
+    Returns:
+        How many requests were written.
+
+    Raises:
+        TraceError: a request no reader would take (an arrival before the one above, no output, ...).
+        ValueError: no request at all.
+        OSError: the file cannot be written.
+    """
+    count = 0
+    # Every row is read back before it counts as written, so that only what is readable is ever frozen.
+    parse = RowParser(str(path)).parse
+    with atomic_file(Path(path)) as file:
+        for count, request in enumerate(requests, 1):
+            line = _row(count - 1, request).encode("ascii")
+            if len(line) >= MAX_LINE_BYTES:
+                fail(str(path), count, "", f"a request of at most {MAX_LINE_BYTES:,} bytes", line)
+            if parse(count, line) != request:
+                raise ValueError(
+                    f"{path}, line {count}: this request would read differently: {request!r:.200}"
+                )
+            file.write(line + b"\n")
+        if not count:
+            raise ValueError(f"{path}: a workload needs at least one request")
+    return count
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a new file that takes the place of `path` when the block ends well, and vanishes otherwise."""
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            # Temporary files are private; a workload is as readable as any other new file.
+            umask = os.umask(0)
+            os.umask(umask)
+            os.chmod(file.name, 0o666 & ~umask)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+
+
+def _row(index: int, r: WorkloadRequest) -> str:
+    # Shifting the decimal point is exact where a product with 1000 would round.
+    time_ms = format(Decimal(repr(float(r.arrival_s))).scaleb(3), "f")
+    given: dict[str, Any] = {"input_length": r.prompt_tokens, "output_length": r.output_tokens}
+    if r.hash_ids:
+        given["hash_ids"] = list(r.hash_ids)
+    if r.max_tokens is not None:
+        given["max_tokens"] = r.max_tokens
+    if r.priority:
+        given["priority"] = r.priority
+    if r.deadline_ms is not None:
+        given["deadline_ms"] = r.deadline_ms
+    if r.weight != 1.0:
+        given["weight"] = r.weight
+    if r.agent_id:
+        given["agent_id"] = r.agent_id
+    if r.request_id != f"r{index}":
+        given["request_id"] = r.request_id
+    return f'{{"timestamp": {time_ms}, {json.dumps(given)[1:]}'
