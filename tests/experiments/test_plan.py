@@ -5,7 +5,7 @@ import math
 import pytest
 
 from bidkv.evaluation.saturation import backlog_growth, poisson, saturated_rate
-from bidkv.experiments.plan import Demand, Promise, check, make_plan, verify_fleet
+from bidkv.planning import Demand, Promise, check, make_plan, verify_fleet
 from bidkv.planning.capacity import NO_PROMISE
 from bidkv.planning.text import as_text
 from bidkv.policy import resolve
