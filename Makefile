@@ -70,7 +70,7 @@ docs: setup ## the documentation as a site, out/site/index.html; needs no networ
 bench: setup ## speed, measured by pytest-benchmark
 	$(PYTEST) benchmarks --benchmark-only
 
-nightly: setup ## the long versions of what docs/reliability.md names: hours
+nightly: setup ## the long versions of what docs/reference/reliability.md names: hours
 	$(PYTEST) tests/reliability --hypothesis-profile=nightly -o timeout=0
 	$(PIP) atheris
 	$(BIN)/python scripts/fuzz.py --inputs 1000000

@@ -1,4 +1,4 @@
-"""docs/decision-log.md names every field of every line, and no other."""
+"""docs/reference/decision-log.md names every field of every line, and no other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from bidkv.observability.decision_log import CANDIDATE_FIELDS
 from bidkv.observability.log_lines import KINDS, Line
 
-PAGE = (Path(__file__).parents[2] / "docs/decision-log.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs/reference/decision-log.md").read_text(encoding="utf-8")
 
 
 def documented(section: str) -> list[str]:

@@ -18,7 +18,7 @@ import typer
 from bidkv.cli.app import COMMANDS, app
 
 ROOT = Path(__file__).parents[2]
-PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md", ROOT / "README.zh.md"]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "README.zh.md"]
 FENCED = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?:^ {4}\S.*\n)+", re.MULTILINE)
 INLINE = re.compile(r"`(bidkv [^`]+)`")
@@ -73,7 +73,7 @@ def test_there_is_something_to_check() -> None:
 
 
 def test_the_decision_logs_commands_run_as_printed(tmp_path: Path) -> None:
-    text = (ROOT / "docs/decision-log.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/decision-log.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```console\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     said = []
     for line in block.splitlines():

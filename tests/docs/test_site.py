@@ -59,33 +59,38 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_is_there(site: Path) -> None:
-    pages = {page.stem for page in (ROOT / "docs").glob("*.md")}
-    assert pages <= {page.stem for page in site.glob("*.html")}
+    pages = {page.stem for page in (ROOT / "docs").rglob("*.md")}
+    assert pages <= {page.stem for page in site.rglob("*.html")}
+
+
+def leaves_site(page: Path, path: str, site: Path) -> bool:
+    """Whether a relative link leads out of the site, to a file of the repository beside docs/."""
+    return not (page.parent / unquote(path)).resolve().is_relative_to(site.resolve())
 
 
 def test_links_lead_somewhere_on_the_site(site: Path) -> None:
-    pages = {page: Links(page.read_text(encoding="utf-8")) for page in site.glob("*.html")}
+    pages = {page: Links(page.read_text(encoding="utf-8")) for page in site.resolve().rglob("*.html")}
     for page, parsed in pages.items():
         if page.name == "404.html":
             continue  # its links are absolute, for a server
         for link in parsed.links:
             parts = urlsplit(link)
             # Links to the repository's files beside docs/ are checked where those are.
-            if parts.scheme or parts.path.startswith("../") or link.startswith("#"):
+            if parts.scheme or leaves_site(page, parts.path, site) or link.startswith("#"):
                 continue
-            target = site / unquote(parts.path) if parts.path else page
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
             assert target.exists(), f"{page.name}: {link}"
             if parts.fragment and target in pages:
                 assert unquote(parts.fragment) in pages[target].anchors, f"{page.name}: {link}"
 
 
 def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
-    for page in site.glob("*.html"):
+    for page in site.rglob("*.html"):
         assert [url for url in Links(page.read_text(encoding="utf-8")).loaded if urlsplit(url).netloc] == []
 
 
 def test_the_commands_are_written_from_the_code(site: Path) -> None:
-    text = re.sub(r"<[^>]+>", "", (site / "cli.html").read_text(encoding="utf-8"))
+    text = re.sub(r"<[^>]+>", "", (site / "reference/cli.html").read_text(encoding="utf-8"))
     for name in COMMANDS:
         assert f"bidkv {name} " in text
     assert "--num-gpu-blocks" in text
@@ -93,13 +98,20 @@ def test_the_commands_are_written_from_the_code(site: Path) -> None:
 
 
 def test_the_api_shows_what_a_policy_may_ask(site: Path) -> None:
-    text = (site / "api.html").read_text(encoding="utf-8")
+    text = (site / "reference/api.html").read_text(encoding="utf-8")
     for name in ("select_victim", "select_next", "reserve_blocks", "freed_blocks", "on_preempt"):
         assert name in text
 
 
 def test_pages_name_policies_that_exist() -> None:
-    for page in ("tutorial.md", "operations.md", "comparison.md", "index.md", "decision-log.md"):
+    pages = (
+        "guide/tutorial.md",
+        "guide/operations.md",
+        "guide/comparison.md",
+        "index.md",
+        "reference/decision-log.md",
+    )
+    for page in pages:
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         for names in re.findall(r"(?:--strategy |BIDKV_STRATEGY=)([\w,-]+)", text):
             assert set(names.split(",")) <= set(available()), page

@@ -1,4 +1,4 @@
-"""The policy in docs/write-a-policy.md runs exactly as it is printed."""
+"""The policy in docs/guide/write-a-policy.md runs exactly as it is printed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PAGE = Path(__file__).parents[2] / "docs" / "write-a-policy.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "write-a-policy.md"
 
 
 def test_the_printed_policy_runs_and_decides(tmp_path: Path) -> None:

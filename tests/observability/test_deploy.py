@@ -113,7 +113,7 @@ def test_dashboard_and_rules_ask_for_metrics_that_exist() -> None:
 
 def test_the_page_says_how_many_queries_there_are() -> None:
     script = check_dashboard()
-    text = (DEPLOY.parent / "docs/operations.md").read_text(encoding="utf-8")
+    text = (DEPLOY.parent / "docs/guide/operations.md").read_text(encoding="utf-8")
     for engine, name in (("vllm", "vLLM"), ("sglang", "SGLang")):
         count = len([*script.dashboard_queries(engine, ".*", "20s"), *script.alert_queries()])
         assert f"{count} of {count} with {name}" in text

@@ -10,7 +10,7 @@ from tests.support import FakeEngine, FakeRequest
 
 from bidkv.policy import catalog, resolve
 
-DOCS = Path(__file__).parents[2] / "docs" / "policies.md"
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "policies.md"
 
 
 def test_the_printed_policy_plays_in_a_tournament(

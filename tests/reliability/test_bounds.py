@@ -1,4 +1,4 @@
-"""How much longer than first come, first served can a request wait? The bounds of docs/reliability.md."""
+"""How much longer than under FCFS can a request wait? The bounds of docs/reference/reliability.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts behind the figures of speed in docs/simulator.md do at a small size what they say."""
+"""The scripts behind the figures of speed in docs/reference/simulator.md do at a small size what they say."""
 
 from __future__ import annotations
 

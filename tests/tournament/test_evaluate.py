@@ -164,7 +164,7 @@ def test_a_file_without_markers_is_refused_before_the_run(tmp_path: Path) -> Non
 
 
 def test_the_projects_own_docs_have_the_markers() -> None:
-    require_markers(Path(__file__).parents[2] / "docs" / "policies.md")
+    require_markers(Path(__file__).parents[2] / "docs" / "reference" / "policies.md")
 
 
 def test_the_table_of_policies_names_everybody_and_every_published_rules_source() -> None:

@@ -38,7 +38,7 @@ KINDS = {
     "priority": {"scheduling_policy": "priority"},
 }
 NOT_SIMULATED = {(0, 24): "prefix caching", (0, 33): "priority"}
-"""What a version does differently from the one that the simulator follows (docs/versions.md)."""
+"""What a version does differently from the one that the simulator follows (docs/reference/versions.md)."""
 SIMULATED = [kind for kind in KINDS if kind != NOT_SIMULATED.get(__version_tuple__[:2])]
 
 

@@ -1,4 +1,4 @@
-"""docs/tutorial.md, run as it is printed: every `bash` block in order, in one shell.
+"""docs/guide/tutorial.md, run as it is printed: every `bash` block in order, in one shell.
 
 A tiny model stands in for the large one: a `vllm` command that knows what a CPU needs, a `pip` that only
 checks what it was asked for, and ports nobody else uses.
@@ -68,7 +68,7 @@ def stand_ins(tmp_path: Path) -> Path:
 
 
 def test_the_tutorial_runs_as_printed(tmp_path: Path, stand_ins: Path) -> None:
-    page = (ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/guide/tutorial.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```bash\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 10
     script = "".join(f"echo '=== block {number}'\n{block}" for number, block in enumerate(blocks, 1))

@@ -89,8 +89,9 @@ def command(
 ) -> None:
     """Plan capacity: what a replica sustains, how many it takes, what limits them, what more would buy.
 
-    In closed form, from the lengths of a trace (or stated ones) and a step-time profile; docs/stability.md
-    has the theory and its errors against simulation. --simulate runs the planned fleets, too.
+    In closed form, from the lengths of a trace (or stated ones) and a step-time profile;
+    docs/reference/stability.md has the theory and its errors against simulation. --simulate runs the planned
+    fleets, too.
 
     \b
     Examples:

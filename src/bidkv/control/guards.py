@@ -24,7 +24,7 @@ class PreemptionCap:
 
     None is bounded by progress alone: 32 preemptions, and one more for every 16 tokens generated. A rule
     without that bound can preempt a few requests in turn for ever, so that not one token comes out
-    (largest-first does, see docs/simulator.md); runs that make progress never come near it.
+    (largest-first does, see docs/reference/simulator.md); runs that make progress never come near it.
 
     Candidates beyond the bound are left to the engine's own rule, so it bounds what a policy does to one
     request, not what the engine does.

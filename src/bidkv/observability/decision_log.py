@@ -1,6 +1,6 @@
 """A log of what a controller decided and what came of it: JSON lines, bounded, in files of their owner only.
 
-docs/decision-log.md describes every field.
+docs/reference/decision-log.md describes every field.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a line of a decision log says, as objects; docs/decision-log.md describes every field."""
+"""What a line of a decision log says, as objects; docs/reference/decision-log.md describes every field."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A run as a JSON document and back: the one schema in which every engine's results are kept.
 
 Records and timeline are tables, column names first and one row of values each, so that the document reads as
-JSON and loads as a table. Numbers come back to the last bit. docs/experiments.md describes every field.
+JSON and loads as a table. Numbers come back to the last bit. docs/guide/experiments.md describes every field.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from bidkv.stability.quantization import blocks_at_bits
 from bidkv.stability.step_mix import StepTime, step_mix
 
 MODEL_ERROR = 0.04
-"""Half width of the model's interval, relative; docs/stability.md has the comparison it comes from."""
+"""Half width of the relative interval of the model; docs/reference/stability.md compares it to simulation."""
 
 
 class Limit(StrEnum):

@@ -1,4 +1,4 @@
-"""Regenerates the tables of docs/policies.md between their markers."""
+"""Regenerates the tables of docs/reference/policies.md between their markers."""
 
 from __future__ import annotations
 

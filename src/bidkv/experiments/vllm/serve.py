@@ -20,7 +20,7 @@ def main() -> None:
     command before anything is loaded.
     """
     if importlib.util.find_spec("vllm") is None:
-        sys.exit("vLLM is not installed in this environment; see docs/vllm.md")
+        sys.exit("vLLM is not installed in this environment; see docs/guide/vllm.md")
     from bidkv.adapters.vllm.plugin import register
 
     try:

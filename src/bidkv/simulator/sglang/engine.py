@@ -1,6 +1,7 @@
 """The step engine in SGLang's way: prefill batches before decode batches, retraction instead of preemption.
 
-One :meth:`SglangEngine.step` is one turn of SGLang's event loop. Its rules, by number in docs/simulator.md:
+One :meth:`SglangEngine.step` is one turn of the event loop of SGLang. Its rules, by number in
+docs/reference/simulator.md:
 
 S1. Who was prefilled joins the decode batch at its tail; a prompt still in chunks waits beside it.
 S2. A prefill batch goes before a decode batch. Admission stays shut after the pool was found full, until a

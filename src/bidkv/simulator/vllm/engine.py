@@ -3,7 +3,7 @@
 One class, one loop. `Engine.step` is vLLM's `Scheduler.schedule` and `update_from_output` in one: the
 running list first, preemption by recompute from its tail, then admissions; then time passes and tokens
 come out: those of this step, or with asynchronous scheduling those of the step before. The rules are numbered
-in docs/simulator.md and referred to by number here.
+in docs/reference/simulator.md and referred to by number here.
 """
 
 from __future__ import annotations
