@@ -1,4 +1,4 @@
-"""Print the tables of docs/reference/stability.md: the service-rate model against the simulator.
+"""Print the tables of docs/results/service-rate.md: the service-rate model against the simulator.
 
 Usage: python scripts/validate_service_rate.py rates [TRACE_DIRECTORY]
        python scripts/validate_service_rate.py verdicts [TRACE_DIRECTORY]

@@ -1,4 +1,4 @@
-"""docs/guide/experiments.md shows what the kept results of the H100 say, all of it as computed."""
+"""docs/results/h100-experiment.md shows what the kept results of the H100 say, all of it as computed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bidkv.experiments.store import Store
 
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "tests/data/h100/experiment"
-PAGE = (ROOT / "docs/guide/experiments.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/results/h100-experiment.md").read_text(encoding="utf-8")
 
 
 def between(name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The pairs of runs on H100s stand in docs/reference/policies.md as recorded, with true conclusions."""
+"""The pairs of runs on H100s stand in docs/results/single-requests.md as recorded, with true conclusions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bidkv.gpu_host.pairs import BASELINE, JUDGED, Cell, cells, table
 ROOT = Path(__file__).parents[2]
 KEPT = ROOT / "tests/data/h100/pairs"
 NAMES = ("mixed-600", "bursty-cv2-600", "sharegpt-8192", "azure-conv-8192")
-PAGE = (ROOT / "docs/reference/policies.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/results/single-requests.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,8 @@ def test_the_real_engine_itself_differs_in_tax_where_the_simulator_misses_it(sma
 
 
 def test_the_page_shows_what_the_command_prints(large: list[Replay], small: list[Replay]) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "reference" / "simulator.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "results" / "simulator-accuracy.md").read_text(
+        encoding="utf-8"
+    )
     assert closeness_table(large) in page
     assert closeness_table(small) in page

@@ -62,7 +62,9 @@ def test_figures_are_as_close_as_claimed(
 
 
 def test_the_page_shows_what_the_command_prints(compared: dict[str, Replay], policies: list[Replay]) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "reference" / "simulator.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "results" / "simulator-accuracy.md").read_text(
+        encoding="utf-8"
+    )
     assert closeness_table(list(compared.values())) in page
     assert tail_table(DATA / "validation") in page
     assert order_table(policies, noise=0.02) in page

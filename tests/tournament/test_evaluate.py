@@ -10,7 +10,8 @@ import pytest
 from bidkv.policy import available
 from bidkv.policy.published import RULE_POLICIES
 from bidkv.tournament import BASELINE, Cell, Standings, cells, evaluate, fingerprints, picture
-from bidkv.tournament.docs import policy_table, regenerate, require_markers
+from bidkv.tournament.docs import policy_table, regenerate, regenerate_policies, require_markers
+    regenerate_policies, regenerate, require_markers
 from bidkv.tournament.picture import rows, write_picture
 
 SMALL = {"families": ["mixed"], "sizes": ["T"], "loads": [1.1], "seeds": [1, 2], "requests": 120}
@@ -147,6 +148,7 @@ def test_the_docs_are_regenerated_between_their_markers(standings: Standings, tm
         "<!-- standings: begin -->\nstale words\n<!-- standings: end -->\nAfter\n"
     )
     regenerate(file, standings, "bidkv tournament --size T")
+    regenerate_policies(file)
     text = file.read_text()
     assert "stale words" not in text
     assert all(word in text for word in ("Before\n", "\nBetween\n", "\nAfter\n"))
@@ -164,7 +166,10 @@ def test_a_file_without_markers_is_refused_before_the_run(tmp_path: Path) -> Non
 
 
 def test_the_projects_own_docs_have_the_markers() -> None:
-    require_markers(Path(__file__).parents[2] / "docs" / "reference" / "policies.md")
+    docs = Path(__file__).parents[2] / "docs"
+    require_markers(docs / "results" / "single-requests.md")
+    shown = (docs / "reference" / "policies.md").read_text(encoding="utf-8")
+    assert policy_table() in shown, "run: python -m bidkv.tournament.docs docs/reference/policies.md"
 
 
 def test_the_table_of_policies_names_everybody_and_every_published_rules_source() -> None:

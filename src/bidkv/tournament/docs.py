@@ -1,9 +1,10 @@
-"""Regenerates the tables of docs/reference/policies.md between their markers."""
+"""Regenerates the tables between the markers of the documentation's pages on policies."""
 
 from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,29 +20,31 @@ from bidkv.tournament.tables import (
     size_rows,
 )
 
-SECTIONS = ("policies", "standings")
 
-
-def require_markers(file: Path) -> None:
-    """Check before a long run that a file can be regenerated.
+def require_markers(file: Path, section: str = "standings") -> None:
+    """Check before a long run that a section of a file can be regenerated.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
         ValueError: a marker is missing; the message names it.
     """
     text = file.read_text(encoding="utf-8")
-    for section in SECTIONS:
-        for marker in _markers(section):
-            if marker not in text:
-                raise ValueError(f"{file}: expected a line {marker}")
+    for marker in _markers(section):
+        if marker not in text:
+            raise ValueError(f"{file}: expected a line {marker}")
 
 
 def regenerate(file: Path, standings: Standings, command: str) -> None:
-    """Replace what stands between the markers of a file; `command` is what made the standings."""
+    """Replace the standings between the markers of `file`; `command` is the command that made them."""
     require_markers(file)
-    text = file.read_text(encoding="utf-8")
-    text = _replaced(text, "policies", policy_table())
-    text = _replaced(text, "standings", standings_text(standings, command))
+    text = _replaced(file.read_text(encoding="utf-8"), "standings", standings_text(standings, command))
+    file.write_text(text, encoding="utf-8")
+
+
+def regenerate_policies(file: Path) -> None:
+    """Replace the table of policies between the markers of `file`."""
+    require_markers(file, "policies")
+    text = _replaced(file.read_text(encoding="utf-8"), "policies", policy_table())
     file.write_text(text, encoding="utf-8")
 
 
@@ -108,3 +111,7 @@ def _replaced(text: str, section: str, content: str) -> str:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{content}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    regenerate_policies(Path(sys.argv[1]))

@@ -16,7 +16,7 @@ BASELINE = "preempt-evict"
 """vLLM's own order: what saturation is measured with and what every figure is relative to."""
 
 RECOMMENDED = ("fair", "fast", "on-time")
-"""This project's own: pictures name them, and docs/reference/policies.md lists every cell they lose."""
+"""This project's own: pictures name them, and docs/results/single-requests.md lists every cell they lose."""
 
 LOADS = (0.8, 0.95, 1.1, 1.3)
 """Arrival rates, as shares of the rate at saturation."""
