@@ -11,7 +11,6 @@ from bidkv.policy import available
 from bidkv.policy.published import RULE_POLICIES
 from bidkv.tournament import BASELINE, Cell, Standings, cells, evaluate, fingerprints, picture
 from bidkv.tournament.docs import policy_table, regenerate, regenerate_policies, require_markers
-    regenerate_policies, regenerate, require_markers
 from bidkv.tournament.picture import rows, write_picture
 
 SMALL = {"families": ["mixed"], "sizes": ["T"], "loads": [1.1], "seeds": [1, 2], "requests": 120}
