@@ -13,6 +13,7 @@ from bidkv.protocol.errors import BidCapacityError, BidExecutionError, BidExpire
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.provider import CompressionBidProvider
 from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.protocol.sessions import Session, SessionArrivals, Turn
 
 __all__ = [
     "FEATURE_GATE_ID",
@@ -28,6 +29,9 @@ __all__ = [
     "EngineView",
     "Policy",
     "RequestView",
+    "Session",
+    "SessionArrivals",
+    "Turn",
     "WorkloadRequest",
     "compute_utility",
     "make_bid_id",

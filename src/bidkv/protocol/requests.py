@@ -27,6 +27,13 @@ class WorkloadRequest:
         hash_ids: content hashes of the prompt's leading chunks (Mooncake: 512 tokens each);
             equal ids in equal positions mean a shared prefix.
         agent_id: who sent it ("" when unknown).
+        session_id: the session it is a turn of ("" for a single request).
+        turn: number of the turn in its session, from 0.
+        is_last_turn: its client said that the session ends with it.
+        gap_hint_s: seconds its client expects between its answer and the next turn, or None.
+        content: the prompt as segments (content key, tokens), in order, when it is known. Equal leading
+            segments are equal tokens: two prompts share the KV of a position exactly when their tokens up to
+            it come from equal segments. () leaves content to `hash_ids`.
     """
 
     request_id: str
@@ -39,6 +46,11 @@ class WorkloadRequest:
     weight: float = 1.0
     hash_ids: tuple[int, ...] = ()
     agent_id: str = ""
+    session_id: str = ""
+    turn: int = 0
+    is_last_turn: bool = False
+    gap_hint_s: float | None = None
+    content: tuple[tuple[int, int], ...] = ()
 
 
 class RequestView(Protocol):
