@@ -18,7 +18,7 @@ from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import InOrder, Inside, rejection
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.vllm.compiled import layout as at
-from bidkv.simulator.vllm.compiled.kernel import stops
+from bidkv.simulator.vllm.compiled.kernel import run_kernel
 from bidkv.simulator.vllm.compiled.views import KernelView
 from bidkv.simulator.vllm.config import EngineConfig
 
@@ -94,24 +94,26 @@ class CompiledRun:
 
     def _bind(self) -> None:
         """What the kernel works on; some of the arrays are replaced by larger ones."""
-        self._stops = stops(
-            self._ints,
-            self._floats,
-            self._running,
-            self._scheduled,
-            self._free_slots,
-            self._state,
-            self._clock,
-            self._in_s,
-            self._in,
-            self._out,
-            self._out_s,
-            self._timeline,
-            self._timeline_s,
-            self._coefficients,
-            self._padded,
-            self._decode_lines,
-            self._crossing,
+        self._stops = run_kernel(
+            at.Tables(
+                requests=self._ints,
+                times=self._floats,
+                running=self._running,
+                scheduled=self._scheduled,
+                free_slots=self._free_slots,
+                state=self._state,
+                clock=self._clock,
+                input_s=self._in_s,
+                inputs=self._in,
+                outputs=self._out,
+                outputs_s=self._out_s,
+                timeline=self._timeline,
+                timeline_s=self._timeline_s,
+                coefficients=self._coefficients,
+                padded=self._padded,
+                decode_lines=self._decode_lines,
+                crossing=self._crossing,
+            )
         )
 
     def _listen(self) -> None:

@@ -1,5 +1,11 @@
 """Where the compiled kernel keeps what: rows of its arrays, phases of a step, reasons to return to Python."""
 
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+Array = Any
+
 # Rows of the integer table, one column per live request ("slot").
 PROMPT, TOKENS, TARGET, COMPUTED, HELD, PREEMPTIONS, HIGH, START = range(8)
 # NAMED: the step, counted from 1, for which the policy last named it a victim.
@@ -49,3 +55,48 @@ TELL_ARRIVAL, TELL_ADMIT, TELL_PREEMPT, TELL_FINISH = range(7, 11)
 # Rows of the output: per finished request, in the order of finishing.
 OUT_UID, OUT_TOKENS, OUT_PREEMPTIONS = range(3)
 OUT_FIRST_S, OUT_FINISH_S = range(2)
+
+GO_ON = -1
+"""What a part of the kernel returns when Python is not needed."""
+
+
+class Tables(NamedTuple):
+    """The arrays the kernel works on.
+
+    Attributes:
+        requests: integer rows, a column for each live request ("slot").
+        times: float rows, columns as in `requests`.
+        running: slots of the running requests in the engine's order, RUNNING_COUNT of them.
+        scheduled: row 0 the slots scheduled in this step, row 1 their tokens.
+        free_slots: a stack of unused slots.
+        state: the integer scalars.
+        clock: the float scalars.
+        input_s: arrival times in seconds of the requests to come.
+        inputs: rows of those requests: uid, prompt tokens, tokens at its end.
+        outputs: rows of finished requests.
+        outputs_s: their times in seconds.
+        timeline: rows of the timeline.
+        timeline_s: its times in seconds.
+        coefficients: the step-time profile's lines.
+        padded: tokens of a captured graph that a step of so many tokens is padded to.
+        decode_lines: cost lines of steps that only decode, by their number of requests.
+        crossing: scratch of a leap: running requests by position within their last block.
+    """
+
+    requests: Array
+    times: Array
+    running: Array
+    scheduled: Array
+    free_slots: Array
+    state: Array
+    clock: Array
+    input_s: Array
+    inputs: Array
+    outputs: Array
+    outputs_s: Array
+    timeline: Array
+    timeline_s: Array
+    coefficients: Array
+    padded: Array
+    decode_lines: Array
+    crossing: Array

@@ -1,0 +1,85 @@
+"""Admissions of the compiled kernel."""
+
+from __future__ import annotations
+
+from bidkv.simulator.vllm.compiled import layout as at
+from bidkv.simulator.vllm.compiled.arrivals import forget_answers
+from bidkv.simulator.vllm.compiled.build import compile_part
+from bidkv.simulator.vllm.compiled.layout import Tables
+from bidkv.simulator.vllm.compiled.queue import remove_waiting
+
+
+@compile_part
+def admit(t: Tables) -> int:
+    """Rules 7 to 11: let waiting requests enter while budget, seats and memory last."""
+    table, state = t.requests, t.state
+    size = state[at.BLOCK_SIZE]
+    state[at.PHASE] = at.P_PASS_TIME
+    if state[at.PREEMPTED_COUNT]:
+        return at.GO_ON
+    while True:
+        if state[at.WAITING_COUNT] == 0 or state[at.RUNNING_COUNT] >= state[at.MAX_SEQS]:
+            state[at.BLOCKED] = 1
+            break
+        if state[at.BUDGET] <= 0:
+            break
+        slot = state[at.HEAD]
+        if state[at.CHOOSES_NEXT]:
+            if state[at.GATE_SHUT]:
+                state[at.BLOCKED] = 1
+                break
+            if state[at.NEXT_SLOT] < 0:
+                state[at.PHASE] = at.P_ADMIT
+                return at.ASK_NEXT
+            slot = state[at.NEXT_SLOT]
+        tokens = table[at.TOKENS, slot]
+        if 0 < state[at.THRESHOLD] < tokens and state[at.RUNNING_COUNT] + state[at.WAITING_COUNT] > 1:
+            tokens = state[at.THRESHOLD]
+        if tokens > state[at.BUDGET]:
+            if state[at.CHUNKED] == 0:
+                break
+            tokens = state[at.BUDGET]
+        blocks = -(-tokens // size)
+        needed = blocks
+        if state[at.FULL_ISL]:
+            needed = max(needed, -(-min(table[at.TOKENS, slot], state[at.MODEL_LEN]) // size))
+        kept_free = 0
+        # A request that does not fit at all is kept out whatever the reserve is, so the policy is not asked.
+        if state[at.RUNNING_COUNT] > 0 and needed <= state[at.FREE]:
+            kept_free = state[at.WATERMARK]
+            if state[at.KEEPS_RESERVE]:
+                if state[at.RESERVE] < 0:
+                    state[at.PHASE] = at.P_ADMIT
+                    return at.ASK_RESERVE
+                kept_free = max(kept_free, state[at.RESERVE])
+        if needed + kept_free > state[at.FREE]:
+            state[at.BLOCKED] = 1
+            break
+        _enter(t, slot, tokens, blocks)
+        if state[at.HEARS_ADMIT]:
+            state[at.EVENT_SLOT] = slot
+            state[at.PHASE] = at.P_ADMIT
+            return at.TELL_ADMIT
+    return at.GO_ON
+
+
+@compile_part
+def _enter(t: Tables, slot: int, tokens: int, blocks: int) -> None:
+    """The waiting request in `slot` runs now, with the blocks of its first chunk."""
+    table, state = t.requests, t.state
+    remove_waiting(t, slot)
+    state[at.FREE] -= blocks
+    table[at.HELD, slot] = blocks
+    table[at.START, slot] = 0
+    table[at.PREFILLING, slot] = 1
+    table[at.PLACE, slot] = at.RUNNING
+    state[at.PREFILLING_COUNT] += 1
+    t.running[state[at.RUNNING_COUNT]] = slot
+    state[at.RUNNING_COUNT] += 1
+    count = state[at.SCHEDULED_COUNT]
+    t.scheduled[0, count] = slot
+    t.scheduled[1, count] = tokens
+    state[at.SCHEDULED_COUNT] = count + 1
+    state[at.BUDGET] -= tokens
+    state[at.ADMISSIONS] += 1
+    forget_answers(state)
