@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bidkv.profiles import CostLine, Regime, StepTimeProfile
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.protocol.session_views import SessionTable
 
 
 def steady_profile(step_s: float = 1.0) -> StepTimeProfile:
@@ -80,6 +81,10 @@ class FakeRequest:
     deadline_s: float | None = None
     weight: float = 1.0
     agent_id: str = ""
+    session_id: str = ""
+    turn: int = 0
+    gap_hint_s: float | None = None
+    is_last_turn: bool = False
 
 
 @dataclass(eq=False)
@@ -98,6 +103,7 @@ class FakeEngine:
     num_prefilling: int = 0
     num_steps: int = 0
     num_scheduled_tokens: int = 0
+    sessions: SessionTable | None = None
 
     @property
     def num_running(self) -> int:
@@ -112,6 +118,9 @@ class FakeEngine:
 
     def is_waiting(self, request: RequestView) -> bool:
         return any(member.request_id == request.request_id for member in self.queue)
+
+    def cached_tokens(self, request: RequestView) -> int:
+        return 0
 
     def freed_blocks(self, request: RequestView) -> int:
         return request.num_held_blocks

@@ -1,6 +1,6 @@
-"""The one object an engine talks to: asks the policy, guards it, feeds the estimators, counts.
+"""The one object an engine talks to: it asks the policy, guards it, keeps the books and counts.
 
-An engine (the simulator or an adapter) reports events and asks three questions; it never knows which
+An engine (the simulator or an adapter) reports events and asks four questions; it never knows which
 policy answers. No error of a policy can reach the engine: a policy that raises, answers nonsense or overruns
 its time budget is switched off and the engine's own rule takes over; what it answered before stands. Only
 what asks the whole process to stop (KeyboardInterrupt, the SystemExit of a signal handler) goes through.
@@ -8,46 +8,38 @@ what asks the whole process to stop (KeyboardInterrupt, the SystemExit of a sign
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Callable, Sequence, Set
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from bidkv.control.counters import ControlCounters
-from bidkv.control.guards import CircuitBreaker, PreemptionCap
-from bidkv.control.lives import Lives
+from bidkv.control.guarded_policy import DEFAULT_TIME_BUDGET_S, GuardedPolicy, describe
+from bidkv.control.recompute_ledger import RecomputeLedger
+from bidkv.control.sessions import SessionLedger, TrackedSession
 from bidkv.protocol.observer import Decision, Observer
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionCache, SessionTable
 
 if TYPE_CHECKING:
     from bidkv.stability import QueueingController
 
 logger = logging.getLogger("bidkv")
 
-DEFAULT_TIME_BUDGET_S = 0.05
-"""One answer may take this long: a few times an ordinary decode step, far above any garbage collection."""
-
-_NOBODY: frozenset[str] = frozenset()
-_LONGEST_DETAIL = 300
+_NO_IDS: frozenset[str] = frozenset()
 
 
-class Controller:
+class Controller(GuardedPolicy):
     """Carries one policy into one engine.
 
     Args:
-        policy: who decides.
+        policy: answers the questions.
         time_budget_s: longest time one answer may take before the policy is switched off; None switches
             the check off (the simulator, whose results must not depend on the machine).
         clock: seconds, monotonic; only measures the policy's answers.
         stability: queueing controller to feed, or None.
         on_decision_time: called with the seconds each victim decision took (a histogram's `observe`).
         observer: told of every decision and of what came of it, or None.
-
-    Attributes:
-        last_reserve_blocks: the reserve the policy asked for last; None before it did.
     """
 
     def __init__(
@@ -60,88 +52,44 @@ class Controller:
         on_decision_time: Callable[[float], None] | None = None,
         observer: Observer | None = None,
     ) -> None:
-        if time_budget_s is not None and not time_budget_s > 0:
-            raise ValueError(f"time_budget_s must be > 0 or None, got {time_budget_s}")
-        self.counters = ControlCounters()
-        self.breaker = CircuitBreaker()
         self.stability = stability
         self.on_decision_time = on_decision_time
-        self.observer = observer
-        self.call_started_s: float | None = None
-        self._clock = clock
-        self._time_budget_s = time_budget_s
-        self._killed = False
-        self._lives = Lives()
-        self._adopt(policy, afresh=False)
+        self._recompute = RecomputeLedger()
+        self._sessions: SessionLedger | None = None
+        super().__init__(policy, time_budget_s=time_budget_s, clock=clock, observer=observer)
 
-    # --- who is in charge ------------------------------------------------------------------------
-    @property
-    def policy(self) -> Policy:
-        """The policy that decides (or would, were it not switched off)."""
-        return self._policy
+    def track_sessions(self, cache: SessionCache, *, find_by_prefix: bool = True) -> SessionTable:
+        """Keep the books of the engine's sessions from now on; return them for the engine's view.
 
-    @property
-    def active(self) -> bool:
-        """Whether the policy decides; False leaves the engine entirely to its own rules."""
-        return self._active
+        An engine calls it once, before its first event, if it caches prefixes and can tell what is cached.
 
-    @property
-    def killed(self) -> bool:
-        """Whether the kill switch is on."""
-        return self._killed
-
-    def disable(self) -> None:
-        """Kill switch: from the next question on the engine is alone."""
-        if not self._killed:
-            self.counters.kill_switch_activations += 1
-        self._killed = True
-        self._refresh()
-
-    def enable(self) -> None:
-        """Release the kill switch and close the breaker; the policy starts afresh from the engine's state."""
-        if self._active:
-            return
-        self.switch(self._pristine)
-
-    def switch(self, policy: Policy) -> None:
-        """Replace the policy on a running engine; it is told of every live request before it decides.
-
-        Raises:
-            ValueError: the policy's preemption cap is out of range; the old policy stays.
+        Args:
+            cache: the engine's block-level facts.
+            find_by_prefix: whether a request without a told session is matched with the past it repeats.
         """
-        self._adopt(policy, afresh=True)
-
-    def _adopt(self, policy: Policy, *, afresh: bool) -> None:
-        # A policy learns while it runs; the untouched copy lets a disabled one start afresh later. All that
-        # can fail comes first, so that an unusable policy leaves everything as it was.
-        pristine = copy.deepcopy(policy)
-        cap = PreemptionCap(policy.preemption_cap)
-        self._policy_name = str(policy.name)
-        self._pristine = pristine
-        self._policy = policy
-        self._cap = cap
-        self._killed = False
-        self._resync = afresh
-        self.last_reserve_blocks: int | None = None
-        self.breaker.close()
+        self._sessions = SessionLedger(cache, find_by_prefix=find_by_prefix)
         self._refresh()
+        return self._sessions
+
+    def on_cache_reset(self) -> None:
+        """The engine threw its whole prefix cache away."""
+        if self._sessions is not None:
+            self._keep_books(self._sessions.reset)
 
     def _refresh(self) -> None:
-        self._active = not self._killed and not self.breaker.is_open
-        self.chooses_victims = self._active and self._policy.chooses_victims
-        self.chooses_next = self._active and self._policy.chooses_next
-        self.keeps_reserve = self._active and self._policy.keeps_reserve
-        self._victim_ids: Set[str] = _NOBODY
+        super()._refresh()
+        self.drops_idle = self.drops_idle and self._sessions is not None
+        if self._sessions is not None:
+            self._sessions.collects_loose_keys = self.drops_idle
+        self._victim_ids: Set[str] = _NO_IDS
         self.forget_answers()
-        if self.observer is not None:
-            reason = "kill switch" if self._killed else self.breaker.reason
-            self._observe(self.observer.policy_changed, self._policy, active=self._active, reason=reason)
 
     def forget_answers(self) -> None:
-        """An event happened that was not reported here: ask anew who enters and how much stays free."""
+        """Ask every question anew: an event happened that may not have been reported here."""
         self._reserve: int | None = None
         self._next: RequestView | None = None
         self._gate_shut = False
+        self._drop_answered = False
 
     # --- questions -------------------------------------------------------------------------------
     def before_step(self, engine: EngineView) -> Sequence[RequestView]:
@@ -151,7 +99,9 @@ class Controller:
         """
         if self._resync:
             self._tell_everything(engine)
-        self._victim_ids = _NOBODY
+        self._victim_ids = _NO_IDS
+        if self.drops_idle:
+            self._drop_idle(engine)
         if not self.chooses_victims:
             return ()
         running = len(engine.running)
@@ -228,7 +178,7 @@ class Controller:
             return None
         position = _position(candidates, victim)
         if position is None:
-            self._fail("invalid_answer", f"victim {_describe(victim)} is not one of the candidates")
+            self._fail("invalid_answer", f"victim {describe(victim)} is not one of the candidates")
             return None
         return candidates.pop(position)
 
@@ -283,6 +233,8 @@ class Controller:
 
     def ask_next(self, engine: EngineView) -> RequestView | None:
         """Like :meth:`select_next`, for an engine that remembers the answer until the next event."""
+        if self.drops_idle:
+            self._drop_idle(engine)
         request: Any = self._ask(self._policy.select_next, engine)
         if not self._active:
             return None
@@ -294,7 +246,7 @@ class Controller:
         except Exception:  # not a request at all: whatever its attributes do when they are read
             waits = False
         if not waits:
-            self._fail("invalid_answer", f"next request {_describe(request)} does not wait")
+            self._fail("invalid_answer", f"next request {describe(request)} does not wait")
             return None
         chosen: RequestView = request
         return chosen
@@ -321,16 +273,43 @@ class Controller:
         if type(answer) is not int or not 0 <= answer <= engine.num_blocks:
             self._fail(
                 "invalid_answer",
-                f"reserve {_describe(answer)} is not an int in [0, {engine.num_blocks}]",
+                f"reserve {describe(answer)} is not an int in [0, {engine.num_blocks}]",
             )
             return 0
         self.last_reserve_blocks = answer
         return answer
 
+    def _drop_idle(self, engine: EngineView) -> None:
+        """Ask which idle sessions lose their blocks, once an event and while growth could reach them."""
+        sessions = self._sessions
+        if sessions is None:
+            return
+        if self._drop_answered and engine.free_blocks - sessions.retained_blocks >= engine.num_running:
+            return
+        self._drop_answered = True
+        self._keep_books(sessions.settle)
+        while self.drops_idle and sessions.idle:
+            session: Any = self._ask(self._policy.select_drop, sessions.idle, engine)
+            if session is None or not self._active:
+                return
+            try:
+                known = sessions.idle.get(session.session_id) is session
+            except Exception:  # not a session at all: whatever its attributes do when they are read
+                known = False
+            if not known:
+                self._fail("invalid_answer", f"session {describe(session)} is not idle")
+                return
+            if self.observer is not None:
+                self._observe(self.observer.session_dropped, self._policy, session, engine)
+            self.counters.session_drops += 1
+            self.counters.session_blocks_dropped += self._keep_books(sessions.drop, session) or 0
+
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """`request` joined the waiting queue for the first time."""
         self.counters.arrivals += 1
+        if self._sessions is not None:
+            self._keep_books(self._sessions.arrive, request, engine)
         if self.stability is not None:
             self.stability.record_request_arrival(engine.now_s, request.num_prompt_tokens, request.agent_id)
         self._event(self._policy.on_arrival, request, engine)
@@ -338,7 +317,9 @@ class Controller:
     def on_admit(self, request: RequestView, engine: EngineView, cached_tokens: int = 0) -> None:
         """`request` runs now; `cached_tokens` of it came from the prefix cache."""
         self.counters.admissions += 1
-        self._lives.begin(request.request_id, engine.now_s, cached_tokens)
+        self._recompute.begin(request.request_id, engine.now_s, cached_tokens)
+        if self._sessions is not None:
+            self._keep_books(self._sessions.admit, request, cached_tokens, engine)
         if self.observer is not None:
             self._observe(self.observer.admitted, request, cached_tokens, engine)
         self._event(self._policy.on_admit, request, engine)
@@ -353,8 +334,10 @@ class Controller:
             counters.preemptions_by_engine += 1
         counters.tokens_lost += lost_tokens
         counters.blocks_freed += -(-lost_tokens // engine.block_size)
-        recomputed = self._lives.preempt(request.request_id, lost_tokens)
+        recomputed = self._recompute.preempt(request.request_id, lost_tokens)
         counters.recomputed_tokens += recomputed
+        if self._sessions is not None:
+            self._keep_books(self._sessions.preempt, request, lost_tokens, engine)
         if self.observer is not None:
             self._observe(
                 self.observer.preempted, request, lost_tokens, recomputed, engine, by_policy=by_policy
@@ -369,7 +352,7 @@ class Controller:
         else:
             counters.aborts += 1
         computed = request.num_computed_tokens
-        recomputed, admitted_s = self._lives.end(request.request_id, computed)
+        recomputed, admitted_s = self._recompute.end(request.request_id, computed)
         counters.recomputed_tokens += recomputed
         if self.observer is not None:
             self._observe(self.observer.finished, request, recomputed, engine, completed=completed)
@@ -381,60 +364,41 @@ class Controller:
                 request.agent_id,
             )
         self._event(self._policy.on_finish, request, engine, completed=completed)
+        if self._sessions is not None:
+            self._end_turn(self._sessions, request, engine)
+
+    def _end_turn(self, sessions: SessionLedger, request: RequestView, engine: EngineView) -> None:
+        session: TrackedSession | None = self._keep_books(sessions.finish, request, engine)
+        if session is not None:
+            self.counters.turns += 1
+            self.counters.sessions_ended += session.is_over
+            policy = self._policy
+            self._event(policy.on_session_end if session.is_over else policy.on_turn_end, session, engine)
+        for forgotten in self._keep_books(sessions.take_forgotten, engine) or ():
+            self._event(self._policy.on_session_end, forgotten, engine)
 
     def after_step(self, engine: EngineView, scheduled_tokens: int) -> None:
         """A step was scheduled; O(1)."""
         self.counters.steps += 1
         self.counters.scheduled_tokens += scheduled_tokens
 
-    def guarded(self, handler: Callable[..., None]) -> Callable[..., None]:
-        """Return one of the policy's own event handlers, guarded, for an engine that keeps the books itself.
-
-        It forgets no answers; call it only while the policy is :attr:`active`.
-        """
-        return partial(self._ask, handler)
-
-    # --- the guarded calls -----------------------------------------------------------------------
-    def _observe(self, tell: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+    # --- helpers ---------------------------------------------------------------------------------
+    def _keep_books(self, entry: Callable[..., Any], *args: Any) -> Any:
+        """Make an entry in the books of sessions; if that fails, sessions are off and the engine goes on."""
         try:
-            tell(*args, **kwargs)
-        except Exception:  # watching must not disturb what is watched
-            self.observer = None
-            logger.exception("bidkv: the observer failed and is told nothing more")
+            return entry(*args)
+        except Exception:  # a fault of ours or of the engine's facts must not reach the engine
+            logger.exception("bidkv: the books of sessions failed; from now on the engine is alone with them")
+            self.counters.session_failures += 1
+            self._sessions = None
+            self._refresh()
+            return None
 
     def _event(self, handler: Callable[..., None], *args: Any, **kwargs: Any) -> None:
         # Resynchronisation replays the engine's state, this event included, so nothing is told twice.
         self.forget_answers()
         if self._active and not self._resync:
             self._ask(handler, *args, **kwargs)
-
-    def _ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call the policy; on an exception or an overrun switch it off and return None."""
-        budget = self._time_budget_s
-        if budget is None:
-            try:
-                return question(*args, **kwargs)
-            except Exception as error:  # foreign code: whatever it raises must not reach the engine
-                self._fail("exception", _describe(error))
-                return None
-        self.call_started_s = started = self._clock()
-        try:
-            answer = question(*args, **kwargs)
-        except Exception as error:  # see above
-            self._fail("exception", _describe(error))
-            return None
-        finally:
-            self.call_started_s = None
-        elapsed = self._clock() - started
-        if elapsed > budget:
-            self._fail("time_budget", f"{elapsed * 1e3:.1f} ms, budget {budget * 1e3:.1f} ms")
-            return None
-        return answer
-
-    def _fail(self, kind: str, detail: str) -> None:
-        self.counters.failures += 1
-        self.breaker.trip(self._policy_name, kind, detail)
-        self._refresh()
 
     def _tell_everything(self, engine: EngineView) -> None:
         """Bring a policy that starts in the middle of a run up to date: every live request has arrived."""
@@ -444,11 +408,13 @@ class Controller:
             self._event(self._policy.on_admit, request, engine)
         for request in engine.waiting():
             self._event(self._policy.on_arrival, request, engine)
+        for session in () if self._sessions is None else tuple(self._sessions.idle.values()):
+            self._event(self._policy.on_turn_end, session, engine)
 
 
 def _position(candidates: Sequence[RequestView], victim: object) -> int | None:
-    # Identity, not equality: a policy must hand back what it was given, and == may be anybody's code. Where
-    # it is nobody's it is identity, and index() finds it in half the time.
+    # Identity, not equality: a policy must hand back what it was given, and == may be foreign code. Where
+    # it is plain object equality it is identity, and index() finds it in half the time.
     if type(victim) is type(candidates[0]) and type(victim).__eq__ is object.__eq__:
         try:
             return candidates.index(victim)
@@ -461,12 +427,5 @@ def _position(candidates: Sequence[RequestView], victim: object) -> int | None:
 
 
 def _tail(running: Sequence[RequestView], gone: Set[str]) -> RequestView | None:
-    """Whom the engine's own rule would preempt next, once `gone` are."""
+    """The request that the engine's own rule would preempt next, once those in `gone` are out."""
     return next((request for request in reversed(running) if request.request_id not in gone), None)
-
-
-def _describe(value: object) -> str:
-    try:
-        return repr(value)[:_LONGEST_DETAIL]
-    except Exception:  # foreign code again: even printing it may fail
-        return f"a {type(value).__name__} that cannot be printed"

@@ -28,6 +28,11 @@ class ControlCounters:
     tokens_lost: int = 0
     failures: int = 0
     kill_switch_activations: int = 0
+    turns: int = 0
+    sessions_ended: int = 0
+    session_drops: int = 0
+    session_blocks_dropped: int = 0
+    session_failures: int = 0
 
     def as_dict(self) -> dict[str, int]:
         """Return the counters by name."""

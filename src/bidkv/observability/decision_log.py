@@ -18,6 +18,7 @@ from bidkv.observability.rotating import RotatingFile
 from bidkv.protocol.observer import Decision
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionView
 
 logger = logging.getLogger("bidkv")
 
@@ -152,6 +153,23 @@ class DecisionLog:
             output_tokens=request.num_output_tokens,
             preemptions=request.num_preemptions,
             recomputed_tokens=recomputed_tokens,
+        )
+
+    def session_dropped(self, policy: Policy, session: SessionView, engine: EngineView) -> None:
+        """Write which idle session loses its cached blocks, and the policy's figures."""
+        if self._file is None:
+            return
+        terms = policy.drop_terms(session, engine)
+        idle_since_s = engine.now_s if session.idle_since_s is None else session.idle_since_s
+        self._write(
+            "drop",
+            engine,
+            session_id=session.session_id,
+            turns=session.num_turns,
+            idle_s=_seconds(engine.now_s - idle_since_s),
+            context_tokens=session.context_tokens,
+            exclusive_blocks=session.exclusive_blocks,
+            why=", ".join(f"{name} {value:.4g}" for name, value in terms.items()),
         )
 
     def close(self) -> None:

@@ -64,6 +64,10 @@ class Candidate:
     weight: float
     terms: Mapping[str, float | None]
     agent_id: str = ""
+    session_id: str = ""
+    turn: int = 0
+    gap_hint_s: float | None = None
+    is_last_turn: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,18 @@ class Finish(Line):
     recomputed_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class SessionDrop(Line):
+    """An idle session lost its cached blocks; `why` holds the policy's figures as text."""
+
+    session_id: str
+    turns: int
+    idle_s: float
+    context_tokens: int
+    exclusive_blocks: int
+    why: str
+
+
 KINDS: Mapping[str, type[Line]] = {
     "start": Start,
     "policy": PolicyChange,
@@ -133,4 +149,5 @@ KINDS: Mapping[str, type[Line]] = {
     "admit": Admission,
     "preempt": Preemption,
     "finish": Finish,
+    "drop": SessionDrop,
 }

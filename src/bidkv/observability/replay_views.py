@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from bidkv.observability.log_lines import Admission, Candidate, DecisionLine, Finish, Line, Preemption, Start
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionTable
 
 
 class LoggedRequest:
@@ -24,6 +25,10 @@ class LoggedRequest:
         self.deadline_s: float | None = None
         self.weight = 1.0
         self.agent_id = ""
+        self.session_id = ""
+        self.turn = 0
+        self.gap_hint_s: float | None = None
+        self.is_last_turn = False
 
 
 class LoggedEngine:
@@ -42,6 +47,7 @@ class LoggedEngine:
         self.max_num_seqs = 0
         self.max_num_batched_tokens = 0
         self.prefix_caching = False
+        self.sessions: SessionTable | None = None
         self.running: Sequence[Candidate] = ()
         self._need_blocks = 0
         self._prompt_tokens: dict[str, int] = {}
@@ -71,6 +77,10 @@ class LoggedEngine:
     def is_waiting(self, request: RequestView) -> bool:
         """Unknown to the log."""
         return False
+
+    def cached_tokens(self, request: RequestView) -> int:
+        """Unknown to the log."""
+        return 0
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting a candidate would have freed."""

@@ -13,6 +13,7 @@ from bidkv.protocol.errors import BidCapacityError, BidExecutionError, BidExpire
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.provider import CompressionBidProvider
 from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.protocol.session_views import SessionCache, SessionTable, SessionView
 from bidkv.protocol.sessions import Session, SessionArrivals, Turn
 
 __all__ = [
@@ -31,6 +32,9 @@ __all__ = [
     "RequestView",
     "Session",
     "SessionArrivals",
+    "SessionCache",
+    "SessionTable",
+    "SessionView",
     "Turn",
     "WorkloadRequest",
     "compute_utility",

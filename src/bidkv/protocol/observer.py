@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionView
 
 
 class Decision(NamedTuple):
@@ -64,3 +65,6 @@ class Observer(Protocol):
         self, request: RequestView, recomputed_tokens: int, engine: EngineView, *, completed: bool
     ) -> None:
         """`request` left the engine; `recomputed_tokens` as for a preemption."""
+
+    def session_dropped(self, policy: Policy, session: SessionView, engine: EngineView) -> None:
+        """`policy` chose the idle `session`; its exclusive blocks are about to be reused first."""

@@ -1,11 +1,12 @@
-"""The policy protocol: three questions about the KV cache, asked alike by every engine.
+"""The policy protocol: four questions about the KV cache, asked in the same way by every engine.
 
-1. *Who is preempted* when a step needs more blocks than are free: :meth:`Policy.select_victim`.
-2. *Who enters next*: :meth:`Policy.select_next`.
-3. *How much must stay free* when somebody enters: :meth:`Policy.reserve_blocks`.
+1. *Which request is preempted* when a step needs more blocks than are free: :meth:`Policy.select_victim`.
+2. *Which request enters next*: :meth:`Policy.select_next`.
+3. *How many blocks must stay free* after an admission: :meth:`Policy.reserve_blocks`.
+4. *Which session loses its KV* between two turns: :meth:`Policy.select_drop`.
 
-A policy overrides only the questions it wants to answer; an engine keeps its own rule for the others,
-and :class:`bidkv.control.Controller` does not even build the arguments for a question nobody answers.
+A policy overrides only the questions it wants to answer; the engine keeps its own rule for the others,
+and :class:`bidkv.control.Controller` does not even build the arguments for a question left unanswered.
 
 Events tell a policy what happened. Between two events (arrival, admission, preemption, finish) the
 answers to questions 2 and 3 must not change: engines ask them again only after the next event, which
@@ -14,14 +15,19 @@ keeps the cost of a step O(1) and lets the simulator leap over uneventful steps 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Protocol
 
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionTable, SessionView
 
 
 class EngineView(Protocol):
     """The state of a running engine as a policy sees it; every member is O(1) unless it says otherwise."""
+
+    @property
+    def sessions(self) -> SessionTable | None:
+        """The sessions of the engine's requests; None where the engine does not support them."""
 
     @property
     def now_s(self) -> float:
@@ -37,7 +43,7 @@ class EngineView(Protocol):
 
     @property
     def free_blocks(self) -> int:
-        """KV blocks nobody holds now (cached but unreferenced ones included)."""
+        """KV blocks that no request holds now, cached ones included."""
 
     @property
     def max_num_seqs(self) -> int:
@@ -81,6 +87,9 @@ class EngineView(Protocol):
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` waits to enter."""
 
+    def cached_tokens(self, request: RequestView) -> int:
+        """Leading tokens of a waiting request that are cached now; O(prompt blocks), 0 without caching."""
+
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would really free; O(blocks held) with prefix caching."""
 
@@ -117,7 +126,7 @@ class Policy:
     def select_victim(
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
-        """Choose who is preempted so that the coming step fits.
+        """Choose the request that is preempted so that the coming step fits.
 
         Args:
             candidates: the running requests that may be chosen, in the engine's order, at least one.
@@ -131,12 +140,34 @@ class Policy:
         raise NotImplementedError
 
     def select_next(self, engine: EngineView) -> RequestView | None:
-        """Choose which waiting request enters next, or None to admit nobody until the next event."""
+        """Choose which waiting request enters next, or None to admit none until the next event."""
         raise NotImplementedError
 
     def reserve_blocks(self, engine: EngineView) -> int:
         """Blocks that must stay free after an admission while something runs; at least 0."""
         raise NotImplementedError
+
+    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
+        """Choose the idle session whose cached blocks are reused first, or None to drop none now.
+
+        The engine moves the blocks that no other session uses to the front of its free queue, the last one
+        first; the session's next turn computes them again. Asked again after every drop until the answer is
+        None: before an admission is chosen, and before a step whose growth could reach the retained blocks.
+        Without pressure it must answer None in O(1).
+
+        Args:
+            idle: the sessions that may be chosen (`engine.sessions.idle`), never empty.
+            engine: the engine's state.
+        """
+        raise NotImplementedError
+
+    def drop_terms(self, session: SessionView, engine: EngineView) -> dict[str, float]:
+        """Return the figures behind the drop of `session`, the deciding one first, for decision logs."""
+        return {}
+
+    def wait_reason(self, request: RequestView, engine: EngineView) -> str:
+        """Return in a few words why a waiting request has not entered, for decision logs; "" if unknown."""
+        return ""
 
     def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
         """Return the figures :meth:`select_victim` compares for one candidate, the deciding one first.
@@ -159,6 +190,12 @@ class Policy:
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """`request` left the engine: completed, or aborted (from running or from waiting)."""
 
+    def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
+        """A turn of `session` ended and its blocks are idle; told after :meth:`on_finish`."""
+
+    def on_session_end(self, session: SessionView, engine: EngineView) -> None:
+        """`session` is over, told so by its client, or forgotten because nothing of it is cached any more."""
+
     # --- which questions are answered ------------------------------------------------------------
     @property
     def chooses_victims(self) -> bool:
@@ -174,3 +211,8 @@ class Policy:
     def keeps_reserve(self) -> bool:
         """Whether :meth:`reserve_blocks` is answered."""
         return type(self).reserve_blocks is not Policy.reserve_blocks
+
+    @property
+    def drops_idle(self) -> bool:
+        """Whether :meth:`select_drop` is answered."""
+        return type(self).select_drop is not Policy.select_drop

@@ -105,4 +105,20 @@ class RequestView(Protocol):
 
     @property
     def agent_id(self) -> str:
-        """Who sent it; empty when unknown."""
+        """Its sender; empty when unknown."""
+
+    @property
+    def session_id(self) -> str:
+        """The session its client named; empty when it named none."""
+
+    @property
+    def turn(self) -> int:
+        """Number of the turn in its session, from 0; 0 also when it was not told."""
+
+    @property
+    def gap_hint_s(self) -> float | None:
+        """Seconds its client expects between the end of this turn and the next turn, or None."""
+
+    @property
+    def is_last_turn(self) -> bool:
+        """Whether its client said that no turn follows; False also when it did not know."""

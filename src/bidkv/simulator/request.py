@@ -25,6 +25,8 @@ class SimRequest:
         "agent_id",
         "arrival_s",
         "deadline_s",
+        "gap_hint_s",
+        "is_last_turn",
         "max_tokens",
         "num_computed_tokens",
         "num_held_blocks",
@@ -33,6 +35,8 @@ class SimRequest:
         "num_tokens",
         "priority",
         "request_id",
+        "session_id",
+        "turn",
         "weight",
     )
 
@@ -49,6 +53,10 @@ class SimRequest:
         self.deadline_s = None if source.deadline_ms is None else source.arrival_s + source.deadline_ms / 1e3
         self.weight = source.weight
         self.agent_id = source.agent_id
+        self.session_id = source.session_id
+        self.turn = source.turn
+        self.is_last_turn = source.is_last_turn
+        self.gap_hint_s = source.gap_hint_s
         self._source = source
         self._order = order
         output = (

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionTable
 from bidkv.simulator.request import SimRequest
 
 
@@ -92,6 +93,11 @@ class QueueView:
     """What a policy may ask about the requests of a simulated engine, whichever engine that is."""
 
     _waiting: FCFSQueue | PriorityQueue
+    sessions: SessionTable | None = None
+
+    def cached_tokens(self, request: RequestView) -> int:
+        """0 in an engine without a prefix cache."""
+        return 0
 
     @property
     def num_waiting(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from bidkv.adapters.client_values import agent_name, positive_number, shown_cap
 from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionTable
 
 _CUSTOM_PREFIX = "bidkv_"
 
@@ -33,9 +34,13 @@ class SglangRequest:
         "agent_id",
         "arrival_s",
         "deadline_s",
+        "gap_hint_s",
+        "is_last_turn",
         "priority",
         "req",
         "request_id",
+        "session_id",
+        "turn",
         "waiting",
         "weight",
     )
@@ -56,6 +61,10 @@ class SglangRequest:
         self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
         self.weight = positive_number(custom.get(_CUSTOM_PREFIX + "weight")) or 1.0
         self.agent_id = agent_name(custom.get(_CUSTOM_PREFIX + "agent_id"))
+        self.session_id = ""
+        self.turn = 0
+        self.gap_hint_s: float | None = None
+        self.is_last_turn = False
         self._shown_cap = shown_cap(custom.get(_CUSTOM_PREFIX + "max_tokens"))
 
     @property
@@ -123,6 +132,7 @@ class SglangEngine:
         self.max_num_seqs = int(scheduler.max_running_requests)
         self.max_num_batched_tokens = int(scheduler.chunked_prefill_size or scheduler.max_prefill_tokens)
         self.prefix_caching = bool(scheduler.tree_cache.supports_prefix_sharing())
+        self.sessions: SessionTable | None = None
         self.num_steps = 0
         self.num_scheduled_tokens = 0
 
@@ -221,6 +231,10 @@ class SglangEngine:
         """Whether `request` is in the queue."""
         view = self._views.get(request.request_id)
         return view is request and view.waiting
+
+    def cached_tokens(self, request: RequestView) -> int:
+        """Not asked of the engine yet: no token of a waiting request counts as cached."""
+        return 0
 
     def freed_blocks(self, request: RequestView) -> int:
         """Pages that retracting `request` would make available; O(depth of its prefix in the tree)."""

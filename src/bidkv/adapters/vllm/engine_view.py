@@ -9,6 +9,7 @@ from bidkv.adapters.vllm.demand import BlockDemand
 from bidkv.adapters.vllm.sharing import SharedBlocks
 from bidkv.adapters.vllm.views import RunningRequests, VllmRequest
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionTable
 
 
 class VllmEngine:
@@ -40,6 +41,7 @@ class VllmEngine:
         self.max_num_seqs: int = scheduler.max_num_running_reqs
         self.max_num_batched_tokens: int = scheduler.max_num_scheduled_tokens
         self.prefix_caching: bool = manager.enable_caching
+        self.sessions: SessionTable | None = None
         # The controller asks for it: no live request was preempted more often.
         self.most_preemptions = 0
         self.num_steps = 0
@@ -124,6 +126,10 @@ class VllmEngine:
         if self.views.get(view.request) is not view:
             return False
         return view.request.status.name != "RUNNING" and not view.request.is_finished()
+
+    def cached_tokens(self, request: RequestView) -> int:
+        """Not asked of the engine yet: no token of a waiting request counts as cached."""
+        return 0
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks whose only holder is `request`; 0 while a KV transfer keeps them from being freed."""

@@ -31,6 +31,8 @@ class VllmRequest:
         "arrival_s",
         "blocks",
         "deadline_s",
+        "gap_hint_s",
+        "is_last_turn",
         "max_tokens",
         "num_noted_blocks",
         "num_preemptions",
@@ -40,6 +42,8 @@ class VllmRequest:
         "priority",
         "request",
         "request_id",
+        "session_id",
+        "turn",
         "weight",
     )
 
@@ -59,6 +63,10 @@ class VllmRequest:
         self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
         self.weight = positive_number(extra.get(_EXTRA_PREFIX + "weight")) or 1.0
         self.agent_id = agent_name(extra.get(_EXTRA_PREFIX + "agent_id"))
+        self.session_id = ""
+        self.turn = 0
+        self.gap_hint_s: float | None = None
+        self.is_last_turn = False
         self._shown_cap = shown_cap(extra.get(_EXTRA_PREFIX + "max_tokens"))
         # The engine's own lists, which it changes in place; their lengths are read for thousands at a time.
         self.output_token_ids: Sequence[int] = request._output_token_ids

@@ -135,4 +135,4 @@ class Replica:
         view = self._run.view
         if not isinstance(view, Engine):
             return 0
-        return view.cached_tokens(request.hash_ids, request.prompt_tokens)
+        return view.cached_prompt_tokens(request.hash_ids, request.prompt_tokens)

@@ -9,7 +9,7 @@ in docs/reference/simulator.md and referred to by number here.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
@@ -100,7 +100,11 @@ class Engine(QueueView):
                 break
         return demand
 
-    def cached_tokens(self, hash_ids: Sequence[int], prompt_tokens: int) -> int:
+    def cached_tokens(self, request: RequestView) -> int:
+        """Leading tokens of a waiting request that the prefix cache holds now; O(cached blocks)."""
+        return len(self._cached_prefix(cast("SimRequest", request))) * self.block_size
+
+    def cached_prompt_tokens(self, hash_ids: Sequence[int], prompt_tokens: int) -> int:
         """Leading tokens of a prompt that is not here yet which the prefix cache holds; 0 without one."""
         cache = self._cache
         if cache is None:

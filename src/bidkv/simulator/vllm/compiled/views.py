@@ -7,6 +7,7 @@ from typing import Any
 
 from bidkv.policy.parts.columns import Figure
 from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.protocol.session_views import SessionTable
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.kernel import block_demand
 from bidkv.simulator.vllm.config import EngineConfig
@@ -28,10 +29,14 @@ class KernelRequest:
         "agent_id",
         "arrival_s",
         "deadline_s",
+        "gap_hint_s",
+        "is_last_turn",
         "max_tokens",
         "num_prompt_tokens",
         "priority",
         "request_id",
+        "session_id",
+        "turn",
         "weight",
     )
 
@@ -48,6 +53,10 @@ class KernelRequest:
         self.deadline_s = None if source.deadline_ms is None else source.arrival_s + source.deadline_ms / 1e3
         self.weight = source.weight
         self.agent_id = source.agent_id
+        self.session_id = ""
+        self.turn = 0
+        self.gap_hint_s: float | None = None
+        self.is_last_turn = False
 
     @property
     def num_output_tokens(self) -> int:
@@ -87,6 +96,7 @@ class KernelView:
         self.max_num_seqs = config.max_num_seqs
         self.max_num_batched_tokens = config.max_num_batched_tokens
         self.prefix_caching = False
+        self.sessions: SessionTable | None = None
         self.views: dict[int, KernelRequest] = {}
         # The running requests as they were read; None: the kernel ran since.
         self.running_now: tuple[KernelRequest, ...] | None = None
@@ -195,6 +205,10 @@ class KernelView:
         if not isinstance(request, KernelRequest):
             raise TypeError(f"expected a request of this engine, got {request!r}")
         return self._rows[at.TARGET][request._slot] - request.num_prompt_tokens
+
+    def cached_tokens(self, request: RequestView) -> int:
+        """0: the compiled engine caches no prefixes."""
+        return 0
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` frees."""

@@ -1,10 +1,10 @@
-"""Which of a request's tokens are computed for another time."""
+"""Which of a request's tokens are computed again."""
 
 from __future__ import annotations
 
 
-class Lives:
-    """Per live request: when it was first admitted, and which positions were computed before.
+class RecomputeLedger:
+    """For each live request: when it was first admitted, and which positions were computed before.
 
     A request's life between an admission and the next preemption or finish computes positions
     [start, computed); those below the highest position ever computed are recomputed ones.
@@ -24,7 +24,7 @@ class Lives:
             self._start[request_id] = cached_tokens
 
     def preempt(self, request_id: str, computed: int) -> int:
-        """A request lost its `computed` tokens; return how many of them it had computed for another time."""
+        """A request lost its `computed` tokens; return how many of them had been computed before."""
         high = self._high.get(request_id, 0)
         recomputed = max(0, min(computed, high) - self._start.pop(request_id, 0))
         self._high[request_id] = max(high, computed)

@@ -1,0 +1,304 @@
+"""The books of sessions: which request belongs to which, what of each is cached, which blocks are shared.
+
+An engine reports events through :class:`bidkv.control.Controller` and offers block-level facts
+(:class:`bidkv.protocol.SessionCache`); everything else about sessions is kept here, once for all engines.
+Bookkeeping alone drifts, since the engine's LRU takes blocks without telling: at every arrival the engine is
+asked what is really cached.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping
+from types import MappingProxyType
+
+from bidkv.control.prefix_tree import PrefixNode, PrefixTree
+from bidkv.protocol.policy import EngineView
+from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionCache, SessionView
+
+MOST_SESSIONS = 16_384
+"""Most idle sessions and most cold ones remembered: clients that make up a new id for every request must not
+fill the memory of the host."""
+
+
+class TrackedSession:
+    """One session; satisfies `SessionView`."""
+
+    __slots__ = (
+        "_leaf",
+        "_live",
+        "_prompt_blocks",
+        "_tree",
+        "agent_id",
+        "context_tokens",
+        "first_arrival_s",
+        "gap_hint_s",
+        "idle_since_s",
+        "is_over",
+        "is_told",
+        "num_turns",
+        "priority",
+        "session_id",
+        "weight",
+    )
+
+    def __init__(self, session_id: str, now_s: float, tree: PrefixTree, *, is_told: bool) -> None:
+        self.session_id = session_id
+        self.is_told = is_told
+        self.agent_id = ""
+        self.priority = 0
+        self.weight = 1.0
+        self.first_arrival_s = now_s
+        self.num_turns = 0
+        self.idle_since_s: float | None = None
+        self.gap_hint_s: float | None = None
+        self.context_tokens = 0
+        self.is_over = False
+        self._tree = tree
+        self._leaf = tree.root
+        self._prompt_blocks = 0
+        self._live: set[str] = set()
+
+    @property
+    def cached_blocks(self) -> int:
+        """Full blocks of its past that are believed to be cached."""
+        return self._leaf.end
+
+    @property
+    def exclusive_blocks(self) -> int:
+        """Blocks of them that dropping it makes reusable."""
+        return self._tree.count_exclusive(self._leaf)
+
+    def __repr__(self) -> str:
+        return f"TrackedSession({self.session_id!r}, turns={self.num_turns}, blocks={self.cached_blocks})"
+
+
+class SessionLedger:
+    """All sessions of one engine; satisfies `SessionTable`.
+
+    Args:
+        cache: the engine's block-level facts.
+        find_by_prefix: whether a request without a told session is matched with the past it repeats.
+
+    Attributes:
+        collects_loose_keys: whether the blocks that sessions leave behind are remembered for :meth:`settle`.
+        in_use: whether a session was told, or a second turn was found by its prefix.
+        idle: sessions between two turns with cached blocks, the longest idle first; read-only.
+    """
+
+    def __init__(self, cache: SessionCache, *, find_by_prefix: bool = True) -> None:
+        self.in_use = False
+        self._cache = cache
+        self._find_by_prefix = find_by_prefix
+        self._tree = PrefixTree()
+        self._told: dict[str, TrackedSession] = {}
+        self._idle: OrderedDict[str, TrackedSession] = OrderedDict()
+        self.idle: Mapping[str, SessionView] = MappingProxyType(self._idle)
+        self._by_request: dict[str, TrackedSession] = {}
+        self._held: dict[str, PrefixNode] = {}
+        # Sessions found by prefix, by the node their past ends at: only idle ones can go on.
+        self._ending_at: dict[PrefixNode, TrackedSession] = {}
+        self._cold: OrderedDict[str, TrackedSession] = OrderedDict()
+        self._forgotten: list[TrackedSession] = []
+        self._loose_keys: list[Hashable] = []
+        self.collects_loose_keys = False
+
+    @property
+    def retained_blocks(self) -> int:
+        """Cached blocks no running request holds that a known session would use again."""
+        return self._tree.retained_blocks
+
+    def session_for(self, request: RequestView) -> SessionView | None:
+        """Return the session of a live request."""
+        return self._by_request.get(request.request_id)
+
+    # --- events ----------------------------------------------------------------------------------
+    def arrive(self, request: RequestView, engine: EngineView) -> None:
+        """`request` waits: find its session and check what of its past is cached."""
+        if not request.session_id and not self._find_by_prefix:
+            return
+        session = self._find_session(request, engine.now_s)
+        session.agent_id, session.priority, session.weight = (
+            request.agent_id,
+            request.priority,
+            request.weight,
+        )
+        session.num_turns += 1
+        session.idle_since_s = session.gap_hint_s = None
+        session._live.add(request.request_id)
+        self._by_request[request.request_id] = session
+        self._idle.pop(session.session_id, None)
+        self._cold.pop(session.session_id, None)
+        if self._ending_at.get(session._leaf) is session:
+            del self._ending_at[session._leaf]
+        self.in_use = self.in_use or session.is_told or session.num_turns > 1
+        self._move(session, request, self._cache.cached_tokens(request), engine)
+
+    def _find_session(self, request: RequestView, now_s: float) -> TrackedSession:
+        name = request.session_id
+        if name:
+            session = self._told.get(name)
+            if session is None:
+                session = self._told[name] = TrackedSession(name, now_s, self._tree, is_told=True)
+            session.is_over = request.is_last_turn
+            return session
+        matched, node = self._tree.find(self._cache.block_keys(request))
+        found = self._ending_at.get(node)
+        # A template may drop the reasoning of earlier answers: repeating the last prompt is enough.
+        if found is not None and matched >= found._prompt_blocks > 0:
+            return found
+        return TrackedSession(f"~{request.request_id}", now_s, self._tree, is_told=False)
+
+    def admit(self, request: RequestView, cached_tokens: int, engine: EngineView) -> None:
+        """`request` runs and references its cached blocks."""
+        session = self._by_request.get(request.request_id)
+        if session is None or request.request_id in self._held:
+            return
+        cached = min(cached_tokens // engine.block_size, session._leaf.end)
+        if cached < session._leaf.end:  # the LRU took some of them while it waited
+            self._shorten(session, cached)
+        self._tree.hold(session._leaf)
+        self._held[request.request_id] = session._leaf
+
+    def preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
+        """`request` waits again; the blocks of its `lost_tokens` computed tokens are free but cached."""
+        self._release(request)
+        session = self._by_request.get(request.request_id)
+        if session is not None and lost_tokens // engine.block_size > session._leaf.end:
+            self._move(session, request, lost_tokens, engine)
+
+    def finish(self, request: RequestView, engine: EngineView) -> TrackedSession | None:
+        """`request` left the engine; return its session if no other turn of it is live."""
+        self._release(request)
+        session = self._by_request.pop(request.request_id, None)
+        if session is None:
+            return None
+        session._live.discard(request.request_id)
+        computed = request.num_computed_tokens
+        if computed // engine.block_size > session._leaf.end or not session._live:
+            self._move(session, request, computed, engine)
+            session._prompt_blocks = min(request.num_prompt_tokens // engine.block_size, session._leaf.end)
+            session.context_tokens = request.num_prompt_tokens + request.num_output_tokens
+        if session._live:
+            return None
+        session.gap_hint_s = request.gap_hint_s
+        session.is_over = request.is_last_turn
+        session.idle_since_s = engine.now_s
+        if session.is_over:
+            self._forget(session)
+        elif session._leaf is self._tree.root:
+            self._grow_cold(session)
+        else:
+            self._idle[session.session_id] = session
+            if not session.is_told:
+                self._ending_at[session._leaf] = session
+        return session
+
+    # --- forgetting ------------------------------------------------------------------------------
+    def drop(self, session: SessionView) -> int:
+        """Make the engine reuse an idle session's exclusive blocks first; return how many were moved."""
+        tracked = self._idle.pop(session.session_id)
+        keys = self._take_past(tracked)
+        self._grow_cold(tracked)
+        return self._cache.reuse_first(keys)
+
+    def settle(self) -> int:
+        """Make the engine reuse what sessions left behind (ended, rewritten pasts); return blocks moved."""
+        if not self._loose_keys:
+            return 0
+        keys, self._loose_keys = self._loose_keys, []
+        return self._cache.reuse_first(keys)
+
+    def take_forgotten(self, engine: EngineView) -> list[TrackedSession]:
+        """Forget what the engine's LRU took, and return the sessions that are not known any more.
+
+        The cache is looked at only while the books say that more is retained than is free, which cannot be:
+        then the LRU took blocks of the sessions that are idle for longest.
+        """
+        idle = self._idle
+        while idle and (self._tree.retained_blocks > engine.free_blocks or len(idle) > MOST_SESSIONS):
+            session = next(iter(idle.values()))
+            cached = 0 if len(idle) > MOST_SESSIONS else self._count_cached(session)
+            if cached == session._leaf.end:
+                break  # the LRU has not come to it: what it took belongs to no session
+            if self._ending_at.get(session._leaf) is session:
+                del self._ending_at[session._leaf]
+            self._shorten(session, cached)
+            if cached:
+                if not session.is_told:
+                    self._ending_at[session._leaf] = session
+                continue
+            del idle[session.session_id]
+            self._grow_cold(session)
+        forgotten, self._forgotten = self._forgotten, []
+        return forgotten
+
+    def reset(self) -> None:
+        """The engine threw its prefix cache away: no past is cached any more."""
+        for session in list(self._idle.values()):
+            self._take_past(session)
+            self._grow_cold(session)
+        self._idle.clear()
+        self._loose_keys.clear()
+
+    # --- helpers ---------------------------------------------------------------------------------
+    def _release(self, request: RequestView) -> None:
+        held = self._held.pop(request.request_id, None)
+        if held is not None:
+            self._tree.release(held)
+
+    def _count_cached(self, session: TrackedSession) -> int:
+        """Blocks of an idle session's past that are cached; the engine reuses the last ones first."""
+        node = session._leaf
+        is_cached = self._cache.is_cached
+        while node.parent is not None and not is_cached(node.keys[0]):
+            node = node.parent
+        if node.parent is None:
+            return 0
+        low, high = 1, len(node.keys)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if is_cached(node.keys[middle - 1]):
+                low = middle
+            else:
+                high = middle - 1
+        return node.end - len(node.keys) + low
+
+    def _move(self, session: TrackedSession, request: RequestView, tokens: int, engine: EngineView) -> None:
+        """From now on the past of `session` is the first `tokens` tokens of `request`, in whole blocks."""
+        keys = self._cache.block_keys(request)
+        length = min(tokens // engine.block_size, len(keys))
+        session._leaf, stale = self._tree.move(session._leaf, keys, length)
+        self._loosen(stale)
+
+    def _shorten(self, session: TrackedSession, length: int) -> None:
+        """Of the past of `session` only the first `length` blocks are cached."""
+        old = session._leaf
+        session._leaf = self._tree.cut(old, length)
+        self._tree.hand_over(old, session._leaf)
+
+    def _loosen(self, keys: list[Hashable]) -> None:
+        if self.collects_loose_keys and keys:
+            self._loose_keys.extend(keys)
+
+    def _take_past(self, session: TrackedSession) -> list[Hashable]:
+        leaf, session._leaf = session._leaf, self._tree.root
+        if self._ending_at.get(leaf) is session:
+            del self._ending_at[leaf]
+        return self._tree.hand_over(leaf, self._tree.root)
+
+    def _forget(self, session: TrackedSession) -> None:
+        self._told.pop(session.session_id, None)
+        self._loosen(self._take_past(session))
+
+    def _grow_cold(self, session: TrackedSession) -> None:
+        """Nothing of `session` is cached: keep its name if a client can come back to it."""
+        if not session.is_told:
+            self._forgotten.append(session)
+            return
+        self._cold[session.session_id] = session
+        if len(self._cold) > MOST_SESSIONS:
+            _, oldest = self._cold.popitem(last=False)
+            del self._told[oldest.session_id]
+            self._forgotten.append(oldest)
