@@ -18,9 +18,3 @@ def test_a_thousand_mixed_steps(benchmark: Any) -> None:
     step_s = PROFILE.step_s
     total = benchmark(lambda: sum(step_s(700, 5e4, 20, 9000, 2) for _ in CALLS))
     assert total > 0.0
-
-
-def test_a_thousand_decode_spans(benchmark: Any) -> None:
-    span_s = PROFILE.decode_span_s
-    total = benchmark(lambda: sum(span_s(20, 9000, 50) for _ in CALLS))
-    assert total > 0.0

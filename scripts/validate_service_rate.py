@@ -26,11 +26,11 @@ from bidkv.simulator import EngineConfig, simulate
 from bidkv.stability import (
     EmpiricalLaw,
     LengthLaw,
-    LoadModel,
+    LoadVerdict,
+    ReplicaModel,
     ReplicaShape,
     ServiceRate,
     UniformLaw,
-    Verdict,
     assess,
     service_rate,
 )
@@ -85,7 +85,7 @@ def rates(directory: Path | None) -> None:
         cases += [(name, law, drawn(law, REQUESTS, Random(1)), shape) for shape in SHAPES]
     for name, pairs in traces(directory).items():
         shapes = LARGE_SHAPES if name.startswith("mooncake") else SHAPES
-        cases += [(name, EmpiricalLaw.of(pairs), pairs, shape) for shape in shapes]
+        cases += [(name, EmpiricalLaw.from_pairs(pairs), pairs, shape) for shape in shapes]
     print(
         "| lengths | profile | blocks / sequences | simulated req/s | model | error | plain formula | error |"
     )
@@ -113,7 +113,12 @@ def scenario(random: Random, recorded: dict[str, list[tuple[int, int]]]) -> tupl
     if random.random() < 0.4:
         name = random.choice(sorted(recorded))
         pairs = recorded[name]
-        return EmpiricalLaw.of(pairs), pairs, max(blocks, 8192 if name.startswith("mooncake") else 0), seqs
+        return (
+            EmpiricalLaw.from_pairs(pairs),
+            pairs,
+            max(blocks, 8192 if name.startswith("mooncake") else 0),
+            seqs,
+        )
     law = UniformLaw((10, random.randint(50, 3000)), (10, random.randint(50, 2000)))
     return law, drawn(law, REQUESTS, random), blocks, seqs
 
@@ -129,9 +134,9 @@ def verdicts(directory: Path | None) -> None:
         ratio = random.choice((random.uniform(0.5, 0.95), random.uniform(1.05, 1.5)))
         rate = predicted(law, blocks, seqs, profile)
         verdict = assess(ratio * boundary, rate).verdict
-        right += verdict is (Verdict.STABLE if ratio < 1.0 else Verdict.UNSTABLE)
-        uncertain += verdict is Verdict.UNCERTAIN
-        dangerous += verdict is Verdict.STABLE and ratio > 1.0
+        right += verdict is (LoadVerdict.STABLE if ratio < 1.0 else LoadVerdict.UNSTABLE)
+        uncertain += verdict is LoadVerdict.UNCERTAIN
+        dangerous += verdict is LoadVerdict.STABLE and ratio > 1.0
         errors.append(abs(rate.sustainable_rps / boundary - 1.0))
     print(f"{right} of {SCENARIOS} right, {uncertain} called uncertain,", end=" ")
     print(f"{dangerous} called stable while queues grow")
@@ -142,14 +147,16 @@ def loads(directory: Path | None) -> None:
     recorded = traces(directory)
     even = UNIFORM[0]
     cases = [("U(10,1600)^2", even, drawn(even, REQUESTS, Random(1)), shape) for shape in SHAPES[::2]]
-    cases += [(n, EmpiricalLaw.of(p), p, (16384, 256)) for n, p in recorded.items()]
-    cases += [("azure-conv", EmpiricalLaw.of(recorded["azure-conv"]), recorded["azure-conv"], (2048, 128))]
+    cases += [(n, EmpiricalLaw.from_pairs(p), p, (16384, 256)) for n, p in recorded.items()]
+    cases += [
+        ("azure-conv", EmpiricalLaw.from_pairs(recorded["azure-conv"]), recorded["azure-conv"], (2048, 128))
+    ]
     profile = load_profile(PROFILES[0])
     print("| lengths | blocks / sequences | utilization | KV in use | ms a token | first token s | its p99 |")
     print("|---|---|---|---|---|---|---|")
     for name, law, pairs, (blocks, seqs) in cases:
         shape = ReplicaShape(blocks, max_num_seqs=seqs)
-        model = LoadModel(law, shape, profile.for_engine(seqs, shape.max_num_batched_tokens).step_s)
+        model = ReplicaModel(law, shape, profile.for_engine(seqs, shape.max_num_batched_tokens).step_s)
         for utilization in (0.3, 0.6, 0.8, 0.9):
             rate = utilization * model.sustainable_rps
             point = model.at(rate)
@@ -178,7 +185,7 @@ def recorded_run(_: Path | None) -> None:
     since = ends[50]
     until = max(at for at, (_, waiting) in zip(times, steps, strict=True) if waiting)
     measured = sum(since < at <= until for at in ends) / (until - since)
-    law = EmpiricalLaw.of((int(row["prompt"]), int(row["output"])) for row in requests)
+    law = EmpiricalLaw.from_pairs((int(row["prompt"]), int(row["output"])) for row in requests)
     rate = predicted(law, 599, 32, load_profile(PROFILES[0]))
     counted = [seconds for at, (seconds, _) in zip(times, steps, strict=True) if since < at <= until]
     for name, value in (
@@ -200,7 +207,7 @@ def engine_runs(_: Path | None) -> None:
         records = sorted(real.records, key=lambda r: int(r.request_id.strip("abcdefghijklmnopqrstuvwxyz-")))
         requests = [WorkloadRequest(r.request_id, 0.0, r.prompt_tokens, r.output_tokens) for r in records]
         run = simulate(requests, resolve(ENGINE_OWN_RULE), engine(2048, 256), profile)
-        law = EmpiricalLaw.of((r.prompt_tokens, r.output_tokens) for r in records)
+        law = EmpiricalLaw.from_pairs((r.prompt_tokens, r.output_tokens) for r in records)
         rate = predicted(law, 2048, 256, profile)
         measured = rate_while_waiting(real)
         shown = (rate_while_waiting(run), rate.sustainable_rps, rate.plain_rps)

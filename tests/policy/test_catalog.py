@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bidkv.policy import PolicySpecError, available, catalog, options_of, register, resolve, resolve_all
+from bidkv.policy import PolicySpecError, available, catalog, policy_options, register, resolve, resolve_all
 from bidkv.policy.contract_strategies import StaticRandom
 from bidkv.protocol.policy import Policy
 
@@ -47,7 +47,7 @@ def test_every_policy_resolves_by_its_name_to_a_fresh_object() -> None:
 
 
 def test_options_of_every_kind_are_parsed(tunable: type[Policy]) -> None:
-    assert options_of("tunable") == {"count": 3, "share": 0.5, "label": "a", "strict": False, "cap": 8}
+    assert policy_options("tunable") == {"count": 3, "share": 0.5, "label": "a", "strict": False, "cap": 8}
     policy: Any = resolve(" tunable : count = 4 ; share=.25; label=x y;strict=TRUE;cap=none; ")
     assert policy.given == (4, 0.25, "x y", True, None)
     policy = resolve("tunable:cap=2")
@@ -156,3 +156,24 @@ def test_every_policy_that_chooses_victims_says_by_what() -> None:
     for name in available():
         policy = resolve(name)
         assert bool(policy.victim_rule) is policy.chooses_victims, name
+
+
+def test_names_are_hyphenated_and_the_older_underscores_are_read() -> None:
+    assert not [name for name in available() if "_" in name]
+    assert resolve("sglang_default").name == "sglang-default"
+    assert resolve("slack_aware").name == "slack-aware"
+    assert resolve("on_time:ttft_slo_s=3").name == "on-time"
+    assert policy_options("on_time") == policy_options("on-time")
+
+
+def test_a_second_spelling_of_a_taken_name_is_refused() -> None:
+    class Twin(Policy):
+        name = "on_time"
+
+    with pytest.raises(ValueError, match="Policy 'on_time' already registered"):
+        register(Twin)
+
+
+def test_options_of_an_unknown_policy_are_an_error() -> None:
+    with pytest.raises(PolicySpecError, match="policy 'nope' does not exist"):
+        policy_options("nope")

@@ -87,7 +87,7 @@ KEYS: dict[str, Callable[[FakeRequest, FakeEngine], Any]] = {
     "lcf": lambda request, engine: request.num_computed_tokens,
     "most-remaining": most_remaining_key,
     "pr-56897": pr_56897_key,
-    "sglang_default": lambda request, engine: (request.num_output_tokens, -request.num_prompt_tokens),
+    "sglang-default": lambda request, engine: (request.num_output_tokens, -request.num_prompt_tokens),
 }
 
 

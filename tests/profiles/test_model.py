@@ -21,24 +21,6 @@ def profiles(draw: st.DrawFn) -> StepTimeProfile:
     return StepTimeProfile("drawn", "fitted", *regimes, 1e-4, limit, draw(st.booleans()))
 
 
-@given(profiles(), st.integers(1, 600), st.integers(0, 200_000), st.integers(0, 400))
-def test_a_decode_span_is_the_sum_of_its_steps(
-    profile: StepTimeProfile, requests: int, context: int, steps: int
-) -> None:
-    summed = sum(profile.step_s(0, 0.0, requests, context + i * requests) for i in range(steps))
-    assert abs(profile.decode_span_s(requests, context, steps) - summed) <= 1e-9 * max(summed, 1e-12)
-
-
-def test_a_span_may_cross_from_one_bound_to_the_other() -> None:
-    host, gpu = CostLine(base_s=0.010), CostLine(base_s=0.009, per_context_token_s=1e-6)
-    regime = Regime(host, gpu)
-    profile = StepTimeProfile("crossing", "fitted", regime, regime, regime, 1e-4)
-    steps = [profile.step_s(0, 0.0, 100, 500 + 100 * i) for i in range(10)]
-    assert steps[0] == 0.010
-    assert steps[-1] > 0.010
-    assert abs(profile.decode_span_s(100, 500, 10) - sum(steps)) < 1e-12
-
-
 @given(
     profiles(),
     st.integers(0, 2048),

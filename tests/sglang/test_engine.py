@@ -95,7 +95,7 @@ def _policies_rule_and_off_restores(server: Server, policies: tuple[str, ...], r
         for record in recorded:
             upstream = record["upstream"][: len(record["retracted"])]
             differed += record["retracted"] != upstream
-            assert policy != "sglang_default" or record["retracted"] == upstream
+            assert policy != "sglang-default" or record["retracted"] == upstream
     server.command("off", "bidkv_killed 1.0")
     outputs, recorded, log = _answers(server, "off")
     assert outputs == reference
@@ -110,7 +110,7 @@ def _policies_rule_and_off_restores(server: Server, policies: tuple[str, ...], r
 
 
 def test_victims_are_the_policys_and_outputs_are_the_servers(tmp_path, tiny, reference):
-    policies = ("bidkv", "largest-first", "slack_aware", "sglang_default")
+    policies = ("bidkv", "largest-first", "slack-aware", "sglang-default")
     with running(tmp_path / "server", tiny, policies[0]) as server:
         _policies_rule_and_off_restores(server, policies, reference)
 
@@ -124,7 +124,7 @@ def test_two_tensor_parallel_ranks_retract_the_same_requests(tmp_path, tiny, mon
     monkeypatch.setenv("SGLANG_CPU_OMP_THREADS_BIND", "0|1")
     with running(tmp_path / "server", tiny, "slack_aware", "--tp-size", "2") as server:
         _, recorded, log = _answers(server, "slack")
-        named = _named_and_gone(log, "slack_aware")
+        named = _named_and_gone(log, "slack-aware")
         server.control_file.write_text("largest-first")  # an idle server hears of it with the next request
         _, recorded_later, log = _answers(server, "largest")
         named += _named_and_gone(log, "largest-first")

@@ -58,7 +58,7 @@ def test_a_strategy_registers_every_hook_once(monkeypatch, registered):
 
 def test_an_unknown_strategy_is_an_error_that_lists_what_exists(monkeypatch, registered):
     monkeypatch.setenv("BIDKV_STRATEGY", "nonsense")
-    with pytest.raises(PolicySpecError, match=r"BIDKV_STRATEGY: .*nonsense.*slack_aware"):
+    with pytest.raises(PolicySpecError, match=r"BIDKV_STRATEGY: .*nonsense.*slack-aware"):
         plugin.register()
     assert registered == []
 
@@ -164,9 +164,9 @@ def test_the_control_file_switches_off_on_and_over(served):
     run()
     assert service.controller.counters.preemptions_by_policy > 0
     command("slack_aware ")
-    assert service.controller.policy.name == "slack_aware"
+    assert service.controller.policy.name == "slack-aware"
     command("no such policy")
-    assert service.controller.policy.name == "slack_aware"
+    assert service.controller.policy.name == "slack-aware"
     assert service.controller.active
 
 

@@ -62,7 +62,7 @@ def test_the_uniform_closed_form_equals_the_double_sum(ranges):
     pairs = [(s, o) for s in range(low, high + 1) for o in range(first, last + 1)]
     exact = math.fsum(stepwise_demand(s, o, 64) for s, o in pairs) / len(pairs)
     assert UniformLaw(*ranges).mean_memory_demand(64) == pytest.approx(exact, rel=1e-9)
-    assert EmpiricalLaw.of(pairs).mean_memory_demand(64) == pytest.approx(exact, rel=1e-9)
+    assert EmpiricalLaw.from_pairs(pairs).mean_memory_demand(64) == pytest.approx(exact, rel=1e-9)
 
 
 def test_weights_count_as_repetitions():
@@ -70,7 +70,7 @@ def test_weights_count_as_repetitions():
     pairs = [(rng.randint(1, 900), rng.randint(1, 400)) for _ in range(50)]
     times = [rng.randint(1, 5) for _ in pairs]
     weighted = EmpiricalLaw(tuple(pairs), tuple(float(t) for t in times))
-    repeated = EmpiricalLaw.of([p for p, t in zip(pairs, times, strict=True) for _ in range(t)])
+    repeated = EmpiricalLaw.from_pairs([p for p, t in zip(pairs, times, strict=True) for _ in range(t)])
     assert weighted.mean_memory_demand(512) == pytest.approx(repeated.mean_memory_demand(512), rel=1e-12)
     assert math.fsum(w for _, _, w in weighted.sample()) == pytest.approx(1.0)
     assert weighted.largest_tokens == max(s + o for s, o in pairs)

@@ -26,7 +26,7 @@ def test_the_rate_of_a_real_overloaded_h100_is_predicted_within_5_percent():
     until = max(at for at, row in zip(times, steps, strict=True) if int(row["waiting"]))
     measured = sum(since < at <= until for at in ends) / (until - since)
 
-    law = EmpiricalLaw.of((int(row["prompt"]), int(row["output"])) for row in requests)
+    law = EmpiricalLaw.from_pairs((int(row["prompt"]), int(row["output"])) for row in requests)
     shape = ReplicaShape(599, max_num_seqs=32)
     profile = load_profile("h100-llama3.1-8b").for_engine(shape.max_num_seqs, shape.max_num_batched_tokens)
     rate = service_rate(law, shape, profile.step_s)
@@ -39,7 +39,7 @@ def test_the_rate_of_a_real_overloaded_h100_is_predicted_within_5_percent():
 def test_the_rate_of_a_real_h100_at_saturation_is_predicted_within_2_percent(law):
     """2,048 blocks, 256 sequences, everybody waiting from the start; none of these runs was fitted."""
     real = decode((RECORDED / "traffic" / "validation" / f"{law}.json").read_text(), law)
-    lengths = EmpiricalLaw.of((record.prompt_tokens, record.output_tokens) for record in real.records)
+    lengths = EmpiricalLaw.from_pairs((record.prompt_tokens, record.output_tokens) for record in real.records)
     shape = ReplicaShape(2048, max_num_seqs=256)
     rate = service_rate(lengths, shape, load_profile("h100-llama3.1-8b-traffic").step_s)
     measured = rate_while_waiting(real)

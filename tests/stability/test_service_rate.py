@@ -14,7 +14,6 @@ from bidkv.stability import (
     Limit,
     ReplicaShape,
     UniformLaw,
-    rate_at_bits,
     service_rate,
 )
 from bidkv.stability.occupancy import admissible, saturated
@@ -62,7 +61,7 @@ def test_the_predicted_rate_is_within_7_percent_of_the_simulated_one(law, blocks
 
 def test_the_rate_is_the_plain_formula_where_nothing_is_left_out():
     """Equal requests, constant step time, sequences in plenty: only fullness and block ends remain."""
-    law, shape = EmpiricalLaw.of([(16, 1600)]), ReplicaShape(100_000, max_num_seqs=100_000)
+    law, shape = EmpiricalLaw.from_pairs([(16, 1600)]), ReplicaShape(100_000, max_num_seqs=100_000)
     rate = service_rate(law, shape, steady)
     assert rate.sustainable_rps == pytest.approx(rate.plain_rps, rel=0.03)
     assert rate.plain_rps == pytest.approx(1_600_000 / (0.01 * law.mean_memory_demand(2048)))
@@ -91,29 +90,21 @@ def test_cached_prompts_save_compute_but_no_memory():
     assert cached.delta == plain.delta
 
 
-def test_narrower_kv_values_buy_rate():
-    shape = ReplicaShape(600)
-    now = service_rate(EVEN, shape, linear)
-    then = rate_at_bits(EVEN, shape, linear, bits_now=16, bits_then=8)
-    assert then.sustainable_rps == service_rate(EVEN, ReplicaShape(1200), linear).sustainable_rps
-    assert then.sustainable_rps > 1.5 * now.sustainable_rps
-
-
 def test_the_theorem_and_the_interval():
     rate = service_rate(EVEN, ReplicaShape(2048), linear)
     assert rate.delta == pytest.approx(3200 / (2048 * 16), rel=0.05)
     assert rate.guaranteed_rps == pytest.approx(rate.plain_rps * (1.0 - rate.delta))
     assert rate.low_rps < rate.sustainable_rps < rate.high_rps
-    few = service_rate(EmpiricalLaw.of(drawn(EVEN, 50)), ReplicaShape(2048), linear)
+    few = service_rate(EmpiricalLaw.from_pairs(drawn(EVEN, 50)), ReplicaShape(2048), linear)
     assert few.high_rps / few.sustainable_rps > rate.high_rps / rate.sustainable_rps
 
 
 def test_what_cannot_run_is_refused_and_outputs_end_at_the_limit():
-    points, refused = admissible(EmpiricalLaw.of([(100, 10), (100, 500), (400, 10), (300, 10)]), 320)
+    points, refused = admissible(EmpiricalLaw.from_pairs([(100, 10), (100, 500), (400, 10), (300, 10)]), 320)
     assert points == [(100, 10, 1 / 3), (100, 220, 1 / 3), (300, 10, 1 / 3)]
     assert refused == pytest.approx(0.25)
     with pytest.raises(ValueError, match="no request of this law fits into 320 tokens"):
-        admissible(EmpiricalLaw.of([(400, 10)]), 320)
+        admissible(EmpiricalLaw.from_pairs([(400, 10)]), 320)
 
 
 @settings(max_examples=25, deadline=None)

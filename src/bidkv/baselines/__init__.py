@@ -3,11 +3,12 @@
 from bidkv.baselines.base import BaselineContext, BaselineStrategy, CompressionAction, RequestState
 from bidkv.baselines.bidkv import BidKVStrategy, bidkv_disruption, bidkv_utility
 from bidkv.baselines.largest_first import LargestFirstStrategy, compressible_tokens
-from bidkv.baselines.preempt import PreemptEvictSJFStrategy, PreemptEvictStrategy
+from bidkv.baselines.preempt import ENGINE_ORDER, PreemptEvictSJFStrategy, PreemptEvictStrategy
 from bidkv.baselines.registry import BaselineRegistry
 from bidkv.baselines.static_random import StaticRandomStrategy
 
 __all__ = [
+    "ENGINE_ORDER",
     "BaselineContext",
     "BaselineRegistry",
     "BaselineStrategy",

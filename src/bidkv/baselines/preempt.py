@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from bidkv.baselines.base import BaselineStrategy, CompressionAction, RequestState, take_until
+
+ENGINE_ORDER: Final = "preempt-evict"
+"""The engine's own order: the baseline of every comparison, and what runs unless a policy is named."""
 
 
 class PreemptEvictStrategy(BaselineStrategy):
@@ -17,7 +20,7 @@ class PreemptEvictStrategy(BaselineStrategy):
     @property
     def name(self) -> str:
         """`preempt-evict`."""
-        return "preempt-evict"
+        return ENGINE_ORDER
 
     def select_victims(
         self, candidates: Sequence[RequestState], needed_tokens: int, **kwargs: Any

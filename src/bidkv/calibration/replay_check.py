@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.policy import resolve
 from bidkv.profiles import ProfileError, StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
@@ -114,7 +115,7 @@ def read_recording(requests_file: Path, steps_file: Path) -> Recording:
 
 def replay(recording: Recording, profile: StepTimeProfile, engine: EngineConfig) -> list[Comparison]:
     """Replay a recording's requests under the engine's own rules and compare the figures."""
-    result = simulate(recording.requests, resolve("preempt-evict"), engine, profile)
+    result = simulate(recording.requests, resolve(ENGINE_ORDER), engine, profile)
     summary = result.summary()
     return [
         Comparison("throughput, req/s", recording.throughput_rps, summary["throughput_rps"]),

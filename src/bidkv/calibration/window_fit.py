@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.calibration.fitting import cost_features
 from bidkv.calibration.run_windows import Window, run_windows
 from bidkv.calibration.step_log import Floats
@@ -134,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("--runs", type=Path, action="append", required=True, metavar="DIR", help="plan.json and its results")
-    add("--policy", default="preempt-evict", metavar="NAME", help="use the runs of this policy (%(default)s)")
+    add("--policy", default=ENGINE_ORDER, metavar="NAME", help="use the runs of this policy (%(default)s)")
     add("--start", required=True, metavar="NAME|FILE", help="profile whose terms are fitted")
     add("--name", required=True, help="name of the new profile")
     add("--notes", default="", help="where the runs come from; goes into the profile")

@@ -14,6 +14,7 @@ import typer
 from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.outputs import require_report_extra, require_writable
 from bidkv.cli.simulate import RouterName, TraceFormat
+from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from bidkv.planning import Demand
@@ -48,7 +49,7 @@ def command(
     limit: Annotated[int | None, typer.Option(metavar="N", help="Take only the first N requests.")] = None,
     profile: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Step-time profile: how long an engine step takes.")
-    ] = "h100-llama3.1-8b",
+    ] = DEFAULT_PROFILE,
     num_gpu_blocks: Annotated[
         int, typer.Option(metavar="N", help="KV blocks of a replica, the reserved null block included.")
     ] = 8192,

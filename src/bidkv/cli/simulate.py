@@ -14,6 +14,7 @@ import typer
 
 from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.outputs import hand_out, require_report_extra, require_writable
+from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from bidkv.profiles import StepTimeProfile
@@ -86,7 +87,7 @@ def command(
     ] = DEFAULT_STRATEGIES,
     profile: Annotated[
         str, typer.Option(metavar="NAME|FILE", help="Step-time profile: how long an engine step takes.")
-    ] = "h100-llama3.1-8b",
+    ] = DEFAULT_PROFILE,
     engine_name: Annotated[
         EngineName,
         typer.Option("--engine", help="Which engine's scheduler to follow, decision for decision."),
@@ -140,7 +141,7 @@ def command(
     Examples:
       bidkv simulate
       bidkv simulate --strategy preempt-evict,lcf --num-gpu-blocks 800 --html report.html
-      bidkv simulate --engine sglang --clip-max-new-tokens 256 --strategy sglang_default,slack_aware,lcf
+      bidkv simulate --engine sglang --clip-max-new-tokens 256 --strategy sglang-default,slack-aware,lcf
       bidkv simulate --trace my.jsonl --rate 4 --json - | jq '.runs[].e2e_s'
       bidkv simulate --replicas 4 --router least-loaded --rate 12 --hours 24 --strategy fair
     """
@@ -353,10 +354,10 @@ def _run_fleets(
 
 def _seeded(spec: str, seed: int) -> str:
     """Give a strategy that draws at random the run's seed, unless its own text states one."""
-    from bidkv.policy import options_of
+    from bidkv.policy import policy_options
 
     name, _, options = spec.partition(":")
-    if "seed" not in options_of(name) or "seed" in (
+    if "seed" not in policy_options(name) or "seed" in (
         part.split("=")[0].strip() for part in options.split(";")
     ):
         return spec

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from bidkv.baselines import ENGINE_ORDER
+
 Summary = Mapping[str, Any]
 """What :meth:`bidkv.results.RunResult.summary` returns."""
 
@@ -112,7 +114,7 @@ TABLE = (THROUGHPUT, TTFT_MEAN, TTFT_P99, E2E_MEAN, E2E_P50, E2E_P99, PREEMPTION
 
 def baseline_of(summaries: Sequence[Summary]) -> Summary:
     """Return the run the others are compared with: the engine's own order when it ran, else the first."""
-    return next((s for s in summaries if s["strategy"] == "preempt-evict"), summaries[0])
+    return next((s for s in summaries if s["strategy"] == ENGINE_ORDER), summaries[0])
 
 
 class Cell(NamedTuple):

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
 from bidkv.simulator import EngineConfig, simulate
 
-ENGINE_OWN_RULE = "preempt-evict"
+ENGINE_OWN_RULE = ENGINE_ORDER
 _WARM_UP = 0.2
 
 

@@ -29,7 +29,7 @@ ATTAINMENT = Figure("slo_attainment", "share of requests within the objective", 
 JUDGED = (E2E_MEAN, E2E_P99, TTFT_MEAN, TTFT_P99, THROUGHPUT, GOODPUT, TAX)
 """The figures with verdicts, fixed before any result is seen; the first is the one the summary states."""
 
-_ENGINES_OWN = ("preempt-evict", "sglang_default")
+_ENGINES_OWN = ("preempt-evict", "sglang-default", "sglang_default")
 
 
 class Verdict(StrEnum):

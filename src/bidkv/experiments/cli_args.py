@@ -10,7 +10,7 @@ from bidkv.experiments.plan import Load, Plan, Shard, labels_of
 from bidkv.experiments.saturation_rate import FRACTIONS, saturation_rps
 from bidkv.experiments.simulated_driver import SimDriver, SimEngine
 from bidkv.policy import PolicySpecError, resolve
-from bidkv.profiles import ProfileError, load_profile
+from bidkv.profiles import DEFAULT_PROFILE, ProfileError, load_profile
 from bidkv.workloads.resolver import require_workload
 from bidkv.workloads.traces import TraceError
 
@@ -98,7 +98,7 @@ def _rates(given: argparse.Namespace, kind: EngineKind, workload: str) -> tuple[
     if workload in DEFAULT_RATES:
         return DEFAULT_RATES[workload]
     try:
-        most = saturation_rps(workload, given.seed, kind.simulated(given), load_profile("h100-llama3.1-8b"))
+        most = saturation_rps(workload, given.seed, kind.simulated(given), load_profile(DEFAULT_PROFILE))
     except (ValueError, TraceError) as error:
         raise UsageError(f"--workloads: {error}") from error
     return tuple(float(f"{fraction * most:.2g}") for fraction in FRACTIONS)

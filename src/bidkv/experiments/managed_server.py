@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bidkv.adapters.environment import CONTROL_FILE, METRICS_PORT, STRATEGY
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.experiments.driver import EngineFacts, RunFailed
 from bidkv.experiments.request_bodies import PATHS, Dialect, prepare
 from bidkv.experiments.scrape import Reading, get_text, read_exporter
@@ -87,7 +88,7 @@ class ManagedServer:
         self._port, self._exporter_port = free_port(), free_port()
         environment = {
             **self.spec.environment,
-            STRATEGY: "preempt-evict",
+            STRATEGY: ENGINE_ORDER,
             CONTROL_FILE: str(self._control_file),
             METRICS_PORT: str(self._exporter_port),
         }
@@ -130,7 +131,7 @@ class ManagedServer:
             RunFailed: it is not in charge in time.
         """
         name = policy.partition(":")[0]
-        for step in ("lcf" if name == "preempt-evict" else "preempt-evict", policy):
+        for step in ("lcf" if name == ENGINE_ORDER else ENGINE_ORDER, policy):
             beside = self._control_file.with_suffix(".new")
             beside.write_text(step)
             beside.chmod(0o600)

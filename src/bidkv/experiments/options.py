@@ -10,6 +10,7 @@ from typing import Any
 
 from bidkv.experiments.saturation_rate import FRACTIONS
 from bidkv.experiments.simulated_driver import SimConfig
+from bidkv.profiles import DEFAULT_PROFILE
 from bidkv.workloads.resolver import DEFAULT_SEED, known_workloads
 
 DEFAULT_RATES = {"mixed": (2.0, 3.8, 5.7)}
@@ -80,7 +81,7 @@ def make_parser(kind: EngineKind) -> argparse.ArgumentParser:
         required=True,
         metavar="A,B",
         help="policies by name; the first, or preempt-evict "
-        "or sglang_default where named, is the baseline; one named twice is an A/A comparison",
+        "or sglang-default where named, is the baseline; one named twice is an A/A comparison",
     )
     add(
         "--workloads",
@@ -146,9 +147,7 @@ def make_parser(kind: EngineKind) -> argparse.ArgumentParser:
         help="a fresh server for every run, instead of one that is told to switch policies",
     )
     sim = parser.add_argument_group("the simulator (--engine sim)")
-    sim.add_argument(
-        "--profile", default="h100-llama3.1-8b", help="step-time profile (default: h100-llama3.1-8b)"
-    )
+    sim.add_argument("--profile", default=DEFAULT_PROFILE, help="step-time profile (default: %(default)s)")
     sim.add_argument(
         "--noise",
         type=float,

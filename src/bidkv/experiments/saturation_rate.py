@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.experiments.simulated_driver import SimConfig
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile
@@ -29,5 +30,5 @@ def saturation_rps(workload: str, seed: int, engine: SimConfig, profile: StepTim
     requests = list(leave_out_unfit(made, engine.usable_blocks, engine.block_size)[0])
     if not requests:
         raise ValueError(f"no request of {workload!r} fits into {engine.usable_blocks} blocks")
-    rate: float = simulate(requests, resolve("preempt-evict"), engine, profile).summary()["throughput_rps"]
+    rate: float = simulate(requests, resolve(ENGINE_ORDER), engine, profile).summary()["throughput_rps"]
     return rate

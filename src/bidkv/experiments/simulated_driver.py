@@ -11,7 +11,7 @@ from typing import Self
 
 from bidkv.experiments.driver import Done, EngineFacts, Task
 from bidkv.experiments.plan import policy_of
-from bidkv.policy import options_of, resolve
+from bidkv.policy import policy_options, resolve
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
@@ -138,6 +138,6 @@ def _late(requests: Iterable[WorkloadRequest], draw: Random) -> list[WorkloadReq
 def _seeded(spec: str, seed: int) -> str:
     """Give a strategy that draws at random the repetition's seed, unless its own text states one."""
     name, _, options = spec.partition(":")
-    if "seed" not in options_of(name) or "seed" in options:
+    if "seed" not in policy_options(name) or "seed" in options:
         return spec
     return f"{name}:{';'.join(filter(None, [options, f'seed={seed}']))}"

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.calibration.validation import read_runs
 from bidkv.evaluation.figures import E2E_MEAN, E2E_P99, TAX, THROUGHPUT, TTFT_P99, Figure
 from bidkv.evaluation.statistics import Interval, paired
 from bidkv.results import RunResult, decode
 
-BASELINE = "preempt-evict"
+BASELINE = ENGINE_ORDER
 JUDGED = (E2E_MEAN, E2E_P99, TTFT_P99, THROUGHPUT)
 
 

@@ -33,6 +33,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.calibration.replay_plan import TIMELINE_EVERY, workload
 from bidkv.calibration.step_columns import RECORDED_COLUMNS
 from bidkv.gpu_host.calibration_recorder import Row, describe_batch
@@ -234,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.output_dir.mkdir(parents=True, exist_ok=True)
     plan = json.loads(args.plan.read_text())
     missing = [spec for spec in plan if not (args.output_dir / f"{spec['name']}.json").exists()]
-    os.environ["BIDKV_STRATEGY"] = "preempt-evict"
+    os.environ["BIDKV_STRATEGY"] = ENGINE_ORDER
     kind = "BidKVAsyncScheduler" if args.async_scheduling else "BidKVScheduler"
     overrides = {
         "num_gpu_blocks_override": args.num_gpu_blocks,

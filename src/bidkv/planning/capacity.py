@@ -11,9 +11,9 @@ from bidkv.profiles import StepTimeProfile
 from bidkv.stability import (
     Assessment,
     Limit,
-    LoadModel,
-    LoadPoint,
+    ReplicaModel,
     ReplicaShape,
+    ReplicaState,
     ServiceRate,
     assess,
     blocks_at_bits,
@@ -88,7 +88,7 @@ class CapacityPlan:
     planned_rps: float
     replicas: int | None
     replicas_grown: int | None
-    each: LoadPoint | None
+    each: ReplicaState | None
     purchases: tuple[Purchase, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -126,10 +126,10 @@ def make_plan(
         raise ValueError("target_utilization must be in (0, 1]")
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
 
-    def one(shape: ReplicaShape) -> tuple[ServiceRate, LoadModel, float | None, float]:
+    def one(shape: ReplicaShape) -> tuple[ServiceRate, ReplicaModel, float | None, float]:
         """Return what one replica sustains, its model, the rate within the promise, and the rate planned."""
         service = service_rate(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
-        model = LoadModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
+        model = ReplicaModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
         planned = target_utilization * service.sustainable_rps
         if promise.is_empty:
             return service, model, None, planned

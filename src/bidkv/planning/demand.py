@@ -43,7 +43,7 @@ class Demand:
             raise ValueError(f"{source}: a rate needs at least two requests at different times")
         rate = 1.0 / gap.value
         spread = 0.0 if math.isinf(gap.stderr) else rate * gap.stderr / gap.value
-        return cls(EmpiricalLaw.of(pairs), Estimate(rate, spread, gap.samples, gap.enough), source)
+        return cls(EmpiricalLaw.from_pairs(pairs), Estimate(rate, spread, gap.samples, gap.enough), source)
 
     @classmethod
     def uniform(cls, prompt: tuple[int, int], output: tuple[int, int], rate_rps: float) -> Demand:

@@ -10,7 +10,7 @@ import altair as alt
 from bidkv.planning.capacity import CapacityPlan
 from bidkv.planning.demand import Demand
 from bidkv.profiles import StepTimeProfile
-from bidkv.stability import LoadModel, ReplicaShape
+from bidkv.stability import ReplicaModel, ReplicaShape
 
 _POINTS = 40
 _WIDTH, _HEIGHT = 460, 130
@@ -21,7 +21,7 @@ def curve(
 ) -> list[dict[str, Any]]:
     """Return what a replica does at rates up to 99 % of what it sustains, one row a rate and figure."""
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
-    model = LoadModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
+    model = ReplicaModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
     rows = []
     for index in range(1, _POINTS + 1):
         point = model.at(0.99 * model.sustainable_rps * index / _POINTS)

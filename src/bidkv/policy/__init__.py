@@ -3,7 +3,7 @@
 from bidkv.policy.catalog import (
     PolicySpecError,
     available,
-    options_of,
+    policy_options,
     register,
     resolve,
     resolve_all,
@@ -15,7 +15,7 @@ __all__ = [
     "WaitingHeap",
     "available",
     "least",
-    "options_of",
+    "policy_options",
     "register",
     "resolve",
     "resolve_all",

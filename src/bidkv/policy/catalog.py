@@ -1,8 +1,9 @@
 """Every policy by name, and the one resolver from a text to a policy.
 
 The text is `name` or `name:key=value;key=value`, the same on a command line, in the environment and in
-Python; a comma separates policies where several are named. Another package adds policies of its own, in
-every process, through entry points of the group `bidkv.policies`.
+Python; a comma separates policies in a list. Names are hyphenated; an underscore is read as a hyphen, so that
+the older `sglang_default` and `slack_aware` keep working. Another package adds its policies, in every
+process, through entry points of the group `bidkv.policies`.
 """
 
 from __future__ import annotations
@@ -31,17 +32,17 @@ _CATALOG: dict[str, type[Policy]] = {
 }
 
 ENTRY_POINTS = "bidkv.policies"
-"""Group of the entry points that name policy classes of other packages."""
+"""Entry-point group that lists the policy classes of other packages."""
 
 logger = logging.getLogger("bidkv")
 
 
-_QUOTED = 80
-"""Characters of a wrong text that an error shows."""
+_QUOTED_CHARS = 80
+"""An error message quotes at most this much of a wrong text, which may be a whole file."""
 
 
 class PolicySpecError(ValueError):
-    """A policy text names what does not exist or gives an impossible value; the message lists what does."""
+    """A policy text with an unknown name or option, or an impossible value; the message lists what exists."""
 
 
 def available() -> list[str]:
@@ -61,7 +62,7 @@ def register(policy_class: type[Policy]) -> type[Policy]:
         raise ValueError(
             f"a policy's name must be a non-empty text without ':', ';', ',' or '=', got {name!r}"
         )
-    if name in _CATALOG:
+    if name in _CATALOG or _hyphenated(name) in _CATALOG:
         raise ValueError(f"Policy {name!r} already registered")
     _CATALOG[name] = policy_class
     return policy_class
@@ -75,13 +76,11 @@ def resolve(spec: str) -> Policy:
     """
     name, _, options = spec.strip().partition(":")
     name = name.strip()
-    if name not in _CATALOG:
-        _discover()
-    if name not in _CATALOG:
+    policy_class = _find(name)
+    if policy_class is None:
         raise PolicySpecError(
-            f"policy {name[:_QUOTED]!r} does not exist. Available: {', '.join(available())}"
+            f"policy {name[:_QUOTED_CHARS]!r} does not exist. Available: {', '.join(available())}"
         )
-    policy_class = _CATALOG[name]
     arguments = _parse_options(name, policy_class, options)
     try:
         return policy_class(**arguments)
@@ -97,26 +96,46 @@ def resolve_all(specs: str) -> list[Policy]:
     return [resolve(part) for part in parts]
 
 
-def options_of(name: str) -> dict[str, Any]:
-    """Return a policy's options and their defaults, empty when it has none."""
-    parameters = inspect.signature(_CATALOG[name]).parameters.values()
+def policy_options(name: str) -> dict[str, Any]:
+    """Return the options of the policy `name` with their defaults; empty when it has none.
+
+    Raises:
+        PolicySpecError: there is no such policy.
+    """
+    policy_class = _find(name)
+    if policy_class is None:
+        raise PolicySpecError(f"policy {name[:_QUOTED_CHARS]!r} does not exist")
+    return _options(policy_class)
+
+
+def _find(name: str) -> type[Policy] | None:
+    """Return the class registered under `name`, or under its hyphenated spelling."""
+    if name not in _CATALOG and _hyphenated(name) not in _CATALOG:
+        _discover()
+    return _CATALOG.get(name) or _CATALOG.get(_hyphenated(name))
+
+
+def _hyphenated(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _options(policy_class: type[Policy]) -> dict[str, Any]:
+    parameters = inspect.signature(policy_class).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 @functools.cache
 def _discover() -> None:
-    """Register the policies of other packages, once; one that cannot be loaded is left out with a warning."""
+    """Register the policies of other packages, once. One that cannot be loaded is skipped with a warning."""
     for entry in entry_points(group=ENTRY_POINTS):
         try:
             register(entry.load())
-        except Exception as error:  # foreign code at import: the other policies must stay usable
-            logger.warning(
-                "bidkv: policy entry point %s = %s is left out: %r", entry.name, entry.value, error
-            )
+        except Exception as error:  # other packages' code may raise anything when imported
+            logger.warning("bidkv: policy entry point %s = %s is skipped: %r", entry.name, entry.value, error)
 
 
 def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str, Any]:
-    known = options_of(name)
+    known = _options(policy_class)
     parsers = _parsers(policy_class)
     arguments: dict[str, Any] = {}
     for part in (piece.strip() for piece in text.split(";")):
@@ -126,7 +145,7 @@ def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str
         if not separator or key not in known:
             options = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
             raise PolicySpecError(
-                f"policy {name!r} has no option {part[:_QUOTED]!r}; options (with defaults): {options}"
+                f"policy {name!r} has no option {part[:_QUOTED_CHARS]!r}; options (with defaults): {options}"
             )
         if key in arguments:
             raise PolicySpecError(f"policy {name!r}: option {key!r} is given twice")
@@ -135,7 +154,7 @@ def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str
             arguments[key] = parse(value)
         except ValueError:
             raise PolicySpecError(
-                f"policy {name!r}: option {key!r} must be {kind}, got {value[:_QUOTED]!r}"
+                f"policy {name!r}: option {key!r} must be {kind}, got {value[:_QUOTED_CHARS]!r}"
             ) from None
     return arguments
 

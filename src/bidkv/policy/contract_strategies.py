@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.baselines.bidkv import bidkv_disruption, bidkv_utility, highest_utility
 from bidkv.policy.parts.columns import column, last_least
 from bidkv.policy.parts.ordering import OrderedAdmission
@@ -21,7 +22,7 @@ from bidkv.protocol.requests import RequestView
 class PreemptEvict(Policy):
     """`preempt-evict`: the engine's own order, untouched."""
 
-    name = "preempt-evict"
+    name = ENGINE_ORDER
 
 
 class PreemptEvictSJF(OrderedAdmission):

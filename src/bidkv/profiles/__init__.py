@@ -5,10 +5,11 @@ A profile is JSON (packaged in ``data/``, or a file of yours); :func:`load_profi
 """
 
 from bidkv.profiles.errors import ProfileError
-from bidkv.profiles.load import dump_profile, load_profile, profile_names, read_profile
+from bidkv.profiles.load import DEFAULT_PROFILE, dump_profile, load_profile, profile_names, read_profile
 from bidkv.profiles.model import CostLine, Regime, StepTimeProfile
 
 __all__ = [
+    "DEFAULT_PROFILE",
     "CostLine",
     "ProfileError",
     "Regime",

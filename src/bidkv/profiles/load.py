@@ -36,6 +36,8 @@ from bidkv.profiles.errors import ProfileError, parse_json, quoted
 from bidkv.profiles.model import CostLine, Regime, StepTimeProfile
 
 FORMAT = "bidkv-step-time-profile/1"
+DEFAULT_PROFILE = "h100-llama3.1-8b"
+"""The packaged profile used unless another is named: the one fitted to recorded H100 steps."""
 _REQUIRED = ("format", "name", "kind", "graph_max_tokens", "prefill_graphs", "empty_step_s", "regimes")
 _OPTIONAL = ("notes", "evidence")
 _MOST_S = 1e9

@@ -179,39 +179,6 @@ class StepTimeProfile:
             gpu += regime.gpu.history_s
         return gpu if gpu > host else host
 
-    def decode_span_s(self, requests: int, context_tokens: int, steps: int) -> float:
-        """Seconds of `steps` consecutive decode steps of the same `requests`, in closed form.
-
-        Equal to the sum of :meth:`step_s` over the steps: the context grows by `requests` a step, so each of
-        the two cost lines is an arithmetic series and they cross at most once.
-
-        Args:
-            requests: requests that decode, at least 1.
-            context_tokens: resident tokens in the first of the steps, that step's tokens included.
-            steps: number of steps, at least 0.
-        """
-        lines = self._decode_lines
-        host, host_slope, gpu, gpu_slope = lines[requests] if requests < len(lines) else self._lines(requests)
-        host += host_slope * context_tokens
-        gpu += gpu_slope * context_tokens
-        host_slope *= requests
-        gpu_slope *= requests
-        lead, lead_slope = gpu - host, gpu_slope - host_slope
-        # `first` steps are bounded by the line that is higher at the start, the others by the other one.
-        starts_with_gpu = lead > 0.0 or (lead == 0.0 and lead_slope > 0.0)
-        first = steps
-        if lead * lead_slope < 0.0:
-            first = min(steps, int(-lead / lead_slope) + 1)
-        if not starts_with_gpu:
-            host, host_slope, gpu, gpu_slope = gpu, gpu_slope, host, host_slope
-        rest = steps - first
-        return (
-            gpu * first
-            + gpu_slope * (first * (first - 1) / 2)
-            + host * rest
-            + host_slope * (rest * (first + steps - 1) / 2)
-        )
-
     def for_engine(self, max_num_seqs: int, max_num_batched_tokens: int) -> StepTimeProfile:
         """This profile with the CUDA graphs that vLLM captures by default for such an engine.
 

@@ -126,7 +126,7 @@ class EmpiricalLaw:
             raise ValueError("weights must be positive and finite, one for each pair")
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[int, int]]) -> EmpiricalLaw:
+    def from_pairs(cls, pairs: Iterable[tuple[int, int]]) -> EmpiricalLaw:
         """Build a law from any iterable of (prompt, output)."""
         return cls(tuple(pairs))
 

@@ -14,7 +14,6 @@ from enum import StrEnum
 
 from bidkv.stability.lengths import LengthLaw
 from bidkv.stability.occupancy import Points, ReplicaShape, admissible, saturated
-from bidkv.stability.quantization import blocks_at_bits
 from bidkv.stability.step_mix import StepTime, step_mix
 
 MODEL_ERROR = 0.04
@@ -122,20 +121,6 @@ def service_rate(
         limit=limit,
         memory_elasticity=elasticity,
     )
-
-
-def rate_at_bits(
-    law: LengthLaw, shape: ReplicaShape, step_time: StepTime, *, bits_now: float, bits_then: float
-) -> ServiceRate:
-    """Predict the rate after a change of the width of KV values: the same memory holds more blocks.
-
-    The step time is left as it is: reading narrower values may be faster, decoding them may cost.
-
-    Raises:
-        ValueError: as :func:`service_rate` and :func:`blocks_at_bits`.
-    """
-    blocks = blocks_at_bits(shape.num_blocks, bits_now, bits_then)
-    return service_rate(law, replace(shape, num_blocks=blocks), step_time)
 
 
 def _demand(points: Points, chunk: int) -> tuple[float, float]:

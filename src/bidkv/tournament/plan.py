@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.policy import available, resolve
+from bidkv.profiles import DEFAULT_PROFILE
 from bidkv.simulator import EngineConfig
 from bidkv.workloads.families import FAMILIES, Split, split_seeds
 
-BASELINE = "preempt-evict"
+BASELINE = ENGINE_ORDER
 """vLLM's own order: what saturation is measured with and what every figure is relative to."""
 
 RECOMMENDED = ("fair", "fast", "on-time")
@@ -30,7 +32,7 @@ VARIANTS = (
 """Published rules with an option that matters play with several values of it."""
 
 MAX_NUM_BATCHED_TOKENS = 2048
-PROFILE = "h100-llama3.1-8b"
+PROFILE = DEFAULT_PROFILE
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from bidkv.adapters.environment import Environment
 from bidkv.adapters.sglang.glue import SchedulerGlue
 from bidkv.adapters.sglang.ranks import LocalWord, SharedWord, Word, poll_nothing
 from bidkv.adapters.sglang.views import SglangEngine
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.control import DEFAULT_TIME_BUDGET_S, Controller
 from bidkv.control_file import INTERVAL_S, ControlFile, obey
 from bidkv.observability.decision_log import DecisionLog
@@ -67,7 +68,7 @@ class Service:
             else SharedWord(_broadcast(scheduler), leads=leads, poll=poll, clock=clock)
         )
         exports = environment.metrics_port is not None and leads
-        policy = self.resolve(environment.strategy or "preempt-evict")
+        policy = self.resolve(environment.strategy or ENGINE_ORDER)
         log = None
         if environment.decision_log is not None and leads and reason is None:
             log = DecisionLog(environment.decision_log, wall_clock=time.time)

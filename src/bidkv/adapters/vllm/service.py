@@ -10,6 +10,7 @@ from typing import Any
 from bidkv.adapters.cycle_watch import LIMIT_CYCLE, CycleWatch
 from bidkv.adapters.environment import Environment, read_environment
 from bidkv.adapters.vllm.mixin import Glue
+from bidkv.baselines import ENGINE_ORDER
 from bidkv.control import Controller
 from bidkv.control_file import INTERVAL_S, ControlFile, obey
 from bidkv.observability.decision_log import DecisionLog
@@ -33,7 +34,7 @@ class Service:
 
     def __init__(self, scheduler: Any, environment: Environment, clock: Callable[[], float]) -> None:
         self._by_priority = scheduler.policy.value == "priority"
-        policy = self.resolve(environment.strategy or "preempt-evict")
+        policy = self.resolve(environment.strategy or ENGINE_ORDER)
         stability = None
         if environment.metrics_port is not None:
             stability = QueueingController(_queueing_config(scheduler), clock=clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bidkv.policy.parts.cap import checked_cap
+from bidkv.policy.parts.cap import validate_cap
 from bidkv.policy.parts.ordering import blocks_to_enter
 from bidkv.policy.parts.prices import MachinePrices
 from bidkv.policy.parts.recompute import cheapest_to_repeat
@@ -45,7 +45,7 @@ class Fair(Policy):
         unit: float = 0.6,
         overhead_s: float = 1.4e-3,
     ) -> None:
-        self.preemption_cap = checked_cap(cap)
+        self.preemption_cap = validate_cap(cap)
         self.prices = MachinePrices()
         self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
         self._queue = ReturnQueue(passes)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bidkv.policy.own.fair import DEFAULT_PREEMPTION_CAP
-from bidkv.policy.parts.cap import checked_cap
+from bidkv.policy.parts.cap import validate_cap
 from bidkv.policy.parts.ordering import WaitingHeap, blocks_to_enter
 from bidkv.policy.parts.prices import MachinePrices
 from bidkv.policy.parts.recompute import cheapest_to_repeat
@@ -100,7 +100,7 @@ class Fast(Policy):
             raise ValueError(f"dial must be >= 0, got {dial}")
         if passes < 0:
             raise ValueError(f"passes must be >= 0, got {passes}")
-        self.preemption_cap = checked_cap(cap)
+        self.preemption_cap = validate_cap(cap)
         self.prices = MachinePrices()
         self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
         self.remaining = RemainingTokens()

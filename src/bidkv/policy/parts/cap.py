@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def checked_cap(limit: int | None) -> int | None:
+def validate_cap(limit: int | None) -> int | None:
     """Return `limit`, the most preemptions one request may suffer from a policy; None means no fixed limit.
 
     Raises:

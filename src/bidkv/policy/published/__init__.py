@@ -1,6 +1,6 @@
-"""Published rules, as published: no cap, no tuning. Each names its source.
+"""Published rules as published, without a cap or tuning. Each docstring names the source.
 
-vLLM's own rule is `preempt-evict` (:mod:`bidkv.policy.contract_strategies`), SGLang's is `sglang_default`
+vLLM's own rule is `preempt-evict` (:mod:`bidkv.policy.contract_strategies`), SGLang's is `sglang-default`
 (:mod:`bidkv.policy.published.sglang_rules`).
 """
 

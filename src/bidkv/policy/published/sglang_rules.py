@@ -1,4 +1,4 @@
-"""SGLang's own victim rule, and the one that looks at deadlines: both run in any engine."""
+"""SGLang's own victim rule, and a rule that looks at deadlines. Both run in any engine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bidkv.protocol.requests import RequestView
 
 
 class SglangDefault(Policy):
-    """`sglang_default`: fewest generated tokens go first, then the longest prompt.
+    """`sglang-default`: preempt the fewest generated tokens, of equals the longest prompt.
 
     Source: `length` retraction policy of SGLang (`ScheduleBatch._get_decode_retraction_order`).
     """
 
-    name = "sglang_default"
+    name = "sglang-default"
     victim_rule = "the fewest generated tokens, of equals the longest prompt"
 
     def select_victim(
@@ -30,16 +30,16 @@ class SglangDefault(Policy):
 
 
 class SlackAware(Policy):
-    """`slack_aware`: who has the most slack to its deadline goes first.
+    """`slack-aware`: preempt the request with the most slack to its deadline.
 
     slack = deadline - now - predicted remaining service, in seconds. Remaining service is the predicted
-    number of tokens still to generate times the mean step time seen so far. A length is predicted by the
-    mean of the finished outputs that were longer than what the request has generated (to a power of two),
-    its cap being the upper limit; while there is none the cap itself is assumed. A request without a
-    deadline has infinite slack; among several of those the one with most left to generate goes first.
+    number of tokens still to generate times the mean step time seen so far. The predicted length is the
+    mean of the finished outputs longer than what the request has generated (to a power of two), at most
+    its cap; before any output was longer, it is the cap. A request without a deadline has infinite slack;
+    among several of those, the one with most left to generate is preempted first.
     """
 
-    name = "slack_aware"
+    name = "slack-aware"
     victim_rule = "the most slack to its deadline"
 
     def __init__(self) -> None:

@@ -6,7 +6,7 @@ from bidkv.evaluation.saturation import poisson
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig, simulate
-from bidkv.stability import LoadModel, ReplicaShape, UniformLaw, service_rate
+from bidkv.stability import ReplicaModel, ReplicaShape, UniformLaw, service_rate
 
 EVEN = UniformLaw((10, 1600), (10, 1600))
 PROFILE = load_profile("h100-llama3.1-8b")
@@ -21,7 +21,7 @@ def steps(shape):
 def test_use_and_pace_below_saturation_are_those_of_the_simulator(utilization, blocks, seqs):
     shape = ReplicaShape(blocks, max_num_seqs=seqs)
     rate = utilization * service_rate(EVEN, shape, steps(shape)).sustainable_rps
-    point = LoadModel(EVEN, shape, steps(shape)).at(rate)
+    point = ReplicaModel(EVEN, shape, steps(shape)).at(rate)
     rng = random.Random(3)
     pairs = [(rng.randint(10, 1600), rng.randint(10, 1600)) for _ in range(2500)]
     engine = EngineConfig(num_gpu_blocks=blocks + 1, max_num_seqs=seqs)
@@ -34,14 +34,14 @@ def test_use_and_pace_below_saturation_are_those_of_the_simulator(utilization, b
 def test_there_is_no_steady_state_at_saturation():
     shape = ReplicaShape(2048)
     mu = service_rate(EVEN, shape, steps(shape)).sustainable_rps
-    assert LoadModel(EVEN, shape, steps(shape)).at(mu) is None
-    assert LoadModel(EVEN, shape, steps(shape)).at(0.99 * mu) is not None
+    assert ReplicaModel(EVEN, shape, steps(shape)).at(mu) is None
+    assert ReplicaModel(EVEN, shape, steps(shape)).at(0.99 * mu) is not None
 
 
 def test_everything_grows_with_the_load():
     shape = ReplicaShape(2048)
     mu = service_rate(EVEN, shape, steps(shape)).sustainable_rps
-    points = [LoadModel(EVEN, shape, steps(shape)).at(share * mu) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    points = [ReplicaModel(EVEN, shape, steps(shape)).at(share * mu) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
     for name in ("running", "memory_fill", "tpot_s", "ttft_s", "ttft_p99_s"):
         values = [getattr(point, name) for point in points]
         assert values == sorted(values), name
@@ -50,12 +50,12 @@ def test_everything_grows_with_the_load():
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
 def test_bad_rates_are_refused(bad):
     with pytest.raises(ValueError, match="arrivals_rps"):
-        LoadModel(EVEN, ReplicaShape(2048), steps(ReplicaShape(2048))).at(bad)
+        ReplicaModel(EVEN, ReplicaShape(2048), steps(ReplicaShape(2048))).at(bad)
 
 
 def test_promises_bound_the_rate():
     shape = ReplicaShape(2048)
-    model = LoadModel(EVEN, shape, steps(shape))
+    model = ReplicaModel(EVEN, shape, steps(shape))
     assert model.largest_rate() == pytest.approx(model.sustainable_rps, rel=1e-3)
     halfway = model.at(0.5 * model.sustainable_rps)
     assert model.largest_rate(tpot_s=halfway.tpot_s) == pytest.approx(0.5 * model.sustainable_rps, rel=0.01)
@@ -67,4 +67,4 @@ def test_promises_bound_the_rate():
     with pytest.raises(ValueError, match="must be > 0"):
         model.largest_rate(tpot_s=0.0)
     with pytest.raises(ValueError, match="cached_prompt_share"):
-        LoadModel(EVEN, shape, steps(shape), cached_prompt_share=1.0)
+        ReplicaModel(EVEN, shape, steps(shape), cached_prompt_share=1.0)

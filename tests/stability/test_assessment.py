@@ -5,11 +5,10 @@ import pytest
 from bidkv.stability import (
     ArrivalRate,
     Estimate,
+    LoadVerdict,
     ReplicaShape,
     UniformLaw,
-    Verdict,
     assess,
-    replicas_needed,
     service_rate,
 )
 
@@ -21,10 +20,10 @@ def service():
 
 
 def test_outside_the_interval_the_verdict_is_clear(service):
-    assert assess(0.99 * service.low_rps, service).verdict is Verdict.STABLE
-    assert assess(1.01 * service.high_rps, service).verdict is Verdict.UNSTABLE
+    assert assess(0.99 * service.low_rps, service).verdict is LoadVerdict.STABLE
+    assert assess(1.01 * service.high_rps, service).verdict is LoadVerdict.UNSTABLE
     at = assess(service.sustainable_rps, service)
-    assert at.verdict is Verdict.UNCERTAIN
+    assert at.verdict is LoadVerdict.UNCERTAIN
     assert at.utilization == pytest.approx(1.0)
     assert at.utilization_low < 1.0 < at.utilization_high
     assert at.margin_pct == pytest.approx(0.0, abs=1e-9)
@@ -39,34 +38,19 @@ def test_both_utilizations_are_reported(service):
 
 def test_an_unsure_rate_makes_an_unsure_verdict(service):
     half = 0.5 * service.sustainable_rps
-    assert assess(Estimate(half, 0.05 * half, 100.0, True), service).verdict is Verdict.STABLE
-    assert assess(Estimate(half, 0.6 * half, 100.0, True), service).verdict is Verdict.UNCERTAIN
-    assert assess(Estimate(half, 0.0, 3.0, False), service).verdict is Verdict.UNCERTAIN
+    assert assess(Estimate(half, 0.05 * half, 100.0, True), service).verdict is LoadVerdict.STABLE
+    assert assess(Estimate(half, 0.6 * half, 100.0, True), service).verdict is LoadVerdict.UNCERTAIN
+    assert assess(Estimate(half, 0.0, 3.0, False), service).verdict is LoadVerdict.UNCERTAIN
 
 
 def test_a_live_estimate_can_be_judged(service):
     rate = ArrivalRate(60.0)
     for i in range(200):
         rate.update(10.0 * i / service.sustainable_rps)
-    assert assess(rate.get(), service).verdict is Verdict.STABLE
-
-
-def test_replicas(service):
-    mu = service.sustainable_rps
-    assert replicas_needed(0.0, service) == 1
-    assert replicas_needed(mu, service, 1.0) == 1
-    assert replicas_needed(1.001 * mu, service, 1.0) == 2
-    assert replicas_needed(8.0 * mu, service, 0.8) == 10
+    assert assess(rate.get(), service).verdict is LoadVerdict.STABLE
 
 
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
 def test_bad_rates_are_refused(service, bad):
     with pytest.raises(ValueError, match="arrivals_rps"):
         assess(bad, service)
-    with pytest.raises(ValueError, match="arrivals_rps"):
-        replicas_needed(bad, service)
-
-
-def test_bad_targets_are_refused(service):
-    with pytest.raises(ValueError, match="target_utilization"):
-        replicas_needed(1.0, service, 0.0)

@@ -29,7 +29,7 @@ _TAIL = 0.01
 
 
 @dataclass(frozen=True, slots=True)
-class LoadPoint:
+class ReplicaState:
     """A replica at one arrival rate; all figures are means unless they say otherwise.
 
     Attributes:
@@ -63,7 +63,7 @@ class _Pace:
     full_busy: float
 
 
-class LoadModel:
+class ReplicaModel:
     """A replica under Poisson arrivals of a length law, at any rate below what it sustains.
 
     Args:
@@ -93,7 +93,7 @@ class LoadModel:
         mean_o = math.fsum(w * o for _, o, w in points)
         self._output_spread = math.fsum(w * o * o for _, o, w in points) / mean_o**2
 
-    def at(self, arrivals_rps: float) -> LoadPoint | None:
+    def at(self, arrivals_rps: float) -> ReplicaState | None:
         """Predict the replica at a rate; None at or beyond what it sustains.
 
         Raises:
@@ -114,7 +114,7 @@ class LoadModel:
         seat_s = self._output_spread / (2.0 * (self.sustainable_rps - arrivals_rps))
         seat_tail = seat_s * math.log(max(seat_odds / _TAIL, 1.0))
         queue_tail = queue_s * math.log(max(pace.full_busy / _TAIL, 1.0)) / max(pace.full_busy, _TAIL)
-        return LoadPoint(
+        return ReplicaState(
             arrivals_rps=arrivals_rps,
             running=high,
             memory_fill=pace.memory_fill,

@@ -10,7 +10,7 @@ from bidkv.stability.estimators import Estimate
 from bidkv.stability.service_rate import ServiceRate
 
 
-class Verdict(StrEnum):
+class LoadVerdict(StrEnum):
     """Whether queues stay bounded."""
 
     STABLE = "stable"
@@ -31,7 +31,7 @@ class Assessment:
         margin_pct: distance of the arrivals from the boundary in percent of it, negative beyond it.
     """
 
-    verdict: Verdict
+    verdict: LoadVerdict
     utilization: float
     utilization_low: float
     utilization_high: float
@@ -56,11 +56,11 @@ def assess(arrivals_rps: float | Estimate, service: ServiceRate) -> Assessment:
         raise ValueError("arrivals_rps must be >= 0 and finite")
     low, high = estimate.interval()
     utilization_low, utilization_high = max(low, 0.0) / service.high_rps, high / service.low_rps
-    verdict = Verdict.UNCERTAIN
+    verdict = LoadVerdict.UNCERTAIN
     if estimate.enough and utilization_high < 1.0:
-        verdict = Verdict.STABLE
+        verdict = LoadVerdict.STABLE
     elif estimate.enough and utilization_low > 1.0:
-        verdict = Verdict.UNSTABLE
+        verdict = LoadVerdict.UNSTABLE
     return Assessment(
         verdict=verdict,
         utilization=estimate.value / service.sustainable_rps,
@@ -69,16 +69,3 @@ def assess(arrivals_rps: float | Estimate, service: ServiceRate) -> Assessment:
         plain_utilization=estimate.value / service.plain_rps,
         margin_pct=100.0 * (1.0 - estimate.value / service.sustainable_rps),
     )
-
-
-def replicas_needed(arrivals_rps: float, service: ServiceRate, target_utilization: float = 0.8) -> int:
-    """Replicas that serve `arrivals_rps` at `target_utilization`: ceil(lambda / (rho * mu)), at least 1.
-
-    Raises:
-        ValueError: a negative rate, or a target outside (0, 1].
-    """
-    if not 0.0 <= arrivals_rps < math.inf:
-        raise ValueError("arrivals_rps must be >= 0 and finite")
-    if not 0.0 < target_utilization <= 1.0:
-        raise ValueError("target_utilization must be in (0, 1]")
-    return max(math.ceil(round(arrivals_rps / (target_utilization * service.sustainable_rps), 9)), 1)
