@@ -7,6 +7,7 @@ reads the present file for the seeds). Only a deliberate change of a workload ma
 import json
 
 from bidkv.workloads.families import FAMILIES, fingerprint, pinned
+from bidkv.workloads.session_families import SESSION_FAMILIES, session_fingerprint
 
 if __name__ == "__main__":
     content = dict(pinned())
@@ -14,5 +15,9 @@ if __name__ == "__main__":
     content["fingerprints"] = {
         name: fingerprint([r for seed in seeds for r in family(100, 1.0, seed)])
         for name, family in FAMILIES.items()
+    }
+    content["session_fingerprints"] = {
+        name: session_fingerprint([s for seed in seeds for s in family(50, seed)])
+        for name, family in SESSION_FAMILIES.items()
     }
     print(json.dumps(content, indent=2))

@@ -1,4 +1,4 @@
-"""Synthetic workloads by name: a kind of traffic, a rate, a seed."""
+"""Synthetic workloads by name: a kind of traffic, a seed, and for single requests a rate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from itertools import chain, islice
 from random import Random
 
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.protocol.sessions import Session
 from bidkv.workloads.generators import lengths
 from bidkv.workloads.generators.multi_turn import multi_turn
+from bidkv.workloads.generators.sessions import SESSION_GENERATORS, agents
 from bidkv.workloads.traces.arrivals import arrival_times_s
 
 _LENGTHS: dict[str, Callable[..., lengths.Lengths]] = {
@@ -56,14 +58,7 @@ def generate(
     source: Callable[..., object] | None = multi_turn if name == "multi_turn" else _LENGTHS.get(name)
     if source is None:
         raise ValueError(f"unknown workload {name!r}; there are: {', '.join(available_workloads())}")
-    known = [p.name for p in inspect.signature(source).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    unknown = sorted(set(params) - set(known))
-    if unknown:
-        raise ValueError(
-            f"workload {name!r} has no parameter {unknown[0]!r}; it has: {', '.join(['cv', *known])}"
-        )
-    if n < 1:
-        raise ValueError(f"n must be at least 1, not {n!r}")
+    _check_arguments(name, n, params, ["cv", *_keywords(source)])
     variation = _DEFAULT_CV.get(name, 1.0) if cv is None else cv
     times_s = arrival_times_s(rate_rps, Random(f"{seed}:arrivals"), "gamma", variation)
     random = Random(f"{seed}:requests")
@@ -75,6 +70,53 @@ def generate(
     # Drawn here, so that a value out of range is an error of this call and not of a loop far away.
     first = next(requests)
     return chain([first], islice(requests, n - 1))
+
+
+def available_session_workloads() -> tuple[str, ...]:
+    """Return the names :func:`generate_sessions` knows.
+
+    >>> available_session_workloads()
+    ('agents', 'chat-sessions', 'mixed-sessions', 'rollouts')
+    """
+    return tuple(sorted(SESSION_GENERATORS))
+
+
+def generate_sessions(name: str, *, n: int, seed: int, **params: float) -> Iterator[Session]:
+    """Stream the sessions of a synthetic workload; when they start is up to the arrival process.
+
+    Args:
+        name: one of :func:`available_session_workloads`.
+        n: how many sessions.
+        seed: decides everything that is random.
+        params: what the kind of session takes, see the functions of :mod:`.sessions`.
+
+    Raises:
+        ValueError: an unknown name or parameter, or a value out of range.
+    """
+    source = SESSION_GENERATORS.get(name)
+    if source is None:
+        known = ", ".join(available_session_workloads())
+        raise ValueError(f"unknown session workload {name!r}; there are: {known}")
+    known_params = _keywords(source)
+    if name == "mixed-sessions":
+        known_params += _keywords(agents)
+    _check_arguments(name, n, params, known_params)
+    sessions = source(Random(f"{seed}:sessions"), **params)
+    # Drawn here, so that a value out of range is an error of this call and not of a loop far away.
+    first = next(sessions)
+    return chain([first], islice(sessions, n - 1))
+
+
+def _keywords(source: Callable[..., object]) -> list[str]:
+    return [p.name for p in inspect.signature(source).parameters.values() if p.kind is p.KEYWORD_ONLY]
+
+
+def _check_arguments(name: str, n: int, params: dict[str, float], known: list[str]) -> None:
+    unknown = sorted(set(params) - set(known))
+    if unknown:
+        raise ValueError(f"workload {name!r} has no parameter {unknown[0]!r}; it has: {', '.join(known)}")
+    if n < 1:
+        raise ValueError(f"n must be at least 1, not {n!r}")
 
 
 def _requests(times_s: Iterator[float], pairs: lengths.Lengths) -> Iterator[WorkloadRequest]:
