@@ -304,7 +304,7 @@ class _Loop:
     def run(
         self, random: Random, name: str, prefix: int, ids: list[int], fresh_ids: Iterator[int], turns: int
     ) -> Session:
-        """Return a session whose first prompt is `prefix` shared tokens, called `ids`, and some of its own."""
+        """Return a session whose first prompt starts with `prefix` shared tokens, called `ids`."""
         own = self.first.draw(random, max(self.window // 2 - prefix, self.first.low))
         chunks = -(-(prefix + own) // HASH_CHUNK_TOKENS) if ids else 0
         ids = [*ids, *(next(fresh_ids) for _ in range(chunks - len(ids)))]
