@@ -2,7 +2,8 @@
 
 from bidkv.simulator.arrivals import SimulationError
 from bidkv.simulator.request import SimRequest
-from bidkv.simulator.run import simulate
+from bidkv.simulator.run import simulate, simulate_sessions
+from bidkv.simulator.sessions import SessionSource
 from bidkv.simulator.sglang.config import SglangConfig
 from bidkv.simulator.sglang.engine import SglangEngine
 from bidkv.simulator.vllm.config import EngineConfig
@@ -11,9 +12,11 @@ from bidkv.simulator.vllm.engine import Engine
 __all__ = [
     "Engine",
     "EngineConfig",
+    "SessionSource",
     "SglangConfig",
     "SglangEngine",
     "SimRequest",
     "SimulationError",
     "simulate",
+    "simulate_sessions",
 ]

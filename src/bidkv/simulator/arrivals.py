@@ -1,9 +1,11 @@
-"""What comes in: arrivals in order, and requests no engine of this size could run."""
+"""What comes in: requests in order of arrival, and requests too long for the engine."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome, RequestRecord
@@ -11,6 +13,41 @@ from bidkv.results import Outcome, RequestRecord
 
 class SimulationError(RuntimeError):
     """The workload cannot be run as given; the message names the request."""
+
+
+class TurnFacts(NamedTuple):
+    """What a source knows of a request that left, and the request itself does not say.
+
+    Attributes:
+        new_tokens: prompt tokens that no earlier turn of its session had.
+        ends_session: it was its session's last turn.
+    """
+
+    new_tokens: int
+    ends_session: bool
+
+
+class RequestSource(Protocol):
+    """Where a run's requests come from; a closed loop learns from it when requests leave."""
+
+    @property
+    def next_arrival_s(self) -> float:
+        """When the next request arrives as far as is known now; infinity when none is known."""
+
+    def take(self) -> WorkloadRequest:
+        """Return the request that :attr:`next_arrival_s` speaks of; the next call returns the one after."""
+
+    @property
+    def next_give_up_s(self) -> float:
+        """When the next client gives up its request unless it is complete by then; infinity for never."""
+
+    def take_given_up(self) -> str:
+        """Return the id of the request that :attr:`next_give_up_s` speaks of; it may have left already."""
+
+    def close(
+        self, request: WorkloadRequest, now_s: float, output_tokens: int, *, completed: bool
+    ) -> TurnFacts:
+        """`request` left the engine with `output_tokens` generated: completed, or rejected or given up."""
 
 
 class InOrder(Iterator[WorkloadRequest]):
@@ -39,6 +76,43 @@ class InOrder(Iterator[WorkloadRequest]):
         return request
 
 
+class OpenSource:
+    """Requests whose arrivals are known beforehand: whatever happens in the engine changes none of them.
+
+    Raises:
+        SimulationError: while it is read, a request that arrives before its predecessor.
+    """
+
+    next_give_up_s = math.inf
+
+    def __init__(self, requests: Iterable[WorkloadRequest]) -> None:
+        self._requests = InOrder(requests)
+        self._next: WorkloadRequest | None = None
+
+    @property
+    def next_arrival_s(self) -> float:
+        """When the next request arrives; asked again, it looks whether the workload has more by now."""
+        request = self._next
+        if request is None:
+            request = self._next = next(self._requests, None)
+        return math.inf if request is None else request.arrival_s
+
+    def take(self) -> WorkloadRequest:
+        """Return the next request."""
+        request, self._next = self._next, None
+        return next(self._requests) if request is None else request
+
+    def take_given_up(self) -> str:
+        """No client of an open workload gives up."""
+        raise LookupError("no client gives up")
+
+    def close(
+        self, request: WorkloadRequest, now_s: float, output_tokens: int, *, completed: bool
+    ) -> TurnFacts:
+        """`request` left the engine."""
+        return TurnFacts(request.prompt_tokens, request.is_last_turn and completed)
+
+
 class Inbox(Iterator[WorkloadRequest]):
     """Requests handed in one by one while a run goes on: empty now does not mean empty for good."""
 
@@ -61,30 +135,32 @@ class Inbox(Iterator[WorkloadRequest]):
         return self._queue.popleft()
 
 
-class Inside:
-    """The names of the requests that are in an engine; policies and queues tell requests apart by them."""
+class LiveRequestIds:
+    """The ids of the requests in an engine; policies and queues tell requests apart by them."""
 
-    __slots__ = ("_names",)
+    __slots__ = ("_ids",)
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
+        self._ids: set[str] = set()
 
-    def enter(self, name: str) -> None:
+    def enter(self, request_id: str) -> None:
         """A request came in.
 
         Raises:
-            SimulationError: one of the same name has not left yet.
+            SimulationError: one with the same id has not left yet.
         """
-        if name in self._names:
-            raise SimulationError(f"request {name!r} occurs twice: names must be unique within a workload")
-        self._names.add(name)
+        if request_id in self._ids:
+            raise SimulationError(
+                f"request {request_id!r} occurs twice: ids must be unique within a workload"
+            )
+        self._ids.add(request_id)
 
-    def leave(self, name: str) -> None:
-        """A request is through."""
-        self._names.remove(name)
+    def leave(self, request_id: str) -> None:
+        """A request left."""
+        self._ids.remove(request_id)
 
 
-def rejection(request: WorkloadRequest, model_len: int) -> RequestRecord:
+def make_rejection(request: WorkloadRequest, model_len: int) -> RequestRecord:
     """Return the record of a request whose prompt is too long for the engine."""
     return RequestRecord(
         request.request_id,

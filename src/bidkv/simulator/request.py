@@ -9,8 +9,8 @@ class SimRequest:
     """One live request. The names with an underscore are the engine's own; policies must not read them."""
 
     __slots__ = (
+        "_block_keys",
         "_blocks",
-        "_chain",
         "_coming",
         "_first_token_s",
         "_high_tokens",
@@ -19,7 +19,7 @@ class SimRequest:
         "_limit_tokens",
         "_order",
         "_prefilling",
-        "_shared_tokens",
+        "_segments",
         "_source",
         "_target_tokens",
         "agent_id",
@@ -75,11 +75,12 @@ class SimRequest:
         self._high_tokens = 0
         self._life_start = 0
         self._prefilling = False
-        # With prefix caching only: block ids held, how many have a key, and what of the prompt is shared.
+        # With prefix caching only: block ids held, how many of them have a key, the keys known so far, and
+        # the segments (end, node of the content tree) that the further keys come from.
         self._blocks: list[int] = []
         self._labeled_blocks = 0
-        self._chain: list[int] = []
-        self._shared_tokens = 0
+        self._block_keys: list[tuple[int, int]] = []
+        self._segments: list[tuple[int, int]] = []
 
     @property
     def num_output_tokens(self) -> int:

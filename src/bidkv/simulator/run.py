@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from bidkv.control import Controller
 from bidkv.policy.parts.classes import WithinClasses
@@ -13,8 +14,11 @@ from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.observer import Observer
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.protocol.sessions import Session, SessionArrivals
 from bidkv.results import RequestRecord, RunResult
+from bidkv.simulator.arrivals import OpenSource, RequestSource
 from bidkv.simulator.progress import ProgressCallback, RecordCallback
+from bidkv.simulator.sessions import SessionSource
 from bidkv.simulator.sglang.config import SglangConfig
 from bidkv.simulator.stepping import SteppingRun
 from bidkv.simulator.vllm.config import EngineConfig
@@ -28,7 +32,7 @@ Backend = Literal["auto", "compiled", "python"]
 
 
 def simulate(
-    requests: Iterable[WorkloadRequest],
+    requests: Iterable[WorkloadRequest] | RequestSource,
     policy: Policy,
     engine: EngineConfig | SglangConfig,
     profile: StepTimeProfile,
@@ -38,11 +42,13 @@ def simulate(
     backend: Backend = "auto",
     observer: Observer | None = None,
     on_record: RecordCallback | None = None,
+    duration_s: float | None = None,
 ) -> RunResult:
     """Run a workload through a simulated engine under a policy.
 
     Args:
-        requests: in the order of arrival; streamed, never held as a whole.
+        requests: in the order of arrival; streamed, never held as a whole. Or a `RequestSource`, which learns
+            when requests leave (:class:`bidkv.simulator.SessionSource`).
         policy: a fresh policy object (it learns while it runs).
         engine: the options of a vLLM replica, or with a `SglangConfig` of an SGLang replica.
         profile: turns a step's batch into seconds.
@@ -54,6 +60,8 @@ def simulate(
         observer: told of every decision and of what came of it (a decision log), or None.
         on_record: takes each request's record as it leaves the engine, in the order of the result's records,
             which then stay empty: a run of any length needs no more memory than the requests that live.
+        duration_s: cut the run at this time: no step starts later, and what is not complete by then has no
+            record. None runs to the end.
 
     Returns:
         The result; deterministic for equal arguments, but for `wall_s`. Requests the engine could never
@@ -65,23 +73,63 @@ def simulate(
     """
     started = time.perf_counter()
     records: list[RequestRecord] = []
+    sink = on_record or records.append
+    if duration_s is not None:
+        if not 0.0 < duration_s < math.inf:
+            raise ValueError(f"duration_s must be finite and above 0, got {duration_s}")
+        sink = _completed_by(duration_s, sink)
     run, controller = start_run(
         requests,
         policy,
         engine,
         profile,
-        on_record or records.append,
+        sink,
         progress=progress,
         timeline_points=timeline_points,
         backend=backend,
         observer=observer,
+        may_be_cut=duration_s is not None,
     )
-    run.to_end()
-    return result_of(run, controller, records, time.perf_counter() - started)
+    if duration_s is None:
+        run.to_end()
+    else:
+        run.run_until(duration_s)
+    return make_result(run, controller, records, time.perf_counter() - started)
+
+
+def simulate_sessions(
+    sessions: Sequence[Session],
+    arrivals: SessionArrivals,
+    policy: Policy,
+    engine: EngineConfig | SglangConfig,
+    profile: StepTimeProfile,
+    *,
+    patience_s: float | None = None,
+    tells_ends: bool = True,
+    **options: Any,
+) -> RunResult:
+    """Run sessions in closed loop: each turn arrives its gap after the previous answer's last token.
+
+    Args:
+        sessions: in the order in which they start.
+        arrivals: when sessions start.
+        policy: as in :func:`simulate`.
+        engine: as in :func:`simulate`; without prefix caching every turn computes its whole past again.
+        profile: as in :func:`simulate`.
+        patience_s: a client gives up a turn, and its session with it, after this many seconds; None: never.
+        tells_ends: whether clients say with the last turn that it is the last.
+        options: the further keywords of :func:`simulate`.
+
+    Raises:
+        SimulationError: as in :func:`simulate`, or two sessions have the same id.
+        ValueError: as in :func:`simulate`, or a session has no start time where `arrivals` needs one.
+    """
+    source = SessionSource(sessions, arrivals, patience_s=patience_s, tells_ends=tells_ends)
+    return simulate(source, policy, engine, profile, **options)
 
 
 def start_run(
-    requests: Iterable[WorkloadRequest],
+    requests: Iterable[WorkloadRequest] | RequestSource,
     policy: Policy,
     engine: EngineConfig | SglangConfig,
     profile: StepTimeProfile,
@@ -91,6 +139,7 @@ def start_run(
     timeline_points: int = 2000,
     backend: Backend = "auto",
     observer: Observer | None = None,
+    may_be_cut: bool = False,
 ) -> tuple[Run, Controller]:
     """Make what :func:`simulate` runs, not a step taken yet; arguments as there."""
     # The machine's speed must not change a simulated result, so the time budget is off.
@@ -100,15 +149,19 @@ def start_run(
         observer=observer,
     )
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
-    arguments = (timed, controller, requests, on_record, progress, timeline_points)
-    if _compiled(backend, engine) and isinstance(engine, EngineConfig):
+    told = (on_record, progress, timeline_points)
+    closed = not isinstance(requests, Iterable)
+    if _runs_compiled(backend, engine, closed or may_be_cut):
         from bidkv.simulator.vllm.compiled import CompiledRun
 
-        return CompiledRun(engine, *arguments), controller
-    return SteppingRun(engine, *arguments), controller
+        return CompiledRun(
+            cast(EngineConfig, engine), timed, controller, cast(Any, requests), *told
+        ), controller
+    source = requests if not isinstance(requests, Iterable) else OpenSource(requests)
+    return SteppingRun(engine, timed, controller, source, *told), controller
 
 
-def result_of(run: Run, controller: Controller, records: list[RequestRecord], wall_s: float) -> RunResult:
+def make_result(run: Run, controller: Controller, records: list[RequestRecord], wall_s: float) -> RunResult:
     """Return what came out of a run that went to its end."""
     return RunResult(
         strategy=str(controller.policy.name),
@@ -125,7 +178,17 @@ def _by_priority(engine: EngineConfig | SglangConfig) -> bool:
     return isinstance(engine, EngineConfig) and engine.scheduling_policy == "priority"
 
 
-def _compiled(backend: Backend, engine: EngineConfig | SglangConfig) -> bool:
+def _completed_by(end_s: float, sink: RecordCallback) -> RecordCallback:
+    """Pass on the records of what was complete at `end_s`: the last step may end later."""
+
+    def take(record: RequestRecord) -> None:
+        if record.finish_s is None or record.finish_s <= end_s:
+            sink(record)
+
+    return take
+
+
+def _runs_compiled(backend: Backend, engine: EngineConfig | SglangConfig, closed_or_cut: bool) -> bool:
     if backend not in ("auto", "compiled", "python"):
         raise ValueError(f"backend must be 'auto', 'compiled' or 'python', got {backend!r}")
     if backend == "python":
@@ -135,12 +198,13 @@ def _compiled(backend: Backend, engine: EngineConfig | SglangConfig) -> bool:
         or engine.scheduling_policy != "fcfs"
         or engine.enable_prefix_caching
         or engine.async_scheduling
+        or closed_or_cut
     )
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
         raise ValueError(
             "the compiled backend covers vLLM only, with scheduling_policy='fcfs', "
-            "enable_prefix_caching=False and async_scheduling=False"
+            "enable_prefix_caching=False and async_scheduling=False, without sessions and to the end"
         )
     if backend == "compiled" and missing:
         raise ValueError("the compiled backend needs numba: pip install 'bidkv[sim]'")

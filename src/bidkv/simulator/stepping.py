@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
-from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
-from bidkv.simulator.arrivals import InOrder, Inside, SimulationError, rejection
+from bidkv.simulator.arrivals import RequestSource, SimulationError, make_rejection
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.sglang.config import SglangConfig
@@ -36,7 +34,7 @@ class SteppingRun:
         config: EngineConfig | SglangConfig,
         profile: StepTimeProfile,
         controller: Controller,
-        requests: Iterable[WorkloadRequest],
+        source: RequestSource,
         on_record: RecordCallback,
         progress: ProgressCallback | None,
         timeline_points: int,
@@ -49,8 +47,8 @@ class SteppingRun:
         self._on_record = on_record
         self._records = 0
         self._timeline = TimelineRecorder(timeline_points)
-        self._source = InOrder(requests)
-        self._inside = Inside()
+        self._source = source
+        self._live: dict[str, SimRequest] = {}
         self._progress = progress
         self._used_block_seconds = 0.0
         self._last_finish_s = 0.0
@@ -58,7 +56,6 @@ class SteppingRun:
         self._patience_steps = max(_PATIENCE_STEPS, 4 * config.model_len)
         self._next_check = self._patience_steps
         self._progress_made = (0, 0)
-        self._next: WorkloadRequest | None = None
         self._first_arrival_s = 0.0
 
     @property
@@ -72,18 +69,20 @@ class SteppingRun:
 
     def run_until(self, until_s: float) -> None:
         """Take every step that starts before `until_s`; the source has all that arrives before it."""
-        replica = self.replica
+        replica, source = self.replica, self._source
         while True:
-            if self._next is None:
-                self._look_ahead()
+            next_arrival_s = source.next_arrival_s
             if replica.idle:
-                if self._next is None:
+                if next_arrival_s == math.inf:
                     return
-                replica.now_s = max(replica.now_s, self._next.arrival_s)
+                replica.now_s = next_arrival_s if self._count == 0 else max(replica.now_s, next_arrival_s)
             if replica.now_s >= until_s:
                 return
-            self._take_arrivals()
-            if replica.idle:  # everything that arrived was rejected
+            if next_arrival_s <= replica.now_s:
+                self._take_arrivals()
+            if source.next_give_up_s <= replica.now_s:
+                self._give_up()
+            if replica.idle:  # everything that arrived was rejected, or its client has gone
                 continue
             duration = replica.step()
             # Blocks of requests that finish in a step are in use until its end.
@@ -115,27 +114,40 @@ class SteppingRun:
         self._progress_made = progress
         self._next_check = replica.num_steps + self._patience_steps
 
-    def _look_ahead(self) -> None:
-        self._next = next(self._source, None)
-        if self._next is not None and self._count == 0:
-            self._first_arrival_s = self.replica.now_s = self._next.arrival_s
-
     def _take_arrivals(self) -> None:
-        replica = self.replica
+        replica, source, live = self.replica, self._source, self._live
         model_len = replica.config.model_len
-        while self._next is not None and self._next.arrival_s <= replica.now_s:
-            source = self._next
+        while source.next_arrival_s <= replica.now_s:
+            arriving = source.take()
+            if self._count == 0:
+                self._first_arrival_s = arriving.arrival_s
             self._count += 1
-            if source.prompt_tokens >= model_len:
-                self._hand_out(rejection(source, model_len))
-            else:
-                self._inside.enter(source.request_id)
-                replica.submit(SimRequest(source, self._count, model_len))
-            self._look_ahead()
+            request_id = arriving.request_id
+            if arriving.prompt_tokens >= model_len:
+                source.close(arriving, arriving.arrival_s, 0, completed=False)
+                self._hand_out(make_rejection(arriving, model_len))
+                continue
+            if request_id in live:
+                raise SimulationError(
+                    f"request {request_id!r} occurs twice: ids must be unique within a workload"
+                )
+            request = live[request_id] = SimRequest(arriving, self._count, model_len)
+            replica.submit(request)
+
+    def _give_up(self) -> None:
+        """Clients that have waited long enough take back their requests; those complete by now stay so."""
+        replica, source = self.replica, self._source
+        while source.next_give_up_s <= replica.now_s:
+            request = self._live.get(source.take_given_up())
+            if request is not None:
+                replica.abort(request)
+                self._record(request, Outcome.FAILED, "its client gave it up")
 
     def _record(self, request: SimRequest, outcome: Outcome = Outcome.COMPLETED, detail: str = "") -> None:
         now = self._last_finish_s = self.replica.now_s
-        self._inside.leave(request.request_id)
+        del self._live[request.request_id]
+        completed = outcome is Outcome.COMPLETED
+        self._source.close(request._source, now, request.num_output_tokens, completed=completed)
         self._hand_out(
             RequestRecord(
                 request.request_id,
@@ -143,7 +155,7 @@ class SteppingRun:
                 request.num_prompt_tokens,
                 request.num_output_tokens,
                 request._first_token_s,
-                now if outcome is Outcome.COMPLETED else None,
+                now if completed else None,
                 request.num_preemptions,
                 outcome,
                 detail,

@@ -13,7 +13,7 @@ from bidkv.results import Outcome, RequestRecord, RunResult
 from bidkv.simulator.arrivals import Inbox
 from bidkv.simulator.fleet.router import ArrivingRequest
 from bidkv.simulator.progress import RecordCallback
-from bidkv.simulator.run import Backend, result_of, start_run
+from bidkv.simulator.run import Backend, make_result, start_run
 from bidkv.simulator.sglang.config import SglangConfig
 from bidkv.simulator.vllm.config import EngineConfig
 from bidkv.simulator.vllm.engine import Engine
@@ -81,7 +81,7 @@ class Replica:
     def finish(self, started: float) -> RunResult:
         """Nobody comes any more: run to the end; `started` is when the fleet did, on `time.perf_counter`."""
         self._run.to_end()
-        return result_of(self._run, self._controller, self.records, time.perf_counter() - started)
+        return make_result(self._run, self._controller, self.records, time.perf_counter() - started)
 
     def _take(self, record: RequestRecord) -> None:
         if record.outcome is not Outcome.REJECTED:
@@ -135,4 +135,4 @@ class Replica:
         view = self._run.view
         if not isinstance(view, Engine):
             return 0
-        return view.cached_prompt_tokens(request.hash_ids, request.prompt_tokens)
+        return view.cached_prompt_tokens(request)

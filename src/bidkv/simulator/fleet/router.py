@@ -38,6 +38,18 @@ class ArrivingRequest(Protocol):
         """Content hashes of the prompt's leading chunks."""
 
     @property
+    def session_id(self) -> str:
+        """The session it is a turn of; empty for a single request."""
+
+    @property
+    def turn(self) -> int:
+        """Number of the turn in its session, from 0."""
+
+    @property
+    def content(self) -> tuple[tuple[int, int], ...]:
+        """The prompt as segments (content key, tokens), or () where only `hash_ids` tell."""
+
+    @property
     def agent_id(self) -> str:
         """Who sent it; empty when unknown."""
 

@@ -40,6 +40,26 @@ class SglangEngine(SglangState):
         self._waiting.append(request)
         self._control.on_arrival(request, self)
 
+    def abort(self, request: SimRequest) -> None:
+        """`request` is given up between two batches, whether it runs or waits; what it holds becomes free.
+
+        Raises:
+            ValueError: it does not live here.
+        """
+        if request in self._waiting:
+            self._waiting.remove(request)
+        elif request.request_id in self._admissions:
+            self._decoding = [other for other in self._decoding if other is not request]
+            self._prefilled = [other for other in self._prefilled if other is not request]
+            self._chunked = None if self._chunked is request else self._chunked
+            self._full = False
+            self._release(request)
+        else:
+            raise ValueError(f"{request!r} neither runs nor waits")
+        self._close_life(request, request.num_computed_tokens)
+        self._admissions.pop(request.request_id, None)
+        self._control.on_finish(request, self, completed=False)
+
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits."""

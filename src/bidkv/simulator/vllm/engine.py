@@ -14,9 +14,11 @@ from typing import Any, NamedTuple, cast
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import RequestView
+from bidkv.simulator.content import Prompt
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.vllm.config import EngineConfig
-from bidkv.simulator.vllm.prefix_cache import BlockKeys, PrefixCache
+from bidkv.simulator.vllm.content import ContentTree
+from bidkv.simulator.vllm.prefix_cache import PrefixCache
 from bidkv.simulator.waiting import FCFSQueue, PriorityQueue, QueueView
 
 
@@ -57,7 +59,7 @@ class Engine(QueueView):
         self._by_priority = config.scheduling_policy == "priority"
         self._waiting = PriorityQueue() if self._by_priority else FCFSQueue()
         self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
-        self._keys = BlockKeys(config.block_size, config.prefix_chunk_tokens)
+        self._content = ContentTree(config.block_size, config.prefix_chunk_tokens)
         self._profile = profile
         self._model_len = config.model_len
         self._asynchronous = config.async_scheduling
@@ -104,26 +106,20 @@ class Engine(QueueView):
         """Leading tokens of a waiting request that the prefix cache holds now; O(cached blocks)."""
         return len(self._cached_prefix(cast("SimRequest", request))) * self.block_size
 
-    def cached_prompt_tokens(self, hash_ids: Sequence[int], prompt_tokens: int) -> int:
+    def cached_prompt_tokens(self, prompt: Prompt) -> int:
         """Leading tokens of a prompt that is not here yet which the prefix cache holds; 0 without one."""
         cache = self._cache
         if cache is None:
             return 0
-        size, chunk = self.block_size, self.config.prefix_chunk_tokens
-        chain = self._keys.known_chain(hash_ids)
-        full = min(len(chain) * chunk, prompt_tokens - 1) // size  # rule 14: the last token is computed
-        for index in range(full):
-            if cache.find((chain[((index + 1) * size - 1) // chunk], index)) is None:
-                return index * size
-        return full * size
+        keys = self._content.known_keys(prompt)
+        usable = (prompt.prompt_tokens - 1) // self.block_size  # rule 14: the last token is computed
+        return len(cache.find_leading(keys, usable)) * self.block_size
 
     # --- driving ---------------------------------------------------------------------------------
     def submit(self, request: SimRequest) -> None:
         """`request` arrives now."""
         if self._cache is not None:
-            request._chain = self._keys.chain(request._source.hash_ids)
-            shared = len(request._chain) * self.config.prefix_chunk_tokens
-            request._shared_tokens = min(shared, request.num_prompt_tokens)
+            self._content.place(request)
         self._waiting.append(request)
         self._control.on_arrival(request, self)
 
@@ -275,9 +271,11 @@ class Engine(QueueView):
     def _label(self, cache: PrefixCache, request: SimRequest, end: int) -> None:
         """Rule 15: full blocks up to the position `end`, all of them known, can be found from now on."""
         full = end // self.block_size
-        for index in range(request._labeled_blocks, full):
-            cache.label(request._blocks[index], self._keys.key(request, index))
-        request._labeled_blocks = max(request._labeled_blocks, full)
+        if full > request._labeled_blocks:
+            keys = self._content.keys(request, full)
+            for index in range(request._labeled_blocks, full):
+                cache.label(request._blocks[index], keys[index])
+            request._labeled_blocks = full
 
     def _release(self, request: SimRequest) -> None:
         if self._cache is None:
@@ -291,16 +289,10 @@ class Engine(QueueView):
 
     def _cached_prefix(self, request: SimRequest) -> list[int]:
         """Rule 14: the cached blocks a request can start from; the last token is always computed."""
-        cache = self._cache
-        if cache is None:
+        if self._cache is None:
             return []
-        hits = []
-        for index in range((request.num_tokens - 1) // self.block_size):
-            block = cache.find(self._keys.key(request, index))
-            if block is None:
-                break
-            hits.append(block)
-        return hits
+        usable = (request.num_tokens - 1) // self.block_size
+        return self._cache.find_leading(self._content.keys(request, usable), usable)
 
     def _close_life(self, request: SimRequest, computed: int) -> None:
         self.recomputed_tokens += max(0, min(computed, request._high_tokens) - request._life_start)

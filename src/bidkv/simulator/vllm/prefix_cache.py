@@ -1,62 +1,15 @@
 """vLLM's prefix cache: full blocks by the hash of everything up to their end, freed blocks kept until reused.
 
-The simulator has no tokens, so a block's hash is a key that is equal exactly when the content up to the
-block's end is: shared prompt chunks are told by their `hash_ids`, everything else belongs to one request.
+The simulator has no tokens; a block's key (:mod:`bidkv.simulator.vllm.content`) stands for its hash.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice
 
-from bidkv.simulator.request import SimRequest
-
-BlockKey = tuple[int, int]
-"""(content chain, index of the block); equal keys mean equal content up to the block's end."""
-
-
-class BlockKeys:
-    """Names the content of a request's blocks.
-
-    Args:
-        block_size: tokens per KV block.
-        chunk_tokens: prompt tokens that one of a request's `hash_ids` stands for (512 in Mooncake traces).
-    """
-
-    def __init__(self, block_size: int, chunk_tokens: int) -> None:
-        self._block_size = block_size
-        self._chunk_tokens = chunk_tokens
-        # A chunk's content is the same only after the same predecessors: ids of (chain so far, hash id).
-        self._chains: dict[tuple[int, int], int] = {}
-
-    def chain(self, hash_ids: Sequence[int]) -> list[int]:
-        """Return the chain identity after each of the leading chunks."""
-        chains = self._chains
-        result = []
-        parent = -1
-        for hash_id in hash_ids:
-            parent = chains.setdefault((parent, hash_id), len(chains))
-            result.append(parent)
-        return result
-
-    def known_chain(self, hash_ids: Sequence[int]) -> list[int]:
-        """Return the chain identities of the leading chunks that were seen before; learns nothing."""
-        result = []
-        parent = -1
-        for hash_id in hash_ids:
-            known = self._chains.get((parent, hash_id))
-            if known is None:
-                break
-            parent = known
-            result.append(known)
-        return result
-
-    def key(self, request: SimRequest, index: int) -> BlockKey:
-        """Return the key of a request's block; its tokens must all be known."""
-        end = (index + 1) * self._block_size
-        if end <= request._shared_tokens:
-            return (request._chain[(end - 1) // self._chunk_tokens], index)
-        return (-1 - request._order, index)
+from bidkv.simulator.vllm.content import BlockKey
 
 
 class PrefixCache:
@@ -73,10 +26,19 @@ class PrefixCache:
         """Blocks nobody holds."""
         return len(self._free)
 
-    def find(self, key: BlockKey) -> int | None:
-        """Return a block with this content, the first inserted of several, or None."""
-        blocks = self._by_key.get(key)
-        return None if blocks is None else next(iter(blocks))
+    def find_leading(self, keys: Sequence[BlockKey], count: int) -> list[int]:
+        """Return the cached blocks of the first `count` keys up to the first that is not cached.
+
+        Of several blocks with equal content it is the first that was labeled.
+        """
+        by_key = self._by_key
+        blocks = []
+        for key in islice(keys, count):
+            holders = by_key.get(key)
+            if holders is None:
+                break
+            blocks.append(next(iter(holders)))
+        return blocks
 
     def count_free(self, blocks: Sequence[int]) -> int:
         """Return how many of `blocks` nobody holds."""

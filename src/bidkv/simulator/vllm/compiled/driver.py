@@ -15,7 +15,7 @@ from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
-from bidkv.simulator.arrivals import InOrder, Inside, rejection
+from bidkv.simulator.arrivals import InOrder, LiveRequestIds, make_rejection
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.kernel import run_kernel
@@ -55,7 +55,7 @@ class CompiledRun:
         self._config = config
         self._control = controller
         self._source = InOrder(requests)
-        self._inside = Inside()
+        self._inside = LiveRequestIds()
         self._progress = progress
         self._live: dict[int, WorkloadRequest] = {}
         self._uid = 0
@@ -199,7 +199,7 @@ class CompiledRun:
         for uid, request in enumerate(incoming, self._uid):
             prompt, output, cap = request.prompt_tokens, request.output_tokens, request.max_tokens
             if prompt >= model_len:
-                self._hand_out(rejection(request, model_len))
+                self._hand_out(make_rejection(request, model_len))
                 continue
             enter(request.request_id)
             live[uid] = request
