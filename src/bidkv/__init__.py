@@ -1,7 +1,7 @@
 """bidkv: the control plane for an LLM server's KV cache.
 
-Every public name is imported when it is first used (PEP 562): an engine loads this package in each of
-its processes, also where nothing of it is wanted.
+Every public name is imported on first use (PEP 562): an engine imports this package in each of its
+processes, including those that use none of it. No public name needs a third-party package.
 """
 
 from importlib import import_module
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     )
     from bidkv.config import BidKVConfig
     from bidkv.experiments import ExperimentMetrics
+    from bidkv.policy import register, resolve
     from bidkv.pool import BidPoolManager
     from bidkv.pressure import PressureConfig, PressureDetector
+    from bidkv.profiles import load_profile
     from bidkv.protocol import (
         FEATURE_GATE_ID,
         BidAcceptance,
@@ -37,12 +39,17 @@ if TYPE_CHECKING:
         CompressionBid,
         CompressionBidError,
         CompressionBidProvider,
+        Policy,
         compute_utility,
         make_bid_id,
     )
     from bidkv.scoring import PositionalScoring, ScoringStrategy, build_bids
+    from bidkv.simulator import EngineConfig, simulate
+    from bidkv.simulator.fleet import simulate_fleet
     from bidkv.solver import GreedyBidSolver, SolverConfig
     from bidkv.stability import QueueingConfig, QueueingController, StabilityState
+    from bidkv.workloads import generate
+    from bidkv.workloads.traces import read_trace
 
 __all__ = [
     "FEATURE_GATE_ID",
@@ -62,10 +69,12 @@ __all__ = [
     "CompressionBid",
     "CompressionBidError",
     "CompressionBidProvider",
+    "EngineConfig",
     "ExperimentMetrics",
     "FrameworkAdapter",
     "GreedyBidSolver",
     "LargestFirstStrategy",
+    "Policy",
     "PositionalScoring",
     "PreemptEvictSJFStrategy",
     "PreemptEvictStrategy",
@@ -81,10 +90,17 @@ __all__ = [
     "__version__",
     "build_bids",
     "compute_utility",
+    "generate",
+    "load_profile",
     "make_bid_id",
+    "read_trace",
+    "register",
+    "resolve",
+    "simulate",
+    "simulate_fleet",
 ]
 
-_NAMES_OF_ROOM = {
+_ROOM_NAMES = {
     "bidkv.adapters": "BaseAdapterMetrics FrameworkAdapter",
     "bidkv.baselines": (
         "BaselineContext BaselineRegistry BaselineStrategy BidKVStrategy CompressionAction "
@@ -92,25 +108,31 @@ _NAMES_OF_ROOM = {
     ),
     "bidkv.config": "BidKVConfig",
     "bidkv.experiments": "ExperimentMetrics",
+    "bidkv.policy": "register resolve",
     "bidkv.pool": "BidPoolManager",
     "bidkv.pressure": "PressureConfig PressureDetector",
+    "bidkv.profiles": "load_profile",
     "bidkv.protocol": (
         "FEATURE_GATE_ID BidAcceptance BidCapacityError BidExecutionError BidExpiredError BidPool "
-        "CompressionBid CompressionBidError CompressionBidProvider compute_utility make_bid_id"
+        "CompressionBid CompressionBidError CompressionBidProvider Policy compute_utility make_bid_id"
     ),
     "bidkv.scoring": "PositionalScoring ScoringStrategy build_bids",
+    "bidkv.simulator": "EngineConfig simulate",
+    "bidkv.simulator.fleet": "simulate_fleet",
     "bidkv.solver": "GreedyBidSolver SolverConfig",
     "bidkv.stability": "QueueingConfig QueueingController StabilityState",
+    "bidkv.workloads": "generate",
+    "bidkv.workloads.traces": "read_trace",
 }
-_ROOM_OF_NAME = {name: room for room, names in _NAMES_OF_ROOM.items() for name in names.split()}
+_HOME_ROOM = {name: room for room, names in _ROOM_NAMES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    room = _ROOM_OF_NAME.get(name)
+    room = _HOME_ROOM.get(name)
     if room is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(room), name)
-    globals()[name] = value  # the next access no longer comes here
+    globals()[name] = value  # later accesses find it without this function
     return value
 
 

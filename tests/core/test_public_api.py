@@ -1,10 +1,11 @@
-"""The package's face: every public name, from the package and from its room, with nothing but Python."""
+"""Every public name, importable from the package and from its room, with the standard library alone."""
 
 import doctest
 import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,19 @@ CONTRACT = {
     "QueueingConfig",
     "StabilityState",
 }
+EVERYDAY = {
+    "EngineConfig",
+    "Policy",
+    "generate",
+    "load_profile",
+    "read_trace",
+    "register",
+    "resolve",
+    "simulate",
+    "simulate_fleet",
+}
+"""What people use most, beside the names of the contract."""
+API_PAGE = Path(__file__).parents[2] / "docs" / "reference" / "api.md"
 ROOMS = {
     "bidkv.config": ["BidKVConfig"],
     "bidkv.protocol": [
@@ -70,6 +84,12 @@ ROOMS = {
     "bidkv.adapters": ["BaseAdapterMetrics", "FrameworkAdapter"],
     "bidkv.experiments": ["ExperimentMetrics"],
     "bidkv.stability": ["QueueingController", "QueueingConfig", "StabilityState"],
+    "bidkv.policy": ["register", "resolve"],
+    "bidkv.profiles": ["load_profile"],
+    "bidkv.simulator": ["EngineConfig", "simulate"],
+    "bidkv.simulator.fleet": ["simulate_fleet"],
+    "bidkv.workloads": ["generate"],
+    "bidkv.workloads.traces": ["read_trace"],
 }
 ISOLATED = """
 import json, sys
@@ -92,10 +112,30 @@ def modules_loaded_by(body: str) -> list[str]:
     return loaded
 
 
-def test_the_package_exports_exactly_the_contract() -> None:
-    assert set(bidkv.__all__) == CONTRACT
-    assert len(bidkv.__all__) == len(CONTRACT)
-    assert set(dir(bidkv)) >= CONTRACT
+def test_the_package_exports_the_contract_and_the_everyday_names() -> None:
+    assert set(bidkv.__all__) == CONTRACT | EVERYDAY
+    assert len(bidkv.__all__) == len(CONTRACT) + len(EVERYDAY)
+    assert set(dir(bidkv)) >= CONTRACT | EVERYDAY
+
+
+def test_every_name_has_one_home_room() -> None:
+    assert set(bidkv._HOME_ROOM) == set(bidkv.__all__) - {"__version__"}
+    for name, room in bidkv._HOME_ROOM.items():
+        assert getattr(bidkv, name) is getattr(importlib.import_module(room), name)
+
+
+def test_the_api_page_shows_every_public_name_under_its_room() -> None:
+    assert api_section(bidkv._HOME_ROOM) in API_PAGE.read_text(encoding="utf-8")
+
+
+def api_section(home_room: Mapping[str, str]) -> str:
+    """Return the part of the API page that stands for the names of `import bidkv`."""
+    rooms = sorted(set(home_room.values()))
+    lines = []
+    for room in rooms:
+        names = sorted(name for name in home_room if home_room[name] == room)
+        lines.append(f"::: {room}\n    options:\n      members: [{', '.join(names)}]\n")
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize(("room", "name"), [(room, name) for room in ROOMS for name in ROOMS[room]])
@@ -103,14 +143,14 @@ def test_rooms_export_their_names(room: str, name: str) -> None:
     module = importlib.import_module(room)
     value = getattr(module, name)
     assert name in getattr(module, "__all__", vars(module))
-    if name in CONTRACT:
+    if name in bidkv.__all__:
         assert getattr(bidkv, name) is value
 
 
 def test_star_import() -> None:
     names: dict[str, object] = {}
     exec("from bidkv import *", names)
-    assert set(names) >= CONTRACT
+    assert set(names) >= CONTRACT | EVERYDAY
 
 
 def test_unknown_names_are_attribute_errors() -> None:
@@ -124,6 +164,10 @@ def test_every_public_name_needs_the_standard_library_alone() -> None:
     loaded = modules_loaded_by("from bidkv import *")
     outside = {name.partition(".")[0] for name in loaded} - set(sys.stdlib_module_names) - {"bidkv"}
     assert outside == set()
+
+
+def test_the_contracts_names_load_no_heavy_module() -> None:
+    loaded = modules_loaded_by(f"from bidkv import {', '.join(sorted(CONTRACT))}")
     heavy = {"asyncio", "multiprocessing", "concurrent", "http", "urllib", "socket", "subprocess", "logging"}
     assert {name.partition(".")[0] for name in loaded} & heavy == set()
 
