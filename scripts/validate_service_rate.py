@@ -17,7 +17,8 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
-from bidkv.evaluation.saturation import ENGINE_OWN_RULE, poisson, rate_while_waiting, saturated_rate
+from bidkv.baselines import ENGINE_ORDER
+from bidkv.evaluation.saturation import measure_saturation, poisson_requests, rate_while_waiting
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
@@ -94,7 +95,7 @@ def rates(directory: Path | None) -> None:
     for profile_name in PROFILES:
         profile = load_profile(profile_name)
         for name, law, pairs, (blocks, seqs) in cases:
-            measured = saturated_rate(pairs, engine(blocks, seqs), profile).rate_rps
+            measured = measure_saturation(pairs, engine(blocks, seqs), profile).rate_rps
             rate = predicted(law, blocks, seqs, profile)
             error = 100.0 * (rate.sustainable_rps / measured - 1.0)
             plain = 100.0 * (rate.plain_rps / measured - 1.0)
@@ -130,7 +131,7 @@ def verdicts(directory: Path | None) -> None:
     for _ in range(SCENARIOS):
         law, pairs, blocks, seqs = scenario(random, recorded)
         profile = load_profile(random.choice(PROFILES))
-        boundary = saturated_rate(pairs, engine(blocks, seqs), profile).rate_rps
+        boundary = measure_saturation(pairs, engine(blocks, seqs), profile).rate_rps
         ratio = random.choice((random.uniform(0.5, 0.95), random.uniform(1.05, 1.5)))
         rate = predicted(law, blocks, seqs, profile)
         verdict = assess(ratio * boundary, rate).verdict
@@ -160,7 +161,9 @@ def loads(directory: Path | None) -> None:
         for utilization in (0.3, 0.6, 0.8, 0.9):
             rate = utilization * model.sustainable_rps
             point = model.at(rate)
-            run = simulate(poisson(pairs, rate, 2), resolve(ENGINE_OWN_RULE), engine(blocks, seqs), profile)
+            run = simulate(
+                poisson_requests(pairs, rate, 2), resolve(ENGINE_ORDER), engine(blocks, seqs), profile
+            )
             seen = run.summary()
             figures = (
                 (100 * point.memory_fill, 100 * seen["kv_utilization_mean"], ".0f"),
@@ -206,7 +209,7 @@ def engine_runs(_: Path | None) -> None:
         real = decode(file.read_text(), file.name)
         records = sorted(real.records, key=lambda r: int(r.request_id.strip("abcdefghijklmnopqrstuvwxyz-")))
         requests = [WorkloadRequest(r.request_id, 0.0, r.prompt_tokens, r.output_tokens) for r in records]
-        run = simulate(requests, resolve(ENGINE_OWN_RULE), engine(2048, 256), profile)
+        run = simulate(requests, resolve(ENGINE_ORDER), engine(2048, 256), profile)
         law = EmpiricalLaw.from_pairs((r.prompt_tokens, r.output_tokens) for r in records)
         rate = predicted(law, 2048, 256, profile)
         measured = rate_while_waiting(real)

@@ -78,7 +78,7 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
         ([*STATED, "--growth", "-1"], "options: growth"),
         ([*STATED, "--num-gpu-blocks", "1"], "engine options: num_gpu_blocks"),
         ([*STATED, "--cached-prompt-share", "1"], "options: cached_prompt_share"),
-        ([*STATED, "--slo-tpot-ms", "-5"], "options: ttft_p99_s and tpot_s must be > 0"),
+        ([*STATED, "--slo-tpot-ms", "-5"], "--slo-tpot-ms: expected"),
         ([*STATED, "--picture", "plan.gif"], "--picture: expected a name that ends in"),
         (
             ["plan", *STATED[1:6], "4", "--num-gpu-blocks", "2", "--block-size", "1"],

@@ -37,9 +37,9 @@ def test_the_table_is_what_the_report_prints() -> None:
 
 def test_false_alarms_and_the_planted_slowdown_are_told_as_found() -> None:
     pairs = [kept("aa-code"), kept("aa-mixed")]
-    alarms = sum(j.effect.shown for outcome in pairs for j in outcome.judged if j.effect is not None)
+    alarms = sum(j.effect.is_shown for outcome in pairs for j in outcome.judged if j.effect is not None)
     in_means = sum(
-        j.effect.shown for outcome in pairs for j in outcome.judged if j.effect and j.figure is E2E_MEAN
+        j.effect.is_shown for outcome in pairs for j in outcome.judged if j.effect and j.figure is E2E_MEAN
     )
     cells = sum(len(outcome.plan.loads) for outcome in pairs)
     slowed = kept("slowed")

@@ -30,7 +30,7 @@ def test_fair_is_better_in_every_figure_of_every_workload(kept: list[Cell]) -> N
     for cell in kept:
         for figure in JUDGED:
             effect = cell.effect("fair", figure)
-            assert effect.shown, (cell.name, figure.label)
+            assert effect.is_shown, (cell.name, figure.label)
             assert (effect.estimate < 0) == (figure.better == "lower"), (cell.name, figure.label)
         assert cell.effect("fast", E2E_MEAN).high < cell.effect("fair", E2E_MEAN).low
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.evaluation.statistics import paired
+from bidkv.evaluation.statistics import compare_pairs
 from bidkv.gpu_host.overhead import main
 
 RECORDED = Path(__file__).parents[1] / "data" / "h100" / "adapter" / "overhead.json"
@@ -17,9 +17,9 @@ FIGURES = json.loads(RECORDED.read_text())
 def test_the_adapter_costs_no_throughput_that_seven_pairs_could_show() -> None:
     cost = FIGURES["without_pressure"]
     ours, plain = ([pair[side] for pair in cost["pairs"]] for side in ("ours_rps", "plain_rps"))
-    change = paired(ours, plain)
+    change = compare_pairs(ours, plain)
     assert len(ours) == 7
-    assert not change.shown
+    assert not change.is_shown
     assert change.low > -0.01
     assert (1 + change.estimate, 1 + change.low) == pytest.approx((cost["ratio"], cost["ratio_low"]))
     assert cost["counters"]["pressured_steps"] == 0

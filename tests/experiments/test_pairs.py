@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bidkv.evaluation.figures import E2E_MEAN
-from bidkv.evaluation.statistics import paired
+from bidkv.evaluation.statistics import compare_pairs
 from bidkv.gpu_host.pairs import cells, main
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
@@ -62,7 +62,7 @@ def test_a_cell_pairs_what_was_run_on_the_same_requests(folder: Path) -> None:
         [result(policy, seed).summary()["e2e_s"]["mean"] for seed in (1, 2, 3)]
         for policy in ("lcf", "preempt-evict")
     )
-    assert cell.effect("lcf", E2E_MEAN) == paired(ours, theirs)
+    assert cell.effect("lcf", E2E_MEAN) == compare_pairs(ours, theirs)
 
 
 def test_the_table_has_a_row_for_every_policy(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,10 +16,11 @@ pytest.importorskip("scipy", reason="needs the [experiments] extra")
 
 from scipy import stats
 
-from bidkv.evaluation.objectives import Objective, attainment, goodput_rps
-from bidkv.evaluation.statistics import Interval, order_effect, paired, pooled
+from bidkv.evaluation.baseline import choose_baseline
+from bidkv.evaluation.latency_target import LatencyTarget, attainment, goodput_rps
+from bidkv.evaluation.statistics import Interval, compare_cells, compare_pairs, order_effect
 from bidkv.experiments import simulated_driver as sim_module
-from bidkv.experiments.analysis import JUDGED, Judged, Outcome, Verdict, baseline_label, judge_runs
+from bidkv.experiments.analysis import JUDGED, Judged, Outcome, Verdict, judge_runs
 from bidkv.experiments.analysis_text import in_words, markdown
 from bidkv.experiments.driver import Task
 from bidkv.experiments.plan import Block, Cell, Load, Plan, labels_of
@@ -39,7 +40,7 @@ def test_the_paired_interval_is_that_of_the_paired_t_test(
     pairs: list[tuple[float, float]], level: float
 ) -> None:
     ours, theirs = zip(*pairs, strict=True)
-    found = paired(ours, theirs, level=level)
+    found = compare_pairs(ours, theirs, level=level)
     logs = [math.log(a) - math.log(b) for a, b in pairs]
     if len(set(logs)) == 1:
         assert found.low == found.high == found.estimate
@@ -50,32 +51,32 @@ def test_the_paired_interval_is_that_of_the_paired_t_test(
 
 
 def test_one_pair_shows_nothing_and_a_zero_is_compared_by_difference() -> None:
-    alone = paired([2.0], [1.0])
-    assert not alone.shown
+    alone = compare_pairs([2.0], [1.0])
+    assert not alone.is_shown
     assert "no interval" in str(alone)
-    zero = paired([0.0, 0.1, 0.2], [0.1, 0.2, 0.3])
+    zero = compare_pairs([0.0, 0.1, 0.2], [0.1, 0.2, 0.3])
     assert not zero.relative
     assert zero.estimate == pytest.approx(-0.1)
     with pytest.raises(ValueError, match="as many runs on both sides"):
-        paired([1.0], [])
+        compare_pairs([1.0], [])
 
 
 def test_the_bootstrap_agrees_with_t_on_many_well_behaved_pairs() -> None:
     draw = Random(3)
     ours = [draw.lognormvariate(0.1, 0.2) for _ in range(60)]
-    t, bootstrap = paired(ours, [1.0] * 60), paired(ours, [1.0] * 60, method="bootstrap")
+    t, bootstrap = compare_pairs(ours, [1.0] * 60), compare_pairs(ours, [1.0] * 60, method="bootstrap")
     assert bootstrap.low == pytest.approx(t.low, abs=0.01)
     assert bootstrap.high == pytest.approx(t.high, abs=0.01)
-    assert t.shown
+    assert t.is_shown
 
 
 def test_pooling_one_cell_is_the_cell_and_pooling_more_is_narrower() -> None:
     draw = Random(4)
     cells = [([draw.lognormvariate(0.1, 0.1) for _ in range(4)], [1.0] * 4) for _ in range(6)]
-    one = pooled(cells[:1])
-    alone = paired(*cells[0])
+    one = compare_cells(cells[:1])
+    alone = compare_pairs(*cells[0])
     assert (one.low, one.high) == pytest.approx((alone.low, alone.high))
-    every = pooled(cells)
+    every = compare_cells(cells)
     assert every.high - every.low < one.high - one.low
     mean = math.exp(sum(math.log(x) for ours, _ in cells for x in ours) / 24) - 1
     assert every.estimate == pytest.approx(mean)
@@ -108,9 +109,9 @@ def test_a_planted_drift_is_measured_and_none_is_not() -> None:
     assert found.estimate == pytest.approx(0.02)
     noisy, quiet = drifting(0.05, 8, noise=0.02), drifting(0.0, 8, noise=0.02)
     assert noisy is not None
-    assert noisy.shown
+    assert noisy.is_shown
     assert quiet is not None
-    assert not quiet.shown
+    assert not quiet.is_shown
     assert drifting(0.02, 1) is None  # place and strategy are the same thing
 
 
@@ -278,17 +279,17 @@ def test_the_summary_counts_every_cell_and_says_what_chance_does() -> None:
 
 
 def test_the_engines_own_rule_is_the_baseline_where_it_runs() -> None:
-    assert baseline_label(["lcf", "preempt-evict"]) == "preempt-evict"
-    assert baseline_label(["bidkv", "sglang_default"]) == "sglang_default"
-    assert baseline_label(["lcf", "bidkv"]) == "lcf"
+    assert choose_baseline(["lcf", "preempt-evict"]) == "preempt-evict"
+    assert choose_baseline(["bidkv", "sglang_default"]) == "sglang_default"
+    assert choose_baseline(["lcf", "bidkv"]) == "lcf"
 
 
 def test_failures_count_against_every_objective() -> None:
     run = run_of("lcf", 0, 2.0, failed=4).result
-    assert attainment(run, Objective()) == 0.6
-    assert attainment(run, Objective(e2e_s=1.9)) == 0.0
-    assert attainment(run, Objective(ttft_s=0.05)) == 0.0
-    assert attainment(run, Objective(tpot_s=0.24)) == 0.6
-    assert goodput_rps(run, Objective(e2e_s=2.5)) == pytest.approx(6 / run.span_s)
+    assert attainment(run, LatencyTarget()) == 0.6
+    assert attainment(run, LatencyTarget(e2e_s=1.9)) == 0.0
+    assert attainment(run, LatencyTarget(ttft_s=0.05)) == 0.0
+    assert attainment(run, LatencyTarget(tpot_s=0.24)) == 0.6
+    assert goodput_rps(run, LatencyTarget(e2e_s=2.5)) == pytest.approx(6 / run.span_s)
     with pytest.raises(ValueError, match="ttft_s must be > 0"):
-        Objective(ttft_s=0.0)
+        LatencyTarget(ttft_s=0.0)

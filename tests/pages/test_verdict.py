@@ -101,5 +101,7 @@ def test_unmeasured_latencies_are_no_crash_and_no_win() -> None:
 
 def test_a_table_marks_the_best_of_a_column_and_nobody_where_all_are_alike() -> None:
     slow, fast = table_rows([summary("slow"), summary("fast", e2e=5.0)])
-    assert [cell.text for cell, other in zip(fast.cells, slow.cells, strict=True) if cell.best] == ["5.00 s"]
-    assert not any(cell.best for cell in slow.cells)
+    assert [cell.text for cell, other in zip(fast.cells, slow.cells, strict=True) if cell.is_best] == [
+        "5.00 s"
+    ]
+    assert not any(cell.is_best for cell in slow.cells)

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from bidkv.evaluation.saturation import poisson
+from bidkv.evaluation.saturation import poisson_requests
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig, simulate
@@ -25,7 +25,7 @@ def test_use_and_pace_below_saturation_are_those_of_the_simulator(utilization, b
     rng = random.Random(3)
     pairs = [(rng.randint(10, 1600), rng.randint(10, 1600)) for _ in range(2500)]
     engine = EngineConfig(num_gpu_blocks=blocks + 1, max_num_seqs=seqs)
-    summary = simulate(poisson(pairs, rate, 2), resolve("preempt-evict"), engine, PROFILE).summary()
+    summary = simulate(poisson_requests(pairs, rate, 2), resolve("preempt-evict"), engine, PROFILE).summary()
     assert point.memory_fill == pytest.approx(summary["kv_utilization_mean"], rel=0.08)
     assert point.tpot_s == pytest.approx(summary["tpot_s"]["mean"], rel=0.12)
     assert point.ttft_s == pytest.approx(summary["ttft_s"]["mean"], rel=0.35)

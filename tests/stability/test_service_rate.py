@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bidkv.evaluation.saturation import saturated_rate
+from bidkv.evaluation.saturation import measure_saturation
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig
 from bidkv.stability import (
@@ -52,7 +52,9 @@ def test_the_predicted_rate_is_within_7_percent_of_the_simulated_one(law, blocks
     shape = ReplicaShape(blocks, max_num_seqs=seqs)
     timed = profile.for_engine(seqs, shape.max_num_batched_tokens)
     predicted = service_rate(law, shape, timed.step_s)
-    measured = saturated_rate(drawn(law), EngineConfig(num_gpu_blocks=blocks + 1, max_num_seqs=seqs), profile)
+    measured = measure_saturation(
+        drawn(law), EngineConfig(num_gpu_blocks=blocks + 1, max_num_seqs=seqs), profile
+    )
     assert predicted.sustainable_rps == pytest.approx(measured.rate_rps, rel=0.07)
     summary = measured.result.summary()
     assert predicted.memory_fill == pytest.approx(summary["kv_utilization_mean"], abs=0.04)

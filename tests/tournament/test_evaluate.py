@@ -9,7 +9,7 @@ import pytest
 
 from bidkv.policy import available
 from bidkv.policy.published import RULE_POLICIES
-from bidkv.tournament import BASELINE, Cell, Standings, cells, evaluate, fingerprints, picture
+from bidkv.tournament import BASELINE, Standings, TournamentCell, cells, evaluate, fingerprints, picture
 from bidkv.tournament.docs import policy_table, regenerate, regenerate_policies, require_markers
 from bidkv.tournament.picture import rows, write_picture
 
@@ -22,7 +22,10 @@ def standings() -> Standings:
 
 
 def test_all_policies_run_the_same_cells(standings: Standings) -> None:
-    assert list(standings.scores) == [Cell("T", "mixed", 1.1, 1), Cell("T", "mixed", 1.1, 2)]
+    assert list(standings.scores) == [
+        TournamentCell("T", "mixed", 1.1, 1),
+        TournamentCell("T", "mixed", 1.1, 2),
+    ]
     for scores in standings.scores.values():
         assert list(scores) == [BASELINE, "lcf", "peak-gate"]
         assert scores[BASELINE].preemptions > 0

@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from bidkv.policy import available, resolve
-from bidkv.tournament import BASELINE, SIZES, Plan, everybody
+from bidkv.tournament import BASELINE, SIZES, TournamentPlan, all_policies
 from bidkv.workloads.families import split_seeds
 
 
 def test_the_baseline_plays_first_and_once() -> None:
-    assert Plan.of(["lcf"]).policies == (BASELINE, "lcf")
-    assert Plan.of(["lcf", BASELINE]).policies == (BASELINE, "lcf")
+    assert TournamentPlan.make(["lcf"]).policies == (BASELINE, "lcf")
+    assert TournamentPlan.make(["lcf", BASELINE]).policies == (BASELINE, "lcf")
 
 
 def test_what_is_left_open_is_everything_and_four_seeds() -> None:
-    plan = Plan.of(["lcf"], split="held_out")
+    plan = TournamentPlan.make(["lcf"], split="held_out")
     assert plan.sizes == tuple(SIZES)
     assert len(plan.families) == 16
     assert plan.seeds == split_seeds("held_out")[:4]
@@ -26,8 +26,8 @@ def test_what_is_left_open_is_everything_and_four_seeds() -> None:
 
 
 def test_everybody_is_every_policy_and_all_of_them_resolve() -> None:
-    assert set(available()) < set(everybody())
-    assert len({resolve(spec).name for spec in everybody()}) == len(available())
+    assert set(available()) < set(all_policies())
+    assert len({resolve(spec).name for spec in all_policies()}) == len(available())
 
 
 @pytest.mark.parametrize(
@@ -46,4 +46,4 @@ def test_everybody_is_every_policy_and_all_of_them_resolve() -> None:
 )
 def test_mistakes_are_named(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Plan.of(**{"policies": ["lcf"], **wrong})
+        TournamentPlan.make(**{"policies": ["lcf"], **wrong})

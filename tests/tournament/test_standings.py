@@ -8,7 +8,7 @@ from statistics import stdev
 
 import pytest
 
-from bidkv.tournament import BASELINE, Cell, Plan, Score, Standings, tables
+from bidkv.tournament import BASELINE, Score, Standings, TournamentCell, TournamentPlan, tables
 
 EVEN = Score(10.0, 40.0, 5.0, 8.0, 2.0, 0.1, 0.5, 3, 20, 0)
 T_95 = {1: 12.7062047, 2: 4.3026527}
@@ -19,9 +19,9 @@ def standings(means: dict[str, dict[tuple[str, int], float]]) -> Standings:
     """Every policy's mean latency by (family, seed); all other figures are the baseline's."""
     families = sorted({family for by_cell in means.values() for family, _ in by_cell})
     seeds = sorted({seed for by_cell in means.values() for _, seed in by_cell})
-    plan = Plan.of(list(means), families=families, sizes=["T"], loads=[1.0], seeds=seeds)
+    plan = TournamentPlan.make(list(means), families=families, sizes=["T"], loads=[1.0], seeds=seeds)
     scores = {
-        Cell("T", family, 1.0, seed): {
+        TournamentCell("T", family, 1.0, seed): {
             BASELINE: EVEN,
             **{policy: replace(EVEN, mean_e2e_s=by_cell[family, seed]) for policy, by_cell in means.items()},
         }
@@ -87,8 +87,8 @@ def test_the_best_rival_is_chosen_place_by_place() -> None:
 
 def test_policies_that_broke_are_named() -> None:
     table = standings({"lcf": {("code", 1): 10.0}})
-    cell = Cell("T", "code", 1.0, 1)
+    cell = TournamentCell("T", "code", 1.0, 1)
     broken = Standings(table.plan, {cell: {**table.scores[cell], "lcf": replace(EVEN, failures=1)}})
     assert broken.broken() == {"lcf": 1}
-    assert "lcf broke in 1 runs" in str(broken)
+    assert "lcf failed in 1 runs" in str(broken)
     assert table.broken() == {}

@@ -15,6 +15,7 @@ from bidkv.calibration.errors_by_regime import (
 )
 from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, candidate, fit, predict
 from bidkv.calibration.step_log import StepLog
+from bidkv.evaluation.tables import aligned_table
 from bidkv.profiles import StepTimeProfile, dump_profile
 
 
@@ -101,7 +102,7 @@ def as_text(calibration: Calibration, log: StepLog) -> str:
             )
             for error in calibration.candidates
         ]
-        lines += ["", *_table(head, rows)]
+        lines += ["", *aligned_table(head, rows)]
     lines += ["", "Not covered by these steps:", *(f"  - {line}" for line in calibration.uncovered)]
     return "\n".join(lines)
 
@@ -121,18 +122,7 @@ def errors_as_text(title: str, errors: Sequence[RegimeError]) -> list[str]:
         )
         for error in errors
     ]
-    return _table(head, rows)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in (head, *rows)
-    ]
+    return aligned_table(head, rows)
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

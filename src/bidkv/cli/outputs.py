@@ -53,7 +53,7 @@ def hand_out(
 
 
 def _print_table(summaries: Sequence[dict[str, Any]], title: str, arrival_rps: float | None) -> None:
-    from bidkv.evaluation.text_table import summary_table
+    from bidkv.evaluation.tables import summary_table
     from bidkv.report import judge
 
     console = table_console()
@@ -62,7 +62,7 @@ def _print_table(summaries: Sequence[dict[str, Any]], title: str, arrival_rps: f
 
 
 def _print_replicas(summary: dict[str, Any]) -> None:
-    from bidkv.evaluation.text_table import summary_table
+    from bidkv.evaluation.tables import summary_table
 
     rows = [
         part | {"strategy": f"{index}: {part['requests']:,} requests"}

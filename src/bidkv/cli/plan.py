@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -100,8 +99,9 @@ def command(
       bidkv plan --trace my.jsonl --slo-ttft-p99-ms 500 --growth 3 --picture plan.html
       bidkv plan --prompt-tokens 10:1600 --output-tokens 10:1600 --rate 12 --simulate
     """
-    from bidkv.planning import Promise, check, make_plan, verify_fleet
-    from bidkv.planning.text import as_text
+    from bidkv.evaluation.latency_target import LatencyTarget
+    from bidkv.planning import check_rates, make_plan, verify_fleet
+    from bidkv.planning.text import plan_text
     from bidkv.simulator import EngineConfig
     from bidkv.stability import ReplicaShape
 
@@ -126,22 +126,25 @@ def command(
         shape = ReplicaShape(engine.usable_blocks, block_size, max_num_seqs, max_num_batched_tokens)
     if simulate and cached_prompt_share:
         fail("--simulate: simulated prompts share nothing: leave --cached-prompt-share out")
-    promise = Promise(_seconds(slo_ttft_p99_ms), _seconds(slo_tpot_ms))
+    for option, bound in (("--slo-ttft-p99-ms", slo_ttft_p99_ms), ("--slo-tpot-ms", slo_tpot_ms)):
+        if bound is not None and not bound > 0.0:
+            fail(f"{option}: expected milliseconds above 0, got {bound}")
+    target = LatencyTarget(_seconds(slo_ttft_p99_ms), _seconds(slo_tpot_ms))
     demand = _demand(trace, trace_format, prompt_tokens, output_tokens, rate, limit)
     with bad_input("options"):
         plan = make_plan(
             demand,
             shape,
             step_times,
-            promise=promise,
+            target=target,
             growth=growth,
             target_utilization=target_utilization,
             cached_prompt_share=cached_prompt_share,
         )
     checks, fleet = [], None
     if simulate:
-        checks = check(demand, plan.service, engine, step_times)
-        fleet = verify_fleet(plan, demand, engine, step_times, promise=promise, router=router.value)
+        checks = check_rates(demand, plan.service, engine, step_times)
+        fleet = verify_fleet(plan, demand, engine, step_times, target=target, router=router.value)
     if json_file is not None:
         document = plan.as_dict() | {
             "checks": [asdict(c) for c in checks],
@@ -153,11 +156,11 @@ def command(
         else:
             Path(json_file).write_text(text, encoding="utf-8")
     if json_file != "-":
-        typer.echo(as_text(plan, checks, fleet))
+        typer.echo(plan_text(plan, checks, fleet))
     if picture is not None:
-        from bidkv.planning.picture import curve, plan_chart, write_picture
+        from bidkv.planning.picture import load_curve, plan_chart, write_picture
 
-        write_picture(picture, plan_chart(plan, curve(demand, shape, step_times, cached_prompt_share)))
+        write_picture(picture, plan_chart(plan, load_curve(demand, shape, step_times, cached_prompt_share)))
         typer.echo(f"picture: {picture}", err=json_file == "-")
 
 
@@ -180,7 +183,7 @@ def _demand(
         with bad_input("lengths"):
             return Demand.uniform(prompt, output, rate)
     with bad_input("--trace"):
-        return Demand.of_requests(_requests(trace, trace_format, rate, limit), trace)
+        return Demand.from_requests(_requests(trace, trace_format, rate, limit), trace)
 
 
 def _requests(
@@ -203,5 +206,5 @@ def _bounds(option: str, text: str) -> tuple[int, int]:
     return int(low), int(high)
 
 
-def _seconds(milliseconds: float | None) -> float:
-    return math.inf if milliseconds is None else milliseconds / 1e3
+def _seconds(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3

@@ -23,10 +23,10 @@ def command(
         Path | None, typer.Option("--csv", metavar="FILE", help="Write one row for each run, all figures.")
     ] = None,
     ttft_slo_s: Annotated[
-        float, typer.Option(metavar="S", help="Objective: seconds to the first token.")
+        float, typer.Option(metavar="S", help="LatencyTarget: seconds to the first token.")
     ] = 2.0,
     tpot_slo_s: Annotated[
-        float, typer.Option(metavar="S", help="Objective: seconds for each token after it, on average.")
+        float, typer.Option(metavar="S", help="LatencyTarget: seconds for each token after it, on average.")
     ] = 0.1,
 ) -> None:
     """Judge an experiment, finished or not, as far as it has run.
@@ -49,14 +49,14 @@ def command(
     from rich.table import Table
     from rich.text import Text
 
-    from bidkv.evaluation.objectives import Objective
+    from bidkv.evaluation.latency_target import LatencyTarget
     from bidkv.experiments.analysis import outcome_of
     from bidkv.experiments.analysis_text import COLUMNS, in_words, markdown, mean_rows, runs_csv
     from bidkv.experiments.store import Store, StoreError
 
     try:
         with bad_input("report"):
-            outcome = outcome_of(Store.open(folder), Objective(ttft_s=ttft_slo_s, tpot_s=tpot_slo_s))
+            outcome = outcome_of(Store.open(folder), LatencyTarget(ttft_s=ttft_slo_s, tpot_s=tpot_slo_s))
     except StoreError as error:
         fail(f"report: {error}")
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))

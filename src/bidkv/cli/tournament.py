@@ -79,7 +79,7 @@ def command(
       bidkv tournament --strategy fair,lcf --size T,M --family mixed,sharegpt
       bidkv tournament --split held_out --seeds 12 --output-dir out/tournament --json out/tournament.json
     """
-    from bidkv.tournament import Plan, everybody, play, tables
+    from bidkv.tournament import TournamentPlan, all_policies, play, tables
     from bidkv.tournament.docs import regenerate, require_markers
 
     if html_file is not None or png_file is not None:
@@ -98,8 +98,8 @@ def command(
         if docs_file is not None:
             require_markers(docs_file)
     with bad_input("options"):
-        plan = Plan.of(
-            everybody() if strategy is None else _names(strategy),
+        plan = TournamentPlan.make(
+            all_policies() if strategy is None else _names(strategy),
             families=None if family is None else _names(family),
             sizes=None if size is None else _names(size),
             loads=_loads(load),

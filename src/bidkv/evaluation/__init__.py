@@ -1,1 +1,1 @@
-"""Figures, objectives, statistics and the baseline of a comparison."""
+"""How runs are judged: figures, latency targets, intervals, saturation, tables, and the one baseline rule."""

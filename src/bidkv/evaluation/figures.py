@@ -1,4 +1,4 @@
-"""The figures every table shows: where they stand in a summary, which way is better, how they print."""
+"""The figures that tables show: where each stands in a summary, which way is better, how it prints."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from bidkv.baselines import ENGINE_ORDER
+from bidkv.evaluation.baseline import choose_baseline
 
 Summary = Mapping[str, Any]
 """What :meth:`bidkv.results.RunResult.summary` returns."""
@@ -49,10 +49,19 @@ def rate(value: float) -> str:
     return f"{value:,.2f}"
 
 
-def alike(a: float, b: float) -> bool:
-    """Whether two values differ by less than a thousandth: no reader could act on less.
+def ratio(value: float) -> str:
+    """Print a ratio.
 
-    >>> alike(5.000, 5.004), alike(5.00, 5.01)
+    >>> ratio(1.2345)
+    '1.23'
+    """
+    return f"{value:.2f}"
+
+
+def nearly_equal(a: float, b: float) -> bool:
+    """Tell whether two values differ by at most a thousandth, less than any reader could act on.
+
+    >>> nearly_equal(5.000, 5.004), nearly_equal(5.00, 5.01)
     (True, False)
     """
     return abs(a - b) <= 1e-3 * max(abs(a), abs(b))
@@ -76,26 +85,29 @@ class Figure:
     better: Literal["lower", "higher"] | None
     show: Callable[[float], str]
 
-    def of(self, summary: Summary) -> float | None:
-        """Read the figure from a run's summary; None when it was not measured."""
+    def read(self, summary: Summary) -> float | None:
+        """Return the figure from a run's summary; None when it was not measured."""
         value: Any = summary
         for name in self.path.split("."):
-            value = value[name]
+            if value is None:
+                return None
+            # Runs recorded before a figure existed do not have it.
+            value = value.get(name)
         return None if value is None else float(value)
 
     def best(self, summaries: Sequence[Summary]) -> float | None:
         """Return the best value among runs; None when no way is better or nothing was measured."""
-        values = [v for v in map(self.of, summaries) if v is not None]
+        values = [v for v in map(self.read, summaries) if v is not None]
         if self.better is None or not values:
             return None
         return min(values) if self.better == "lower" else max(values)
 
     def leaders(self, summaries: Sequence[Summary]) -> list[Summary]:
-        """Return the runs whose value is the best or as good as it (:func:`alike`)."""
+        """Return the runs whose value is the best or nearly equal to it (:func:`nearly_equal`)."""
         best = self.best(summaries)
         if best is None:
             return []
-        return [s for s in summaries if (value := self.of(s)) is not None and alike(value, best)]
+        return [s for s in summaries if (value := self.read(s)) is not None and nearly_equal(value, best)]
 
 
 THROUGHPUT = Figure("throughput_rps", "throughput in requests per second", "req/s", "higher", rate)
@@ -107,38 +119,94 @@ E2E_P99 = Figure("e2e_s.p99", "p99 end-to-end latency", "e2e p99", "lower", seco
 PREEMPTIONS = Figure("preemptions", "preemptions", "preempt.", "lower", count)
 TAX = Figure("recompute_tax", "recompute tax", "tax", "lower", percent)
 KV_USE = Figure("kv_utilization_mean", "mean KV use", "KV use", None, percent)
+ITL_P99 = Figure("itl_s.p99", "p99 inter-token latency", "ITL p99", "lower", seconds)
+LONGEST_GAP = Figure("longest_gap_s", "longest gap between two tokens", "longest gap", "lower", seconds)
+HIT_RATE = Figure("prefix_hit_rate", "prefix hit rate", "hits", "higher", percent)
+LOST_PREFIX = Figure(
+    "lost_prefix_share", "share of computed tokens whose cached prefix was lost", "lost", "lower", percent
+)
 
 TABLE = (THROUGHPUT, TTFT_MEAN, TTFT_P99, E2E_MEAN, E2E_P50, E2E_P99, PREEMPTIONS, TAX, KV_USE)
-"""The columns of the tables for people, in order."""
+"""The columns that every table has, in order."""
+
+_WHERE_MEASURED = (ITL_P99, LONGEST_GAP, HIT_RATE, LOST_PREFIX)
+"""Columns for engines that report token times, or that look prompts up in a prefix cache."""
+
+TURNS = Figure("sessions.turns", "turns finished", "turns", "higher", count)
+TURN_RATE = Figure("sessions.turns_per_s", "turns per second", "turns/s", "higher", rate)
+SESSIONS_DONE = Figure("sessions.completed", "sessions completed", "done", "higher", count)
+TURN_MEAN = Figure("sessions.turn_s.mean", "mean turn latency", "turn mean", "lower", seconds)
+TURN_P99 = Figure("sessions.turn_s.p99", "p99 turn latency", "turn p99", "lower", seconds)
+FIRST_WAIT_P99 = Figure(
+    "sessions.first_turn_wait_s.p99", "p99 wait of the first turn", "first wait p99", "lower", seconds
+)
+COMPLETION_MEAN = Figure(
+    "sessions.completion_s.mean", "mean session completion time", "session mean", "lower", seconds
+)
+COMPLETION_P99 = Figure(
+    "sessions.completion_s.p99", "p99 session completion time", "session p99", "lower", seconds
+)
+COMPUTED_PER_NEW = Figure(
+    "sessions.computed_per_new_token", "computed tokens per new token", "computed/new", "lower", ratio
+)
+SESSION_HITS = Figure("sessions.prefix_hit_rate", "prefix hit rate", "hits", "higher", percent)
+SESSION_LOST = Figure("sessions.lost_prefix_share", LOST_PREFIX.label, "lost", "lower", percent)
+
+SESSION_TABLE = (
+    TURNS,
+    TURN_RATE,
+    SESSIONS_DONE,
+    TURN_MEAN,
+    TURN_P99,
+    FIRST_WAIT_P99,
+    COMPLETION_MEAN,
+    COMPLETION_P99,
+    COMPUTED_PER_NEW,
+    SESSION_HITS,
+    SESSION_LOST,
+)
+"""The columns of the second table that runs of sessions have, in order."""
 
 
-def baseline_of(summaries: Sequence[Summary]) -> Summary:
-    """Return the run the others are compared with: the engine's own order when it ran, else the first."""
-    return next((s for s in summaries if s["strategy"] == ENGINE_ORDER), summaries[0])
+def measured_figures(
+    summaries: Sequence[Summary], figures: Sequence[Figure] = (*TABLE, *_WHERE_MEASURED)
+) -> list[Figure]:
+    """Return the figures of a table for these runs: :data:`TABLE`, and others that some run has."""
+    return [
+        figure
+        for figure in figures
+        if figure in TABLE or any(figure.read(summary) is not None for summary in summaries)
+    ]
 
 
-class Cell(NamedTuple):
+def baseline_summary(summaries: Sequence[Summary]) -> Summary:
+    """Return the run the others are compared with, by :func:`~bidkv.evaluation.baseline.choose_baseline`."""
+    name = choose_baseline([summary["strategy"] for summary in summaries])
+    return next(summary for summary in summaries if summary["strategy"] == name)
+
+
+class TableCell(NamedTuple):
     """A value as a table prints it, and whether to mark it as the best of its column."""
 
     text: str
-    best: bool
+    is_best: bool
 
 
-class Row(NamedTuple):
-    """One strategy's line of a table, in the order of :data:`TABLE`."""
+class TableRow(NamedTuple):
+    """One strategy's line of a table, in the order of its figures."""
 
     strategy: str
-    cells: list[Cell]
+    cells: list[TableCell]
 
 
-def table_rows(summaries: Sequence[Summary]) -> list[Row]:
-    """Lay runs of the same workload side by side; a column in which all are alike marks nobody."""
-    marked = [leaders if len(leaders := f.leaders(summaries)) < len(summaries) else [] for f in TABLE]
+def table_rows(summaries: Sequence[Summary], figures: Sequence[Figure] = TABLE) -> list[TableRow]:
+    """Lay runs of the same workload side by side. A column whose values are all nearly equal marks none."""
+    marked = [leaders if len(leaders := f.leaders(summaries)) < len(summaries) else [] for f in figures]
     rows = []
     for summary in summaries:
         cells = [
-            Cell("-" if (value := figure.of(summary)) is None else figure.show(value), summary in leaders)
-            for figure, leaders in zip(TABLE, marked, strict=True)
+            TableCell("-" if (value := figure.read(summary)) is None else figure.show(value), summary in best)
+            for figure, best in zip(figures, marked, strict=True)
         ]
-        rows.append(Row(summary["strategy"], cells))
+        rows.append(TableRow(summary["strategy"], cells))
     return rows

@@ -1,8 +1,8 @@
-"""Paired differences with confidence intervals, pooled effects, and the effect of run order.
+"""Paired differences with confidence intervals, effects over many cells, and the effect of run order.
 
-The unit is a pair of whole runs over identical requests: requests within one run wait for each other, so
-comparing them one by one would take a single lucky run for hundreds of observations. Ratios are analyzed as
-logarithms (a load that is twice as slow is as far from equal as one twice as fast).
+The unit of observation is a pair of whole runs over identical requests. The requests of one run wait for each
+other, so counting them one by one would turn a single lucky run into hundreds of observations. Ratios are
+analyzed as logarithms: twice as slow is as far from equal as twice as fast.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-LEVEL = 0.95
+from bidkv.evaluation.intervals import LEVEL, mean_interval, student_half_width
 
 Method = Literal["t", "bootstrap"]
 
@@ -27,7 +27,7 @@ class Interval:
     Attributes:
         estimate: relative change (-0.05: 5 % less) or, where a value is 0, the plain difference.
         low: lower end.
-        high: upper end; both infinite where one pair is all there is.
+        high: upper end; both are infinite where there is only one pair.
         relative: whether it is a relative change.
     """
 
@@ -37,8 +37,8 @@ class Interval:
     relative: bool
 
     @property
-    def shown(self) -> bool:
-        """Whether the interval leaves out "no difference"."""
+    def is_shown(self) -> bool:
+        """Whether the interval excludes "no difference"."""
         return self.low > 0.0 or self.high < 0.0
 
     def __str__(self) -> str:
@@ -50,16 +50,16 @@ class Interval:
         return f"{one(self.estimate)} ({one(self.low)} to {one(self.high)})"
 
 
-def paired(
+def compare_pairs(
     ours: Sequence[float], theirs: Sequence[float], *, level: float = LEVEL, method: Method = "t"
 ) -> Interval:
     """Compare runs pair by pair.
 
     Args:
-        ours: one figure a run.
-        theirs: the same figure of the paired run, same order.
+        ours: one figure per run.
+        theirs: the same figure of the paired run, in the same order.
         level: of confidence, in (0, 1).
-        method: "t" is Student's interval of the mean of the differences; "bootstrap" the bias-corrected
+        method: "t" is Student's interval of the mean difference; "bootstrap" is the bias-corrected
             accelerated bootstrap of it (Efron 1987), for many pairs with outliers.
 
     Returns:
@@ -75,15 +75,17 @@ def paired(
         raise ValueError(f"level must be in (0, 1), got {level}")
     relative = min(*ours, *theirs) > 0.0
     differences = _differences(ours, theirs, relative)
-    low, high = _interval(differences, level, method)
-    return _back(float(np.mean(differences)), low, high, relative)
+    low, high = _spread(differences, level, method)
+    return _make_interval(float(np.mean(differences)), low, high, relative)
 
 
-def pooled(cells: Sequence[tuple[Sequence[float], Sequence[float]]], *, level: float = LEVEL) -> Interval:
-    """Compare runs of several cells (workloads, rates) at once, each cell counting the same.
+def compare_cells(
+    cells: Sequence[tuple[Sequence[float], Sequence[float]]], *, level: float = LEVEL
+) -> Interval:
+    """Compare runs of several cells (workloads, rates) at once, with equal weight for each cell.
 
-    The estimate is the mean of the cells' mean differences; its variance is that of the pairs within cells,
-    with the degrees of freedom of Welch and Satterthwaite. What varies between cells is real and no error.
+    The estimate is the mean of the cells' mean differences. Its variance comes from the pairs within cells,
+    with the degrees of freedom of Welch and Satterthwaite; a difference between cells is real, not an error.
 
     Raises:
         ValueError: no cell, or a cell without pairs.
@@ -96,43 +98,44 @@ def pooled(cells: Sequence[tuple[Sequence[float], Sequence[float]]], *, level: f
         differences = _differences(ours, theirs, relative)
         means.append(float(np.mean(differences)))
         if len(differences) < 2:
-            return _back(float(np.mean(means)), -math.inf, math.inf, relative)
+            return _make_interval(float(np.mean(means)), -math.inf, math.inf, relative)
         term = float(np.var(differences, ddof=1)) / len(differences)
         terms.append(term)
         weights += term**2 / (len(differences) - 1)
     estimate, variance = float(np.mean(means)), sum(terms)
     half = 0.0
     if variance > 0.0:
-        quantile = stats.t.ppf(0.5 + level / 2, variance**2 / weights)
-        half = float(quantile) * math.sqrt(variance) / len(cells)
-    return _back(estimate, estimate - half, estimate + half, relative)
+        freedom = variance**2 / weights
+        half = student_half_width(math.sqrt(variance) / len(cells), freedom, level)
+    return _make_interval(estimate, estimate - half, estimate + half, relative)
 
 
 def order_effect(
     figures: Mapping[str, Sequence[Mapping[str, tuple[int, float]]]], *, level: float = LEVEL
 ) -> Interval | None:
-    """Tell whether a run's place in its block changes its figure, strategies and blocks accounted for.
+    """Tell whether a run's place in its group changes its figure, with strategies and groups accounted for.
 
     Args:
-        figures: for each load its complete blocks; a block maps each strategy to its position and figure
-            (positive).
+        figures: for each load its complete groups of runs; a group maps each strategy to its position and
+            its figure (positive).
+        level: of confidence, in (0, 1).
 
     Returns:
-        Relative change per place later in a block; None where it cannot be told apart from the strategies
-        (one repetition) or there are too few runs.
+        Relative change per place later in a group; None where it cannot be told apart from the strategies
+        (one repetition) or where there are too few runs.
     """
     places, values, used = [], [], 0
-    for blocks in figures.values():
-        if len(blocks) < 2:
+    for groups in figures.values():
+        if len(groups) < 2:
             continue
-        names = sorted(blocks[0])
-        if any(sorted(block) != names for block in blocks):
-            raise ValueError("every block of a load must hold the same strategies")
-        place = np.array([[block[name][0] for name in names] for block in blocks], dtype=float)
-        value = np.log([[block[name][1] for name in names] for block in blocks])
+        names = sorted(groups[0])
+        if any(sorted(group) != names for group in groups):
+            raise ValueError("every group of a load must hold the same strategies")
+        place = np.array([[group[name][0] for name in names] for group in groups], dtype=float)
+        value = np.log([[group[name][1] for name in names] for group in groups])
         places.append(_doubly_centered(place))
         values.append(_doubly_centered(value))
-        used += len(blocks) + len(names) - 1
+        used += len(groups) + len(names) - 1
     if not places:
         return None
     x = np.concatenate([part.ravel() for part in places])
@@ -143,8 +146,8 @@ def order_effect(
         return None
     slope = float(x @ y) / spread
     rest = y - slope * x
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * math.sqrt(float(rest @ rest) / freedom / spread)
-    return _back(slope, slope - half, slope + half, relative=True)
+    half = student_half_width(math.sqrt(float(rest @ rest) / freedom / spread), freedom, level)
+    return _make_interval(slope, slope - half, slope + half, relative=True)
 
 
 def _differences(ours: Sequence[float], theirs: Sequence[float], relative: bool) -> np.ndarray:
@@ -152,7 +155,7 @@ def _differences(ours: Sequence[float], theirs: Sequence[float], relative: bool)
     return np.asarray(np.log(a) - np.log(b) if relative else a - b)
 
 
-def _interval(differences: np.ndarray, level: float, method: Method) -> tuple[float, float]:
+def _spread(differences: np.ndarray, level: float, method: Method) -> tuple[float, float]:
     if len(differences) < 2:
         return -math.inf, math.inf
     mean = float(np.mean(differences))
@@ -163,12 +166,11 @@ def _interval(differences: np.ndarray, level: float, method: Method) -> tuple[fl
             (differences,), np.mean, confidence_level=level, rng=np.random.default_rng(0)
         ).confidence_interval
         return float(found.low), float(found.high)
-    half = float(stats.t.ppf(0.5 + level / 2, len(differences) - 1)) * float(stats.sem(differences))
-    return mean - half, mean + half
+    return mean_interval([float(difference) for difference in differences], level)
 
 
-def _back(estimate: float, low: float, high: float, relative: bool) -> Interval:
-    """From logarithms back to relative changes."""
+def _make_interval(estimate: float, low: float, high: float, relative: bool) -> Interval:
+    """Turn logarithms back into relative changes."""
     if not relative:
         return Interval(estimate, low, high, relative)
     estimate, low, high = (math.expm1(v) if v < 700 else math.inf for v in (estimate, low, high))
@@ -176,6 +178,6 @@ def _back(estimate: float, low: float, high: float, relative: bool) -> Interval:
 
 
 def _doubly_centered(table: np.ndarray) -> np.ndarray:
-    """Take out the means of rows (blocks) and of columns (strategies)."""
+    """Subtract the means of rows (groups) and of columns (strategies)."""
     rows, columns = table.mean(axis=1, keepdims=True), table.mean(axis=0, keepdims=True)
     return np.asarray(table - rows - columns + table.mean())

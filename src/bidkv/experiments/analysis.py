@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from bidkv.evaluation.baseline import choose_baseline
 from bidkv.evaluation.figures import (
     E2E_MEAN,
     E2E_P99,
@@ -18,8 +19,9 @@ from bidkv.evaluation.figures import (
     percent,
     rate,
 )
-from bidkv.evaluation.objectives import DEFAULT_OBJECTIVE, Objective, attainment, goodput_rps
-from bidkv.evaluation.statistics import LEVEL, Interval, order_effect, paired, pooled
+from bidkv.evaluation.intervals import LEVEL
+from bidkv.evaluation.latency_target import DEFAULT_TARGET, LatencyTarget, attainment, goodput_rps
+from bidkv.evaluation.statistics import Interval, compare_cells, compare_pairs, order_effect
 from bidkv.experiments.plan import Load, Plan, policy_of
 from bidkv.experiments.refusal import idle_reason
 from bidkv.experiments.store import Store, StoredRun
@@ -28,8 +30,6 @@ GOODPUT = Figure("goodput_rps", "goodput in requests per second", "goodput", "hi
 ATTAINMENT = Figure("slo_attainment", "share of requests within the objective", "in SLO", "higher", percent)
 JUDGED = (E2E_MEAN, E2E_P99, TTFT_MEAN, TTFT_P99, THROUGHPUT, GOODPUT, TAX)
 """The figures with verdicts, fixed before any result is seen; the first is the one the summary states."""
-
-_ENGINES_OWN = ("preempt-evict", "sglang-default", "sglang_default")
 
 
 class Verdict(StrEnum):
@@ -98,7 +98,7 @@ class Outcome:
 
     plan: Plan
     baseline: str
-    objective: Objective
+    objective: LatencyTarget
     runs: Sequence[StoredRun]
     judged: Sequence[Judged]
     overall: Sequence[Overall]
@@ -118,7 +118,7 @@ class Outcome:
         return in_words(self)
 
 
-def outcome_of(store: Store, objective: Objective = DEFAULT_OBJECTIVE, level: float = LEVEL) -> Outcome:
+def outcome_of(store: Store, objective: LatencyTarget = DEFAULT_TARGET, level: float = LEVEL) -> Outcome:
     """Judge what has run so far.
 
     Raises:
@@ -135,12 +135,12 @@ def outcome_of(store: Store, objective: Objective = DEFAULT_OBJECTIVE, level: fl
 def judge_runs(
     plan: Plan,
     runs: Sequence[StoredRun],
-    objective: Objective = DEFAULT_OBJECTIVE,
+    objective: LatencyTarget = DEFAULT_TARGET,
     level: float = LEVEL,
     failures: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Judge runs that need not be in a folder; see :func:`outcome_of`."""
-    baseline = baseline_label(plan.strategies)
+    baseline = choose_baseline(plan.strategies)
     table = _Table(runs, objective)
     others = [label for label in plan.strategies if label != baseline]
     judged = [
@@ -156,12 +156,7 @@ def judge_runs(
     return Outcome(plan, baseline, objective, runs, judged, overall, order, failures or {})
 
 
-def baseline_label(labels: Sequence[str]) -> str:
-    """Return the label the others are compared with: the engine's own rule where named, else the first."""
-    return next((name for name in _ENGINES_OWN if name in labels), labels[0])
-
-
-def summary_of(run: StoredRun, objective: Objective) -> dict[str, Any]:
+def summary_of(run: StoredRun, objective: LatencyTarget) -> dict[str, Any]:
     """Return a run's summary with the figures that depend on an objective."""
     return run.result.summary() | {
         "goodput_rps": goodput_rps(run.result, objective),
@@ -172,7 +167,7 @@ def summary_of(run: StoredRun, objective: Objective) -> dict[str, Any]:
 class _Table:
     """Runs by load, strategy and repetition."""
 
-    def __init__(self, runs: Iterable[StoredRun], objective: Objective) -> None:
+    def __init__(self, runs: Iterable[StoredRun], objective: LatencyTarget) -> None:
         self.summaries: dict[tuple[Load, str], dict[int, dict[str, Any]]] = {}
         self.runs: dict[tuple[Load, str], dict[int, StoredRun]] = {}
         for run in runs:
@@ -188,7 +183,7 @@ class _Table:
         found = [
             (n, x, y)
             for n in sorted(a.keys() & b.keys())
-            if (x := figure.of(a[n])) is not None and (y := figure.of(b[n])) is not None
+            if (x := figure.read(a[n])) is not None and (y := figure.read(b[n])) is not None
         ]
         return [n for n, _, _ in found], [x for _, x, _ in found], [y for _, _, y in found]
 
@@ -199,7 +194,7 @@ class _Table:
             block = {}
             for cell in cells:
                 summary = self.summaries.get((cell.block.load, cell.strategy), {}).get(cell.block.repetition)
-                value = None if summary is None else figure.of(summary)
+                value = None if summary is None else figure.read(summary)
                 if value is not None and value > 0.0:
                     block[cell.strategy] = (cell.position, value)
             if len(block) == len(cells):
@@ -213,9 +208,9 @@ def _judge(
     repetitions, ours, theirs = table.pairs(load, label, baseline, figure)
     if not repetitions:
         return Judged(load, label, figure, 0, None, Verdict.NOT_SHOWN)
-    effect = paired(ours, theirs, level=level)
+    effect = compare_pairs(ours, theirs, level=level)
     verdict = Verdict.NOT_SHOWN
-    if effect.shown:
+    if effect.is_shown:
         lower = effect.estimate < 0.0
         verdict = Verdict.BETTER if lower == (figure.better == "lower") else Verdict.WORSE
     reason = ""
@@ -260,7 +255,7 @@ def _overall(
     own = [j for j in judged if j.strategy == label and j.figure is figure]
     counts = {verdict: sum(1 for j in own if j.verdict is verdict) for verdict in Verdict}
     cells = [table.pairs(load, label, baseline, figure)[1:] for load in plan.loads]
-    effect = pooled(cells, level=level) if all(ours for ours, _ in cells) else None
+    effect = compare_cells(cells, level=level) if all(ours for ours, _ in cells) else None
     # Cells with a single pair have no interval and can raise no alarm.
     by_chance = (1.0 - level) * sum(1 for j in own if j.pairs > 1)
     return Overall(label, figure, counts, by_chance, effect)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from bidkv.evaluation.figures import PREEMPTIONS, TABLE, Figure
+from bidkv.evaluation.tables import markdown_table
 from bidkv.experiments.analysis import ATTAINMENT, GOODPUT, JUDGED, Outcome, Overall, Verdict, summary_of
 from bidkv.experiments.plan import Load
 
@@ -71,7 +72,7 @@ def cautions(outcome: Outcome) -> Iterator[str]:
     for reason, cells in _refusals(outcome).items():
         yield f"Refused ({', '.join(cells)}): {reason}."
     if outcome.order is not None:
-        effect = "changes" if outcome.order.shown else "shows no change of"
+        effect = "changes" if outcome.order.is_shown else "shows no change of"
         yield f"Each place later in a block {effect} {JUDGED[0].label}: {outcome.order} (order alternates)."
     if all(not run.result.totals.preemptions for run in outcome.runs):
         yield "Nothing was preempted: memory was never short, so no choice of victim mattered."
@@ -90,7 +91,7 @@ def _refusals(outcome: Outcome) -> dict[str, list[str]]:
 def mean_of(outcome: Outcome, load: Load, strategy: str, figure: Figure) -> float | None:
     """Return a figure's mean over a cell's runs; None when none has it."""
     values = [
-        figure.of(summary_of(run, outcome.objective))
+        figure.read(summary_of(run, outcome.objective))
         for run in outcome.runs
         if (run.cell.block.load, run.cell.strategy) == (load, strategy)
     ]
@@ -105,7 +106,7 @@ def markdown(outcome: Outcome) -> str:
     lines += [f"- {line}" for line in in_words(outcome).splitlines()]
     lines += ["", f"{plan.runs} runs of {plan.requests} requests a cell; objective: {outcome.objective}.", ""]
     lines += ["## Means over runs", ""]
-    lines += _table(["load", "strategy", *(figure.heading for figure in COLUMNS)], mean_rows(outcome))
+    lines += markdown_table(["load", "strategy", *(figure.heading for figure in COLUMNS)], mean_rows(outcome))
     for figure in JUDGED:
         others = [label for label in plan.strategies if label != outcome.baseline]
         if not others:
@@ -114,7 +115,7 @@ def markdown(outcome: Outcome) -> str:
         rows = [
             [str(load), *(_judged(outcome, load, label, figure) for label in others)] for load in plan.loads
         ]
-        lines += _table(["load", *others], rows)
+        lines += markdown_table(["load", *others], rows)
     if outcome.failures:
         lines += ["", "## Without a result", ""]
         lines += [f"- {cell}: {error}" for cell, error in outcome.failures.items()]
@@ -130,7 +131,7 @@ def runs_csv(outcome: Outcome) -> str:
         cell, summary = run.cell, summary_of(run, outcome.objective)
         load = cell.block.load
         place = [load.workload, load.rate_rps, cell.block.repetition + 1, cell.strategy, cell.position]
-        writer.writerow([*place, *(figure.of(summary) for figure in COLUMNS)])
+        writer.writerow([*place, *(figure.read(summary) for figure in COLUMNS)])
     return text.getvalue()
 
 
@@ -148,8 +149,3 @@ def mean_rows(outcome: Outcome) -> list[list[str]]:
 def _judged(outcome: Outcome, load: Load, label: str, figure: Figure) -> str:
     judged = outcome.of(load, label, figure)
     return "no pair" if judged.effect is None else f"{judged.effect} {_MARK[judged.verdict]}"
-
-
-def _table(headings: list[str], rows: list[list[str]]) -> list[str]:
-    cells = [headings, ["---"] * len(headings), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from bidkv.baselines import ENGINE_ORDER
+from bidkv.evaluation.saturation import queued_throughput_rps
 from bidkv.experiments.simulated_driver import SimConfig
-from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile
-from bidkv.simulator import simulate
 from bidkv.workloads import leave_out_unfit
 from bidkv.workloads.resolver import requests_of
 
@@ -30,5 +28,4 @@ def saturation_rps(workload: str, seed: int, engine: SimConfig, profile: StepTim
     requests = list(leave_out_unfit(made, engine.usable_blocks, engine.block_size)[0])
     if not requests:
         raise ValueError(f"no request of {workload!r} fits into {engine.usable_blocks} blocks")
-    rate: float = simulate(requests, resolve(ENGINE_ORDER), engine, profile).summary()["throughput_rps"]
-    return rate
+    return queued_throughput_rps(requests, engine, profile)

@@ -25,6 +25,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from bidkv.evaluation.intervals import mean_interval
 from bidkv.gpu_host.engine import build_engine
 from bidkv.policy import resolve
 
@@ -61,8 +62,6 @@ class Served:
 
 def without_pressure(plain: Served, ours: Served, pairs: int, requests: int) -> dict[str, Any]:
     """Throughput of both engines in alternating pairs, and the ratio ours / plain with its interval."""
-    from scipy import stats
-
     lengths = [(_PROMPT_TOKENS, _OUTPUT_TOKENS)] * requests
     before = ours.scheduler.bidkv.controller.counters.as_dict()
     rows = []
@@ -75,13 +74,12 @@ def without_pressure(plain: Served, ours: Served, pairs: int, requests: int) -> 
             )
     after = ours.scheduler.bidkv.controller.counters.as_dict()
     logs = [math.log(row["ours_rps"] / row["plain_rps"]) for row in rows]
-    mean = statistics.fmean(logs)
-    half = float(stats.t.ppf(0.975, len(logs) - 1)) * statistics.stdev(logs) / math.sqrt(len(logs))
+    low, high = mean_interval(logs)
     return {
         "pairs": rows,
-        "ratio": math.exp(mean),
-        "ratio_low": math.exp(mean - half),
-        "ratio_high": math.exp(mean + half),
+        "ratio": math.exp(statistics.fmean(logs)),
+        "ratio_low": math.exp(low),
+        "ratio_high": math.exp(high),
         "counters": {name: after[name] - before[name] for name in after},
     }
 

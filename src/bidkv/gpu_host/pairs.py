@@ -20,7 +20,8 @@ from typing import Any
 from bidkv.baselines import ENGINE_ORDER
 from bidkv.calibration.validation import read_runs
 from bidkv.evaluation.figures import E2E_MEAN, E2E_P99, TAX, THROUGHPUT, TTFT_P99, Figure
-from bidkv.evaluation.statistics import Interval, paired
+from bidkv.evaluation.statistics import Interval, compare_pairs
+from bidkv.evaluation.tables import markdown_table
 from bidkv.results import RunResult, decode
 
 BASELINE = ENGINE_ORDER
@@ -47,9 +48,9 @@ class Cell:
         """
         ours, theirs = self.runs[policy], self.runs[BASELINE]
         pairs = sorted(ours.keys() & theirs.keys())
-        values = [[figure.of(side[pair].summary()) for pair in pairs] for side in (ours, theirs)]
+        values = [[figure.read(side[pair].summary()) for pair in pairs] for side in (ours, theirs)]
         known = [[value for value in side if value is not None] for side in values]
-        return paired(known[0], known[1])
+        return compare_pairs(known[0], known[1])
 
 
 def cells(directory: Path) -> list[Cell]:
@@ -74,31 +75,25 @@ def cells(directory: Path) -> list[Cell]:
 def table(all_cells: Sequence[Cell]) -> str:
     """Return one row a cell and policy: the figures' changes with 95 % intervals, and both taxes."""
     headings = ("workload", "policy", "pairs", *(figure.heading for figure in JUDGED), TAX.heading)
-    return "\n".join(
-        [_row(headings), _row(["---"] * len(headings)), *(row for cell in all_cells for row in _rows(cell))]
-    )
+    return "\n".join(markdown_table(headings, [row for cell in all_cells for row in _rows(cell)]))
 
 
-def _rows(cell: Cell) -> Iterator[str]:
+def _rows(cell: Cell) -> Iterator[list[str]]:
     for policy, runs in cell.runs.items():
         effects = [
             "" if policy == BASELINE else str(cell.effect(policy, figure)).replace("no interval from ", "")
             for figure in JUDGED
         ]
-        yield _row((cell.name, policy, str(len(runs)), *effects, TAX.show(_mean(runs, TAX))))
+        yield [cell.name, policy, str(len(runs)), *effects, TAX.show(_mean(runs, TAX))]
 
 
 def _mean(runs: dict[int, RunResult], figure: Figure) -> float:
-    values = [value for run in runs.values() if (value := figure.of(run.summary())) is not None]
+    values = [value for run in runs.values() if (value := figure.read(run.summary())) is not None]
     return sum(values) / len(values)
 
 
 def _cell_name(spec: dict[str, Any]) -> str:
     return f"{spec['family']} at {spec['rate_rps']:g}/s, {spec['blocks']:,} blocks"
-
-
-def _row(words: Sequence[str]) -> str:
-    return f"| {' | '.join(words)} |"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

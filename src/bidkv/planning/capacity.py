@@ -1,4 +1,4 @@
-"""The plan itself, in closed form: no simulation inside."""
+"""The plan itself, in closed form, without a simulation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from bidkv.evaluation.latency_target import NO_TARGET, LatencyTarget
 from bidkv.planning.demand import Demand
 from bidkv.profiles import StepTimeProfile
 from bidkv.stability import (
@@ -22,35 +23,14 @@ from bidkv.stability import (
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
-    """What every replica promises; infinite means nothing.
-
-    Attributes:
-        ttft_p99_s: 99th percentile of the seconds to the first token.
-        tpot_s: mean seconds per output token after the first.
-    """
-
-    ttft_p99_s: float = math.inf
-    tpot_s: float = math.inf
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing is promised."""
-        return math.isinf(self.ttft_p99_s) and math.isinf(self.tpot_s)
-
-
-NO_PROMISE = Promise()
-
-
-@dataclass(frozen=True, slots=True)
-class Purchase:
-    """What a change of the replica would buy.
+class ReplicaOption:
+    """A change of the replica, and what it would buy.
 
     Attributes:
         name: the change.
         sustainable_rps: requests per second of one replica after it.
         gain_pct: percent more than now.
-        replicas: replicas for the grown load after it; None when no number keeps the promise.
+        replicas: replicas for the grown load after it; None when no number keeps the target.
     """
 
     name: str
@@ -61,7 +41,7 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class CapacityPlan:
-    """Can the load be sustained, how many replicas does it take, what limits them.
+    """Whether the load can be sustained, how many replicas it takes, and what limits them.
 
     Attributes:
         source: where the lengths come from.
@@ -70,12 +50,12 @@ class CapacityPlan:
         target_utilization: share of the sustainable rate a replica is planned to carry.
         service: what one replica sustains.
         one_replica: the load held against one replica.
-        promised_rps: the largest rate within the promise, None when nothing is promised.
-        planned_rps: what one replica is planned to carry; 0 when the promise cannot be kept.
-        replicas: for the load now; None when no number keeps the promise.
+        promised_rps: the largest rate within the target; None when nothing is bounded.
+        planned_rps: what one replica is planned to carry; 0 when the target cannot be kept.
+        replicas: for the load now; None when no number keeps the target.
         replicas_grown: for the grown load.
         each: one of `replicas` under its share of the load now.
-        purchases: what changes would buy.
+        options: changes of the replica, and what they would buy.
     """
 
     source: str
@@ -89,11 +69,13 @@ class CapacityPlan:
     replicas: int | None
     replicas_grown: int | None
     each: ReplicaState | None
-    purchases: tuple[Purchase, ...]
+    options: tuple[ReplicaOption, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON types."""
-        return asdict(self)
+        document = asdict(self)
+        document["purchases"] = document.pop("options")
+        return document
 
 
 def make_plan(
@@ -101,7 +83,7 @@ def make_plan(
     shape: ReplicaShape,
     profile: StepTimeProfile,
     *,
-    promise: Promise = NO_PROMISE,
+    target: LatencyTarget = NO_TARGET,
     growth: float = 2.0,
     target_utilization: float = 0.8,
     cached_prompt_share: float = 0.0,
@@ -112,7 +94,8 @@ def make_plan(
         demand: lengths and arrivals.
         shape: one replica.
         profile: its step times.
-        promise: latency to keep.
+        target: bounds on the 99th percentile of the time to first token, and on the mean time per output
+            token.
         growth: factor on the load, above 0.
         target_utilization: in (0, 1].
         cached_prompt_share: share of prompt tokens found in the prefix cache, in [0, 1).
@@ -127,25 +110,28 @@ def make_plan(
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
 
     def one(shape: ReplicaShape) -> tuple[ServiceRate, ReplicaModel, float | None, float]:
-        """Return what one replica sustains, its model, the rate within the promise, and the rate planned."""
+        """Return what one replica sustains, its model, the rate within the target, and the rate planned."""
         service = service_rate(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
         model = ReplicaModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
         planned = target_utilization * service.sustainable_rps
-        if promise.is_empty:
+        if target.is_empty:
             return service, model, None, planned
-        promised = model.largest_rate(ttft_p99_s=promise.ttft_p99_s, tpot_s=promise.tpot_s)
+        promised = model.largest_rate(
+            ttft_p99_s=math.inf if target.ttft_s is None else target.ttft_s,
+            tpot_s=math.inf if target.tpot_s is None else target.tpot_s,
+        )
         return service, model, promised, min(planned, promised)
 
     service, model, promised, planned = one(shape)
     rate = demand.arrivals.value
     replicas = _replicas(rate, planned)
-    purchases = []
+    options = []
     for name, changed in _changes(shape, service):
-        # More memory would also admit longer requests; what is asked stays the same.
+        # More memory would also admit longer requests; the demand must stay the same.
         after, _, _, planned_after = one(replace(changed, max_model_len=shape.longest_tokens))
         gain = 100.0 * (after.sustainable_rps / service.sustainable_rps - 1.0)
         needed = _replicas(growth * rate, planned_after)
-        purchases.append(Purchase(name, after.sustainable_rps, gain, needed))
+        options.append(ReplicaOption(name, after.sustainable_rps, gain, needed))
     return CapacityPlan(
         source=demand.source,
         arrivals_rps=rate,
@@ -158,7 +144,7 @@ def make_plan(
         replicas=replicas,
         replicas_grown=_replicas(growth * rate, planned),
         each=None if replicas is None else model.at(rate / replicas),
-        purchases=tuple(purchases),
+        options=tuple(options),
     )
 
 

@@ -1,11 +1,12 @@
-"""A plan put to the test: the simulator at shares of the predicted rate."""
+"""Test a plan: the simulator at shares of the predicted rate."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bidkv.evaluation.saturation import ENGINE_OWN_RULE, backlog_growth, poisson
+from bidkv.baselines import ENGINE_ORDER
+from bidkv.evaluation.saturation import backlog_growth, poisson_requests
 from bidkv.planning.demand import Demand
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile
@@ -13,19 +14,26 @@ from bidkv.simulator import EngineConfig, simulate
 from bidkv.stability import ServiceRate
 
 SHARES = (0.9, 1.0, 1.1)
+"""Rates that are simulated, as shares of the predicted sustainable rate."""
+
 _REQUESTS = 8000
-# Between what chance leaves of a stable queue and the 9 % that stay behind at 1.1 of the boundary.
+"""Requests of one simulated rate: enough for chance to leave less than :data:`GROWING` in a stable queue."""
+
 GROWING = 0.045
+"""A queue that keeps more than this share of the later arrivals grows.
+
+It lies between what chance leaves in a stable queue and the 9 % that stay behind at 1.1 of the boundary.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class RateCheck:
     """One simulated rate.
 
     Attributes:
         share: of the predicted sustainable rate.
-        arrivals_rps: Poisson arrivals a second.
-        throughput_rps: requests that ended a second.
+        arrivals_rps: Poisson arrivals per second.
+        throughput_rps: completed requests per second.
         backlog_growth: share of the later arrivals that the queue kept.
         is_growing: whether that is more than chance.
         kv_use: mean share of the blocks in use.
@@ -39,7 +47,7 @@ class Check:
     kv_use: float
 
 
-def check(
+def check_rates(
     demand: Demand,
     service: ServiceRate,
     engine: EngineConfig,
@@ -48,17 +56,17 @@ def check(
     shares: Sequence[float] = SHARES,
     requests: int = _REQUESTS,
     seed: int = 0,
-) -> list[Check]:
-    """Simulate one replica at shares of its predicted rate, under the engine's own rule."""
+) -> list[RateCheck]:
+    """Simulate one replica at shares of its predicted rate, under the engine's own order."""
     pairs = [pair for pair in demand.draw(requests, seed) if pair[0] < engine.model_len]
     checks = []
     for share in shares:
         rate = share * service.sustainable_rps
-        result = simulate(poisson(pairs, rate, seed), resolve(ENGINE_OWN_RULE), engine, profile)
+        result = simulate(poisson_requests(pairs, rate, seed), resolve(ENGINE_ORDER), engine, profile)
         summary = result.summary()
         growth = backlog_growth(result)
         checks.append(
-            Check(
+            RateCheck(
                 share=share,
                 arrivals_rps=rate,
                 throughput_rps=summary["throughput_rps"],

@@ -1,4 +1,4 @@
-"""What is asked of a service: a length law and a rate of arrivals, from a trace or stated."""
+"""The demand on a service: a length law and a rate of arrivals, measured on a trace or stated."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bidkv.stability import EmpiricalLaw, Estimate, ForgettingMoments, LengthLaw
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Requests as a law.
+    """Requests as a law of lengths and a rate of arrivals.
 
     Attributes:
         law: joint law of prompt and output length.
         arrivals: requests per second, with its uncertainty.
-        source: what to call it.
+        source: its name in the plan.
     """
 
     law: LengthLaw
@@ -26,7 +26,7 @@ class Demand:
     source: str
 
     @classmethod
-    def of_requests(cls, requests: Iterable[WorkloadRequest], source: str) -> Demand:
+    def from_requests(cls, requests: Iterable[WorkloadRequest], source: str) -> Demand:
         """Measure the law and the mean rate of a workload.
 
         Raises:
@@ -47,7 +47,7 @@ class Demand:
 
     @classmethod
     def uniform(cls, prompt: tuple[int, int], output: tuple[int, int], rate_rps: float) -> Demand:
-        """State uniform lengths and a rate.
+        """Make a demand of uniform lengths and a stated rate.
 
         Raises:
             ValueError: bounds out of order or a rate that is not positive.
@@ -58,7 +58,7 @@ class Demand:
         return cls(UniformLaw(prompt, output), Estimate(rate_rps, 0.0, math.inf, True), source)
 
     def draw(self, count: int, seed: int) -> list[tuple[int, int]]:
-        """Draw (prompt, output) pairs of this law; a trace gives each of its own before it repeats."""
+        """Draw (prompt, output) pairs of this law. A trace gives each of its own pairs before any repeats."""
         random = Random(seed)
         if isinstance(self.law, UniformLaw):
             prompt, output = self.law.prompt, self.law.output

@@ -1,12 +1,14 @@
-"""A plan's number of replicas put to the test: the whole fleet simulated behind a router, on one clock."""
+"""Test a plan's number of replicas: simulate the whole fleet behind a router, on one clock."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bidkv.evaluation.saturation import ENGINE_OWN_RULE, backlog_growth, poisson
-from bidkv.planning.capacity import NO_PROMISE, CapacityPlan, Promise
+from bidkv.baselines import ENGINE_ORDER
+from bidkv.evaluation.latency_target import NO_TARGET, LatencyTarget
+from bidkv.evaluation.saturation import backlog_growth, poisson_requests
+from bidkv.planning.capacity import CapacityPlan
 from bidkv.planning.check import GROWING
 from bidkv.planning.demand import Demand
 from bidkv.policy import resolve
@@ -16,7 +18,7 @@ from bidkv.simulator.fleet import simulate_fleet
 
 DEFAULT_ROUTER = "round-robin"
 _REQUESTS_EACH = 2000
-"""Requests a replica: what it holds at once is a fraction of them, so that a queue that grows shows."""
+"""Requests simulated per replica: many times what it holds at once, so that a growing queue shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +27,13 @@ class FleetCheck:
 
     Attributes:
         replicas: how many.
-        arrivals_rps: Poisson arrivals a second, of them all.
-        throughput_rps: requests that ended a second.
+        arrivals_rps: Poisson arrivals per second at the whole fleet.
+        throughput_rps: completed requests per second.
         is_growing: whether the queues kept more of the later arrivals than chance explains.
         kv_use: mean share of the blocks in use.
         ttft_p99_s: 99th percentile of the seconds to the first token.
         tpot_s: mean seconds per output token after the first.
-        holds: the queues stay, and the promise is kept.
+        holds: whether the queues stay short and the target is kept.
     """
 
     replicas: int
@@ -46,7 +48,7 @@ class FleetCheck:
 
 @dataclass(frozen=True, slots=True)
 class FleetAnswer:
-    """How many replicas a load takes by simulation.
+    """The number of replicas that a load takes by simulation.
 
     Attributes:
         planned: the plan's number, simulated.
@@ -62,7 +64,7 @@ class FleetVerification:
     """A plan's fleet sizes by simulation.
 
     Attributes:
-        router: who sends each request to a replica.
+        router: the rule that sends each request to a replica.
         now: for the load now.
         grown: for the grown load.
     """
@@ -78,23 +80,23 @@ def verify_fleet(
     engine: EngineConfig,
     profile: StepTimeProfile,
     *,
-    promise: Promise = NO_PROMISE,
+    target: LatencyTarget = NO_TARGET,
     router: str = DEFAULT_ROUTER,
     requests_each: int = _REQUESTS_EACH,
     seed: int = 0,
 ) -> FleetVerification | None:
     """Simulate the planned fleets under the engine's own rule, and look for the smallest that hold.
 
-    More replicas are taken to hold whenever fewer do, so the smallest is found by halving.
+    The smallest is found by bisection, assuming that a fleet holds whenever a smaller one does.
 
     Args:
-        plan: what is put to the test.
+        plan: the plan to test.
         demand: lengths and rate; arrivals are a Poisson process.
-        engine: each replica.
+        engine: options of each replica.
         profile: its step times.
-        promise: what the plan was asked to keep.
+        target: what the plan was asked to keep.
         router: a name out of :func:`bidkv.simulator.fleet.available_routers`.
-        requests_each: requests simulated for each replica.
+        requests_each: requests simulated per replica.
         seed: of lengths and arrivals.
 
     Returns:
@@ -108,7 +110,7 @@ def verify_fleet(
 
     def trial(rate_rps: float) -> Callable[[int], FleetCheck]:
         return lambda replicas: _simulate(
-            demand, engine, profile, promise, router, replicas, rate_rps, replicas * requests_each, seed
+            demand, engine, profile, target, router, replicas, rate_rps, replicas * requests_each, seed
         )
 
     return FleetVerification(
@@ -137,7 +139,7 @@ def _simulate(
     demand: Demand,
     engine: EngineConfig,
     profile: StepTimeProfile,
-    promise: Promise,
+    target: LatencyTarget,
     router: str,
     replicas: int,
     rate_rps: float,
@@ -145,9 +147,9 @@ def _simulate(
     seed: int,
 ) -> FleetCheck:
     pairs = [pair for pair in demand.draw(requests, seed) if pair[0] < engine.model_len]
-    workload = poisson(pairs, rate_rps, seed)
+    workload = poisson_requests(pairs, rate_rps, seed)
     result = simulate_fleet(
-        workload, resolve(ENGINE_OWN_RULE), engine, profile, replicas=replicas, router=router
+        workload, resolve(ENGINE_ORDER), engine, profile, replicas=replicas, router=router
     ).merged
     summary = result.summary()
     growing = backlog_growth(result) > GROWING
@@ -160,5 +162,9 @@ def _simulate(
         kv_use=summary["kv_utilization_mean"],
         ttft_p99_s=ttft_s,
         tpot_s=tpot_s,
-        holds=not growing and ttft_s <= promise.ttft_p99_s and tpot_s <= promise.tpot_s,
+        holds=not growing and _within(ttft_s, target.ttft_s) and _within(tpot_s, target.tpot_s),
     )
+
+
+def _within(value: float, bound: float | None) -> bool:
+    return bound is None or value <= bound

@@ -1,4 +1,4 @@
-"""The picture of a plan: what a replica does from idle to the boundary, and where the load stands."""
+"""The picture of a plan: one replica from idle to its limit, and where the load stands."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _POINTS = 40
 _WIDTH, _HEIGHT = 460, 130
 
 
-def curve(
+def load_curve(
     demand: Demand, shape: ReplicaShape, profile: StepTimeProfile, cached_prompt_share: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Return what a replica does at rates up to 99 % of what it sustains, one row a rate and figure."""
+    """Return rows (rate, figure, value) of one replica at rates up to 99 % of what it sustains."""
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
     model = ReplicaModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
     rows = []

@@ -1,4 +1,4 @@
-"""A plan in words and tables, for people."""
+"""A plan as text for a terminal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bidkv.evaluation.figures import percent, rate, seconds
 from bidkv.planning.capacity import CapacityPlan
-from bidkv.planning.check import Check
+from bidkv.planning.check import RateCheck
 from bidkv.planning.fleet import FleetAnswer, FleetCheck, FleetVerification
 from bidkv.stability import Limit
 
@@ -17,7 +17,9 @@ _LIMITS = {
 }
 
 
-def as_text(plan: CapacityPlan, checks: Sequence[Check] = (), fleet: FleetVerification | None = None) -> str:
+def plan_text(
+    plan: CapacityPlan, checks: Sequence[RateCheck] = (), fleet: FleetVerification | None = None
+) -> str:
     """Return the plan as lines of text."""
     service, one = plan.service, plan.one_replica
     lines = [
@@ -39,7 +41,7 @@ def as_text(plan: CapacityPlan, checks: Sequence[Check] = (), fleet: FleetVerifi
     if service.refused_share > 0.0:
         lines.append(f"  refused              {percent(service.refused_share)} of requests are too long")
     if plan.promised_rps is not None:
-        lines.append(f"within the promise     {rate(plan.promised_rps)} req/s a replica")
+        lines.append(f"within the target      {rate(plan.promised_rps)} req/s a replica")
     lines.append(_replicas(plan))
     if plan.each is not None:
         lines.append(
@@ -50,8 +52,8 @@ def as_text(plan: CapacityPlan, checks: Sequence[Check] = (), fleet: FleetVerifi
     lines += ["", "what more would buy"]
     lines += [
         f"  {p.name:<36} {rate(p.sustainable_rps):>7} req/s ({p.gain_pct:+.0f} %), "
-        + ("promise not kept" if p.replicas is None else f"replicas at {plan.growth:g}x: {p.replicas}")
-        for p in plan.purchases
+        + ("target not kept" if p.replicas is None else f"replicas at {plan.growth:g}x: {p.replicas}")
+        for p in plan.options
     ]
     if checks:
         lines += ["", "simulated, one replica under the engine's own rule"]
@@ -75,7 +77,7 @@ def _fewest(when: str, answer: FleetAnswer) -> str:
 
 
 def _fleet(check: FleetCheck) -> str:
-    outcome = "the queues grow" if check.is_growing else "holds" if check.holds else "breaks the promise"
+    outcome = "the queues grow" if check.is_growing else "holds" if check.holds else "misses the target"
     return (
         f"{check.replicas} replicas, {rate(check.arrivals_rps)} req/s in, {percent(check.kv_use)} KV used, "
         f"first token p99 {seconds(check.ttft_p99_s)}, {1e3 * check.tpot_s:.1f} ms a token: {outcome}"
@@ -84,7 +86,7 @@ def _fleet(check: FleetCheck) -> str:
 
 def _replicas(plan: CapacityPlan) -> str:
     if plan.replicas is None:
-        return "replicas               no number of replicas keeps the promise"
+        return "replicas               no number of replicas keeps the target"
     return (
         f"replicas               {plan.replicas} now, {plan.replicas_grown} at {plan.growth:g}x "
         f"({rate(plan.planned_rps)} req/s each)"

@@ -161,7 +161,7 @@ def figure_rows(outcome: Outcome) -> list[Row]:
     for run in outcome.runs:
         summary, cell = summary_of(run, outcome.objective), run.cell
         place = {"load": str(cell.block.load), "run": cell.block.repetition + 1, "strategy": cell.strategy}
-        rows.append(place | {figure.path: figure.of(summary) for figure in COLUMNS})
+        rows.append(place | {figure.path: figure.read(summary) for figure in COLUMNS})
     return rows
 
 

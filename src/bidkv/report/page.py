@@ -17,7 +17,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bidkv._version import __version__
-from bidkv.evaluation.figures import TABLE, Summary, baseline_of, table_rows
+from bidkv.evaluation.figures import TABLE, Summary, baseline_summary, table_rows
 from bidkv.report import charts, series
 from bidkv.report.verdict import judge
 from bidkv.results import RunResult
@@ -60,7 +60,7 @@ def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> st
         "tax": series.tax_rows(results),
         "figures": [_flat(summary) for summary in summaries],
     }
-    sections = _sections(results, strategies, baseline_of(summaries)["strategy"])
+    sections = _sections(results, strategies, baseline_summary(summaries)["strategy"])
     named = strategies[0] if len(strategies) == 1 else f"{len(strategies)} strategies"
     return render(
         "page.html.j2",
@@ -69,7 +69,7 @@ def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> st
         title=f"{named} on {config.get('trace', 'one workload')}",
         verdict=verdict,
         strategies=strategies,
-        baseline=baseline_of(summaries)["strategy"],
+        baseline=baseline_summary(summaries)["strategy"],
         headings=[figure.heading for figure in TABLE],
         rows=table_rows(summaries),
         config=config,

@@ -14,8 +14,8 @@ from bidkv.evaluation.figures import (
     TTFT_P99,
     Figure,
     Summary,
-    alike,
-    baseline_of,
+    baseline_summary,
+    nearly_equal,
 )
 
 _HEADLINE = (E2E_MEAN, E2E_P99, TAX)
@@ -58,7 +58,7 @@ def judge(summaries: Sequence[Summary], arrival_rps: float | None = None) -> Ver
 
 
 def _headline(summaries: Sequence[Summary]) -> str:
-    baseline = baseline_of(summaries)
+    baseline = baseline_summary(summaries)
     if len(summaries) == 1:
         figures = [f"{f.label} {_shown(f, baseline)}" for f in _HEADLINE]
         return f"{baseline['strategy']} ran alone: {_listed(figures)}."
@@ -77,7 +77,7 @@ def _losses(summaries: Sequence[Summary]) -> str:
     if len(summaries) == 1 or not (leaders := E2E_MEAN.leaders(summaries)):
         return ""
     leader = leaders[0]
-    baseline = baseline_of(summaries)
+    baseline = baseline_summary(summaries)
     lost = []
     for figure in _JUDGED:
         if leader in figure.leaders(summaries):
@@ -114,7 +114,7 @@ def _caution(summaries: Sequence[Summary], arrival_rps: float | None) -> str:
 def _against(figure: Figure, summaries: Sequence[Summary]) -> str:
     """Print the best value and its distance to the baseline, or to the runner-up where the baseline leads."""
     leader = figure.leaders(summaries)[0]
-    baseline = baseline_of(summaries)
+    baseline = baseline_summary(summaries)
     shown = _shown(figure, leader)
     if baseline not in figure.leaders(summaries):
         return f"{shown}, {_distance(figure, leader, baseline)} {baseline['strategy']}"
@@ -125,7 +125,7 @@ def _against(figure: Figure, summaries: Sequence[Summary]) -> str:
 
 
 def _distance(figure: Figure, ours: Summary, theirs: Summary) -> str:
-    mine, other = figure.of(ours), figure.of(theirs)
+    mine, other = figure.read(ours), figure.read(theirs)
     if mine is None or other is None:
         return "not measured for"
     way = "below" if mine < other else "above"
@@ -135,19 +135,19 @@ def _distance(figure: Figure, ours: Summary, theirs: Summary) -> str:
 
 
 def _worse(figure: Figure, ours: Summary, theirs: Summary) -> bool:
-    mine, other = figure.of(ours), figure.of(theirs)
-    if mine is None or other is None or alike(mine, other):
+    mine, other = figure.read(ours), figure.read(theirs)
+    if mine is None or other is None or nearly_equal(mine, other):
         return False
     return mine > other if figure.better == "lower" else mine < other
 
 
 def _same(figure: Figure, ours: Summary, theirs: Summary) -> bool:
-    mine, other = figure.of(ours), figure.of(theirs)
-    return mine is other is None or (mine is not None and other is not None and alike(mine, other))
+    mine, other = figure.read(ours), figure.read(theirs)
+    return mine is other is None or (mine is not None and other is not None and nearly_equal(mine, other))
 
 
 def _shown(figure: Figure, summary: Summary) -> str:
-    value = figure.of(summary)
+    value = figure.read(summary)
     return "not measured" if value is None else figure.show(value)
 
 

@@ -1,52 +1,54 @@
-"""Runs the cells of one group, and keeps their scores in a file so that a tournament can be resumed."""
+"""Run the cells of one group, and keep their scores in a file so that a tournament can be resumed."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bidkv.evaluation.saturation import queued_throughput_rps
 from bidkv.policy import PolicySpecError, resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import simulate
 from bidkv.tournament.fingerprints import engine_fingerprint, policy_fingerprint
 from bidkv.tournament.plan import (
-    BASELINE,
     MAX_NUM_BATCHED_TOKENS,
     SIZES,
-    Cell,
-    Group,
-    Plan,
+    CellGroup,
+    TournamentCell,
+    TournamentPlan,
 )
 from bidkv.tournament.scores import Score
 from bidkv.workloads.families import FAMILIES
+from bidkv.workloads.traces.writer import atomic_file
 
 
 @dataclass(frozen=True, slots=True)
 class GroupScores:
-    """What one group gave.
+    """The result of one group.
 
     Attributes:
-        saturation_rps: rate the baseline sustains when every request is there from the start.
+        saturation_rps: throughput of the baseline when every request is there from the start.
         scores: by cell, then by policy.
-        requests: requests simulated now (stored results cost none).
-        wall_s: seconds that took.
+        requests: requests simulated for it; stored scores cost none.
+        wall_s: seconds it took.
     """
 
     saturation_rps: float
-    scores: dict[Cell, dict[str, Score]]
+    scores: dict[TournamentCell, dict[str, Score]]
     requests: int
     wall_s: float
 
 
-def run_group(plan: Plan, group: Group, profile_name: str, output_dir: Path | None) -> GroupScores:
-    """Run every load and policy of a group that is not stored yet; equal arguments give equal scores."""
+def run_group(
+    plan: TournamentPlan, group: CellGroup, profile_name: str, output_dir: Path | None
+) -> GroupScores:
+    """Run every load and policy of a group that is not stored yet. Equal arguments give equal scores."""
     started = time.perf_counter()
     profile = load_profile(profile_name)
     count = plan.requests_at(group.size)
@@ -62,7 +64,9 @@ def run_group(plan: Plan, group: Group, profile_name: str, output_dir: Path | No
     saturation_rps = store.saturation_rps
     if saturation_rps is None:
         queued = family(count, math.inf, group.seed)
-        saturation_rps = store.saturation_rps = play(queued, BASELINE).throughput_rps
+        simulated += len(queued)
+        saturation_rps = queued_throughput_rps(queued, SIZES[group.size].engine, profile)
+        store.saturation_rps = saturation_rps
     for load in plan.loads:
         scores = store.scores(load)
         missing = [spec for spec in plan.policies if spec not in scores]
@@ -73,7 +77,7 @@ def run_group(plan: Plan, group: Group, profile_name: str, output_dir: Path | No
             scores[spec] = play(requests, spec)
         store.save()
     cells = {
-        Cell(group.size, group.family, load, group.seed): {
+        TournamentCell(group.size, group.family, load, group.seed): {
             spec: store.scores(load)[spec] for spec in plan.policies
         }
         for load in plan.loads
@@ -82,17 +86,17 @@ def run_group(plan: Plan, group: Group, profile_name: str, output_dir: Path | No
 
 
 def _play(requests: Sequence[WorkloadRequest], spec: str, size: str, profile: StepTimeProfile) -> Score:
-    return Score.of(simulate(requests, resolve(spec), SIZES[size].engine, profile, timeline_points=2))
+    return Score.from_run(simulate(requests, resolve(spec), SIZES[size].engine, profile, timeline_points=2))
 
 
 class _Store:
-    """The scores of one group on disk, replaced as a whole after each load; without a folder in memory only.
+    """The scores of one group on disk, replaced as a whole after each load; in memory only without a folder.
 
-    A file made by another engine or with other settings counts as empty; so does a score of a policy that
-    changed since.
+    A file made by another version of the engine or with other settings counts as empty, and so does the score
+    of a policy that has changed since.
     """
 
-    def __init__(self, group: Group, profile_name: str, requests: int, output_dir: Path | None) -> None:
+    def __init__(self, group: CellGroup, profile_name: str, requests: int, output_dir: Path | None) -> None:
         self.saturation_rps: float | None = None
         self._scores: dict[float, dict[str, Score]] = {}
         size = SIZES[group.size]
@@ -126,11 +130,11 @@ class _Store:
         }
 
     def scores(self, load: float) -> dict[str, Score]:
-        """The scores at a load by policy; what is added here is saved later."""
+        """Return the scores at a load by policy. What is added to them is saved by :meth:`save`."""
         return self._scores.setdefault(load, {})
 
     def save(self) -> None:
-        """Replace the file; a reader sees the old one or the new one, never a part."""
+        """Replace the file atomically: a reader sees the old content or the new, never a part."""
         if self._file is None:
             return
         content = {
@@ -145,13 +149,12 @@ class _Store:
             },
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_name(f"{self._file.name}.{os.getpid()}.part")
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self._file)
+        with atomic_file(self._file) as file:
+            file.write((json.dumps(content, indent=1) + "\n").encode())
 
 
 def _fingerprint(spec: str) -> str | None:
-    """Return a policy's checksum; None for one that exists no more or was defined at a prompt."""
+    """Return a policy's checksum; None for one that no longer exists or was defined at a prompt."""
     try:
         return policy_fingerprint(spec)
     except (PolicySpecError, TypeError, OSError):

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bidkv.evaluation.tables import markdown_table
 from bidkv.policy import available, resolve
 from bidkv.tournament.plan import BASELINE, RECOMMENDED, SIZES
 from bidkv.tournament.standings import Standings
@@ -37,19 +38,19 @@ def require_markers(file: Path, section: str = "standings") -> None:
 def regenerate(file: Path, standings: Standings, command: str) -> None:
     """Replace the standings between the markers of `file`; `command` is the command that made them."""
     require_markers(file)
-    text = _replaced(file.read_text(encoding="utf-8"), "standings", standings_text(standings, command))
+    text = _replace_section(file.read_text(encoding="utf-8"), "standings", standings_text(standings, command))
     file.write_text(text, encoding="utf-8")
 
 
 def regenerate_policies(file: Path) -> None:
     """Replace the table of policies between the markers of `file`."""
     require_markers(file, "policies")
-    text = _replaced(file.read_text(encoding="utf-8"), "policies", policy_table())
+    text = _replace_section(file.read_text(encoding="utf-8"), "policies", policy_table())
     file.write_text(text, encoding="utf-8")
 
 
 def policy_table() -> str:
-    """Return every registered policy with what it does and where it comes from, as its docstring says."""
+    """Return a table of every registered policy: what it does and its source, from its docstring."""
     rows = []
     for name in available():
         policy = resolve(name)
@@ -57,11 +58,11 @@ def policy_table() -> str:
         first = " ".join(text.split("\n\n")[0].split())
         source = re.search(r"Source:\s(.+?)(?:\.\s|\.?\Z)", text, re.DOTALL)
         seen = "true lengths" if policy.clairvoyant else "what a server sees"
-        rows.append([f"`{name}`", _described(first), seen, " ".join(source[1].split()) if source else ""])
+        rows.append([f"`{name}`", _summarize(first), seen, " ".join(source[1].split()) if source else ""])
     return _markdown(["policy", "what it does", "knows", "source"], rows)
 
 
-def _described(first_paragraph: str) -> str:
+def _summarize(first_paragraph: str) -> str:
     text = re.sub(r"^`[^`]+`(?: \(clairvoyant\))?: ", "", first_paragraph)
     sentence = re.split(r"\. (?=[A-Z])|\.$", text)[0]
     return sentence[0].upper() + sentence[1:]
@@ -98,15 +99,14 @@ def standings_text(standings: Standings, command: str) -> str:
 
 
 def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join(markdown_table(headings, rows))
 
 
 def _markers(section: str) -> tuple[str, str]:
     return f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
 
 
-def _replaced(text: str, section: str, content: str) -> str:
+def _replace_section(text: str, section: str, content: str) -> str:
     begin, end = _markers(section)
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)

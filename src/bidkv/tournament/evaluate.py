@@ -1,4 +1,4 @@
-"""Plays a tournament on all cores and hands out its standings."""
+"""Run a tournament on all cores and return its standings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from joblib import Parallel, delayed
 
 from bidkv.tournament.cells import run_group
-from bidkv.tournament.plan import LOADS, PROFILE, Cell, Plan
+from bidkv.tournament.plan import LOADS, PROFILE, TournamentCell, TournamentPlan
 from bidkv.tournament.scores import Score
 from bidkv.tournament.standings import Standings
 from bidkv.workloads.families import Split
@@ -33,15 +33,15 @@ def evaluate(
     """Run all policies on identical requests and compare them with vLLM's own order, pair by pair.
 
     Args:
-        policies: specs as `bidkv.policy.resolve` takes them; the baseline plays in any case.
+        policies: specs as `bidkv.policy.resolve` takes them; the baseline always takes part.
         families: names from `bidkv.workloads.families`; None takes all.
         sizes: names from :data:`SIZES`; None takes all.
-        loads: arrival rates as shares of the rate at saturation.
+        loads: arrival rates as shares of the throughput at saturation.
         seeds: seeds of the workloads; None takes the first four of `split`.
         split: "tuning", or "held_out" for judging.
-        requests: requests of every run; None takes what the memory size says.
+        requests: requests of every run; None takes the number that belongs to the memory size.
         jobs: processes; -1 takes all cores.
-        output_dir: where scores are kept; a second call runs only what is missing there.
+        output_dir: folder in which scores are kept; a second call runs only those that are missing.
         profile: step times of the simulated engine.
         on_progress: called with (groups done, groups in all).
 
@@ -49,9 +49,9 @@ def evaluate(
         The standings; the same arguments give the same ones, whatever `jobs` is.
 
     Raises:
-        ValueError: something named does not exist or is out of range.
+        ValueError: a name that does not exist, or a number out of range.
     """
-    plan = Plan.of(
+    plan = TournamentPlan.make(
         policies,
         families=families,
         sizes=sizes,
@@ -64,7 +64,7 @@ def evaluate(
 
 
 def play(
-    plan: Plan,
+    plan: TournamentPlan,
     *,
     jobs: int = 1,
     output_dir: Path | None = None,
@@ -73,7 +73,7 @@ def play(
 ) -> Standings:
     """Run a plan; the arguments are those of :func:`evaluate`."""
     groups = plan.groups()
-    scores: dict[Cell, dict[str, Score]] = {}
+    scores: dict[TournamentCell, dict[str, Score]] = {}
     simulated, busy_s = 0, 0.0
     work = Parallel(n_jobs=jobs, return_as="generator_unordered")
     played = work(delayed(run_group)(plan, group, profile, output_dir) for group in groups)

@@ -1,7 +1,7 @@
-"""Checksums of the code that decides a score, so that stored scores of other code do not count.
+"""Checksums of the code that decides a score, so that scores stored by other code are not reused.
 
-The engine, its workloads and what a score is made of have one checksum; every policy has its own, of the
-module that defines it and what that imports. Changing one policy leaves the scores of all others standing.
+The engine, its workloads and the figures of a score have one checksum. Every policy has its own, over the
+module that defines it and the modules it imports, so changing one policy keeps the scores of all others.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ENGINE = (
 
 @cache
 def engine_fingerprint() -> str:
-    """Return a checksum of everything but the policies."""
+    """Return a checksum of everything except the policies."""
     files = set()
     for name in _ENGINE:
         entry = _ROOT / name

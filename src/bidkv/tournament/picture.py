@@ -1,4 +1,4 @@
-"""The Pareto picture: mean against p99, and mean against the longest wait, one column a memory size."""
+"""The Pareto picture: mean against p99, and mean against the longest wait, one column per memory size."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bidkv.tournament.standings import Standings
 _AGAINST = {"p99_e2e_s": "p99 latency", "longest_wait_s": "longest wait"}
 _SIDE = 260
 _FURTHEST = 3.2
-"""A policy so many times worse than the baseline is named, not drawn: it would press the others together."""
+"""A policy this many times worse than the baseline is named but not drawn: it would squeeze the others."""
 _NAME_DY = {False: -6, True: 12}
-"""Names of clairvoyant policies stand below: the gate that knows all lengths and `fair` nearly meet."""
+"""Vertical offset of a name, by clairvoyance: the gate that knows all lengths and `fair` nearly meet."""
 _KINDS = {"this project's": "#d62728", "knows true lengths": "#2ca02c", "others": "#7f7f7f"}
 
 
 def rows(standings: Standings) -> list[dict[str, Any]]:
-    """Return one row a policy, size and figure on the vertical axis; all figures are ratios to the baseline.
+    """Return one row per policy, size and figure of the vertical axis, as ratios to the baseline.
 
-    `best` marks policies that no other one beats in both figures; clairvoyant ones do not compete.
+    `best` marks the policies that no other one beats in both figures. Clairvoyant ones do not compete.
     """
     found = []
     for size in standings.plan.sizes:
@@ -74,7 +74,7 @@ def pareto_chart(standings: Standings) -> alt.VConcatChart:
 
 
 def _left_out(table: list[dict[str, Any]]) -> str:
-    """Say who is too far off to be drawn."""
+    """Name the policies that are too far off to be drawn."""
     far = sorted({row["policy"] for row in table if not _is_near(row)})
     if not far:
         return ""

@@ -1,4 +1,4 @@
-"""What is played: policies, families, loads, memory sizes and seeds, checked before anything runs."""
+"""The plan of a tournament: policies, families, loads, memory sizes and seeds, checked before any run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bidkv.simulator import EngineConfig
 from bidkv.workloads.families import FAMILIES, Split, split_seeds
 
 BASELINE = ENGINE_ORDER
-"""vLLM's own order: what saturation is measured with and what every figure is relative to."""
+"""vLLM's own order: saturation is measured under it, and every figure is relative to it."""
 
 RECOMMENDED = ("fair", "fast", "on-time")
 """This project's own: pictures name them, and docs/results/single-requests.md lists every cell they lose."""
 
 LOADS = (0.8, 0.95, 1.1, 1.3)
-"""Arrival rates, as shares of the rate at saturation."""
+"""Arrival rates, as shares of the throughput at saturation."""
 
 VARIANTS = (
     "watermark:f=0.01",
@@ -29,10 +29,13 @@ VARIANTS = (
     "watermark:f=0.1",
     "past-future:kept_free=0;scenarios=1",
 )
-"""Published rules with an option that matters play with several values of it."""
+"""Published rules whose option matters take part with several values of it."""
 
 MAX_NUM_BATCHED_TOKENS = 2048
+"""Token budget of a step at every memory size: the budget at which the default profile was recorded."""
+
 PROFILE = DEFAULT_PROFILE
+"""Step times of the simulated engine, unless a caller names another profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,10 @@ class MemorySize:
     """One size of the KV cache.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         num_gpu_blocks: KV blocks of 16 tokens, the engine's null block included.
         max_num_seqs: most requests running at once.
-        requests: requests of one run, enough to fill the memory many times over.
+        requests: requests of one run; they fill the memory many times over.
     """
 
     name: str
@@ -53,7 +56,7 @@ class MemorySize:
 
     @property
     def engine(self) -> EngineConfig:
-        """The engine of this size; prefix caching is off, so `hash_ids` of requests change nothing."""
+        """The engine of this size. Prefix caching is off, so `hash_ids` of requests change nothing."""
         return EngineConfig(
             num_gpu_blocks=self.num_gpu_blocks,
             max_num_seqs=self.max_num_seqs,
@@ -74,13 +77,13 @@ SIZES: Mapping[str, MemorySize] = MappingProxyType(
 )
 
 
-def everybody() -> list[str]:
-    """Return every policy by name, and the variants of published ones."""
+def all_policies() -> list[str]:
+    """Return every registered policy by name, and the variants of published ones."""
     return [*available(), *VARIANTS]
 
 
-class Cell(NamedTuple):
-    """One workload on one engine; all policies run it."""
+class TournamentCell(NamedTuple):
+    """One workload on one engine, which every policy runs."""
 
     size: str
     family: str
@@ -88,8 +91,8 @@ class Cell(NamedTuple):
     seed: int
 
 
-class Group(NamedTuple):
-    """The cells that share one measurement of saturation."""
+class CellGroup(NamedTuple):
+    """The cells of all loads that share one measurement of saturation."""
 
     size: str
     family: str
@@ -97,8 +100,8 @@ class Group(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A whole tournament; the baseline always plays.
+class TournamentPlan:
+    """A whole tournament; the baseline always takes part.
 
     Raises:
         ValueError: a policy, family or size does not exist, a list is empty or names something twice, a load
@@ -113,7 +116,7 @@ class Plan:
     requests: int | None = None
 
     @classmethod
-    def of(
+    def make(
         cls,
         policies: Sequence[str],
         *,
@@ -123,8 +126,8 @@ class Plan:
         seeds: Sequence[int] | None = None,
         split: Split = "tuning",
         requests: int | None = None,
-    ) -> Plan:
-        """Fill in what is left open: every family, every size, the first four seeds of the split."""
+    ) -> TournamentPlan:
+        """Fill in what is None: every family, every size, the first four seeds of the split."""
         return cls(
             (BASELINE, *(spec for spec in policies if spec != BASELINE)),
             tuple(FAMILIES) if families is None else tuple(families),
@@ -161,13 +164,13 @@ class Plan:
         if self.requests is not None and self.requests < 1:
             raise ValueError(f"requests must be at least 1, got {self.requests}")
 
-    def groups(self) -> list[Group]:
-        """All groups, the longest first, so that no worker is left with a long one at the end."""
+    def groups(self) -> list[CellGroup]:
+        """Return all groups, the longest first, so that no process starts a long one at the end."""
         names = sorted(self.sizes, key=self.requests_at, reverse=True)
         return [
-            Group(size, family, seed) for size in names for family in self.families for seed in self.seeds
+            CellGroup(size, family, seed) for size in names for family in self.families for seed in self.seeds
         ]
 
     def requests_at(self, size: str) -> int:
-        """Requests of one run at a memory size."""
+        """Return the number of requests of one run at a memory size."""
         return SIZES[size].requests if self.requests is None else self.requests

@@ -13,19 +13,19 @@ TTFT_SLO_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One policy on one workload.
+    """The figures of one policy on one workload.
 
     Attributes:
         mean_e2e_s: mean end-to-end latency of completed requests.
         p99_e2e_s: its 99th percentile (nearest rank).
         p99_ttft_s: 99th percentile of the time to first token.
-        longest_wait_s: longest time to first token of all.
+        longest_wait_s: longest time to first token.
         throughput_rps: completed requests over the time from first arrival to last finish.
         recompute_tax: share of the computed tokens that had been computed before.
         slo_attainment: share of all requests with a first token within 2 s.
-        max_preemptions: preemptions of the request that suffered most.
+        max_preemptions: preemptions of the request that was preempted most often.
         preemptions: of all requests.
-        failures: 1 when the policy broke and the engine's own rule took over, else 0.
+        failures: 1 when the policy failed and the engine's own order took over, else 0.
     """
 
     mean_e2e_s: float
@@ -40,7 +40,7 @@ class Score:
     failures: int
 
     @classmethod
-    def of(cls, run: RunResult) -> Score:
+    def from_run(cls, run: RunResult) -> Score:
         """Derive the figures from a run in which at least one request completed."""
         done = run.completed
         e2e_s = sorted(record.e2e_s or 0.0 for record in done)

@@ -1,4 +1,4 @@
-"""From scores to standings: paired ratios, geometric means, intervals over seeds, lost cells."""
+"""Standings from scores: paired ratios, geometric means, intervals over seeds, lost cells."""
 
 from __future__ import annotations
 
@@ -6,30 +6,30 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, NamedTuple
 
-from scipy.special import stdtrit
-
-from bidkv.tournament.plan import BASELINE, Cell, Plan
+from bidkv.evaluation.intervals import mean_interval
+from bidkv.tournament.plan import BASELINE, TournamentCell, TournamentPlan
 from bidkv.tournament.scores import Score
 
 RATIOS = ("mean_e2e_s", "p99_e2e_s", "p99_ttft_s", "longest_wait_s", "throughput_rps")
-"""Compared as a ratio to the baseline on the same cell."""
+"""Figures compared as a ratio to the baseline on the same cell."""
 
 LEVELS = ("recompute_tax", "slo_attainment")
-"""Compared as they are: both can be zero."""
+"""Figures compared as they are, because both can be zero."""
 
-_Cells = list[tuple[Cell, Mapping[str, Score]]]
+_Cells = list[tuple[TournamentCell, Mapping[str, Score]]]
 
 LOSS = 1.01
-"""A cell is lost when its interval lies wholly above this ratio."""
+"""A cell is lost when its interval lies wholly above this ratio: below 1 % no user would notice."""
 
 JUDGED = ("mean_e2e_s", "p99_e2e_s")
+"""Figures for which lost cells are counted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class MeanInterval:
     """A mean with its 95 % interval over seeds; `low` and `high` are None with a single seed."""
 
     value: float
@@ -37,30 +37,30 @@ class Estimate:
     high: float | None
 
 
-class Loss(NamedTuple):
-    """A policy worse than the baseline beyond doubt, over all seeds of one (size, family, load)."""
+class LostCell(NamedTuple):
+    """A (size, family, load) in which a policy is worse than the baseline by its interval over seeds."""
 
     policy: str
     size: str
     family: str
     load: float
     metric: str
-    ratio: Estimate
+    ratio: MeanInterval
 
 
 @dataclass(frozen=True)
 class Standings:
-    """The outcome of a tournament.
+    """The result of a tournament.
 
     Attributes:
-        plan: what was played.
+        plan: what was run.
         scores: by cell, then by policy.
-        simulated_requests: requests simulated for this (stored results cost none).
-        busy_s: seconds of all processes together that took.
+        simulated_requests: requests simulated for it; stored scores cost none.
+        busy_s: seconds it took, summed over all processes.
     """
 
-    plan: Plan
-    scores: Mapping[Cell, Mapping[str, Score]]
+    plan: TournamentPlan
+    scores: Mapping[TournamentCell, Mapping[str, Score]]
     simulated_requests: int = 0
     busy_s: float = 0.0
 
@@ -72,11 +72,11 @@ class Standings:
         size: str | None = None,
         family: str | None = None,
         load: float | None = None,
-    ) -> Estimate:
+    ) -> MeanInterval:
         """Geometric mean over cells of a metric of :data:`RATIOS`, relative to the baseline.
 
-        Cells are paired; logarithms are averaged over the cells of each seed, and the interval is Student's t
-        over the seeds. None in a filter takes all.
+        Cells are paired. Logarithms are averaged over the cells of each seed, and the interval is Student's
+        over the seeds. None in a filter takes all cells.
         """
         return _ratio(self._cells(size, family, load), policy, metric)
 
@@ -88,41 +88,41 @@ class Standings:
         size: str | None = None,
         family: str | None = None,
         load: float | None = None,
-    ) -> Estimate:
+    ) -> MeanInterval:
         """Arithmetic mean over cells of a metric of :data:`LEVELS`, with its interval over seeds."""
         cells = self._cells(size, family, load)
-        return _over_seeds([(cell, getattr(scores[policy], metric)) for cell, scores in cells])
+        return _mean_over_seeds([(cell, getattr(scores[policy], metric)) for cell, scores in cells])
 
     def against_best(
         self, policy: str, rivals: Sequence[str], metric: str, *, size: str | None = None
-    ) -> Estimate:
+    ) -> MeanInterval:
         """Geometric mean of a metric relative to whichever rival is best at each (size, family, load).
 
-        The best rival is known only in hindsight: nobody could have chosen it before. Lower is better here.
+        The best rival is known only in hindsight; it could not have been chosen beforehand. Lower is better.
         """
         logs = []
         for cells in self._places(size).values():
             best = min(rivals, key=lambda rival: _ratio(cells, rival, metric).value)
             logs += [(cell, _log_ratio(scores, policy, best, metric)) for cell, scores in cells]
-        return _exp(_over_seeds(logs))
+        return _exp(_mean_over_seeds(logs))
 
     def most_preemptions(self, policy: str, *, size: str | None = None, load: float | None = None) -> int:
-        """Preemptions of the request that suffered most in any cell."""
+        """Return the most preemptions of one request in any cell."""
         return max(scores[policy].max_preemptions for _, scores in self._cells(size, None, load))
 
-    def losses(self, policy: str) -> list[Loss]:
-        """The (size, family, load) whose interval of mean or p99 latency lies wholly above :data:`LOSS`."""
+    def losses(self, policy: str) -> list[LostCell]:
+        """Return the cells whose interval of mean or p99 latency lies wholly above :data:`LOSS`."""
         return [loss for loss in self._all_losses if loss.policy == policy]
 
     @cached_property
-    def _all_losses(self) -> list[Loss]:
+    def _all_losses(self) -> list[LostCell]:
         found = []
         for place, cells in self._places(None).items():
             for policy in self.plan.policies:
                 for metric in JUDGED:
                     ratio = _ratio(cells, policy, metric)
                     if ratio.low is not None and ratio.low > LOSS:
-                        found.append(Loss(policy, *place, metric, ratio))
+                        found.append(LostCell(policy, *place, metric, ratio))
         return found
 
     def _places(self, size: str | None) -> dict[tuple[str, str, float], _Cells]:
@@ -132,7 +132,7 @@ class Standings:
         return places
 
     def broken(self) -> dict[str, int]:
-        """Runs in which a policy failed and the engine's own rule took over, by policy; empty is good."""
+        """Return the runs in which a policy failed and the engine's own order took over, by policy."""
         counts: dict[str, int] = {}
         for scores in self.scores.values():
             for policy, score in scores.items():
@@ -183,27 +183,27 @@ class Standings:
         return as_text(self)
 
 
-def _ratio(cells: _Cells, policy: str, metric: str) -> Estimate:
-    return _exp(_over_seeds([(cell, _log_ratio(scores, policy, BASELINE, metric)) for cell, scores in cells]))
+def _ratio(cells: _Cells, policy: str, metric: str) -> MeanInterval:
+    return _exp(
+        _mean_over_seeds([(cell, _log_ratio(scores, policy, BASELINE, metric)) for cell, scores in cells])
+    )
 
 
 def _log_ratio(scores: Mapping[str, Score], policy: str, other: str, metric: str) -> float:
     return math.log(getattr(scores[policy], metric) / getattr(scores[other], metric))
 
 
-def _over_seeds(figures: Iterable[tuple[Cell, float]]) -> Estimate:
+def _mean_over_seeds(figures: Iterable[tuple[TournamentCell, float]]) -> MeanInterval:
     by_seed: dict[int, list[float]] = {}
     for cell, figure in figures:
         by_seed.setdefault(cell.seed, []).append(figure)
     means = [fmean(values) for values in by_seed.values()]
-    value = fmean(means)
     if len(means) < 2:
-        return Estimate(value, None, None)
-    half = float(stdtrit(len(means) - 1, 0.975)) * stdev(means) / math.sqrt(len(means))
-    return Estimate(value, value - half, value + half)
+        return MeanInterval(means[0], None, None)
+    return MeanInterval(fmean(means), *mean_interval(means))
 
 
-def _exp(log: Estimate) -> Estimate:
+def _exp(log: MeanInterval) -> MeanInterval:
     if log.low is None or log.high is None:
-        return Estimate(math.exp(log.value), None, None)
-    return Estimate(math.exp(log.value), math.exp(log.low), math.exp(log.high))
+        return MeanInterval(math.exp(log.value), None, None)
+    return MeanInterval(math.exp(log.value), math.exp(log.low), math.exp(log.high))

@@ -1,11 +1,12 @@
-"""Standings as text for a terminal and as Markdown for the docs: the same rows for both."""
+"""The rows of standings, as text for a terminal; the docs print the same rows as Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bidkv.evaluation.tables import aligned_table
 from bidkv.tournament.plan import BASELINE
-from bidkv.tournament.standings import JUDGED, Estimate, Standings
+from bidkv.tournament.standings import JUDGED, MeanInterval, Standings
 
 HEADINGS = (
     "policy",
@@ -25,7 +26,7 @@ _NAMES = {"mean_e2e_s": "mean", "p99_e2e_s": "p99"}
 
 
 def size_rows(standings: Standings, size: str, load: float | None = None) -> list[list[str]]:
-    """Return one row a policy, best mean latency first; figures of a size, of one load or of all."""
+    """Return one row per policy, the best mean latency first, at a memory size and one load or all loads."""
     ranked = sorted(
         standings.plan.policies,
         key=lambda policy: standings.ratio(policy, "mean_e2e_s", size=size, load=load).value,
@@ -34,7 +35,7 @@ def size_rows(standings: Standings, size: str, load: float | None = None) -> lis
 
 
 def _row(standings: Standings, policy: str, size: str, load: float | None) -> list[str]:
-    def ratio(metric: str) -> Estimate:
+    def ratio(metric: str) -> MeanInterval:
         return standings.ratio(policy, metric, size=size, load=load)
 
     losses = [loss for loss in standings.losses(policy) if loss.size == size and load in (None, loss.load)]
@@ -54,7 +55,7 @@ def _row(standings: Standings, policy: str, size: str, load: float | None) -> li
 
 
 def loss_rows(standings: Standings, policies: Sequence[str]) -> list[list[str]]:
-    """Return one row a lost (policy, size, family, load, metric) of some policies, the worst first."""
+    """Return one row per lost (policy, size, family, load, metric) of these policies, the worst first."""
     losses = [loss for policy in policies for loss in standings.losses(policy)]
     losses.sort(key=lambda loss: -loss.ratio.value)
     return [
@@ -83,7 +84,7 @@ def hindsight_rows(standings: Standings) -> list[list[str]]:
     ]
 
 
-def interval(estimate: Estimate) -> str:
+def interval(estimate: MeanInterval) -> str:
     """Write `0.871 [0.862, 0.880]`; without an interval only the value."""
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:.3f}"
@@ -95,17 +96,6 @@ def as_text(standings: Standings) -> str:
     parts = []
     for size in standings.plan.sizes:
         parts.append(f"{size}: ratios to {BASELINE}, geometric means, 95 % intervals over seeds")
-        parts.append(_aligned([list(HEADINGS), *size_rows(standings, size)]))
-    parts.extend(f"{policy} broke in {runs} runs" for policy, runs in standings.broken().items())
+        parts.append("\n".join(aligned_table(HEADINGS, size_rows(standings, size))))
+    parts.extend(f"{policy} failed in {runs} runs" for policy, runs in standings.broken().items())
     return "\n".join(parts)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
