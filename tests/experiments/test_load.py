@@ -12,8 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from bidkv.adapters.sglang.views import SglangRequest
-from bidkv.adapters.vllm.views import VllmRequest
+from bidkv.adapters.sglang.request_view import SglangRequest
+from bidkv.adapters.vllm.request_view import VllmRequest
 from bidkv.experiments.load_samples import LoadReport, Sample, read_samples, records_of
 from bidkv.experiments.request_bodies import prepare, prompt_source
 from bidkv.protocol.requests import WorkloadRequest

@@ -17,16 +17,14 @@ prometheus_client = pytest.importorskip("prometheus_client", reason="needs the [
 from tests.served import check_dashboard  # noqa: E402
 from tests.support import FakeEngine, FakeRequest  # noqa: E402
 
-from bidkv.adapters.sglang import service as sglang_service  # noqa: E402
-from bidkv.adapters.vllm import service as vllm_service  # noqa: E402
+from bidkv.adapters.engine_metrics import HELP, make_engine_metrics  # noqa: E402
 from bidkv.adapters.vllm.plugin import is_supported  # noqa: E402
 from bidkv.control import Controller  # noqa: E402
 from bidkv.experiments.server_process import free_port  # noqa: E402
-from bidkv.observability.metrics import Gauge, MetricsExporter  # noqa: E402
+from bidkv.observability.metrics import MetricsExporter  # noqa: E402
 from bidkv.policy import resolve  # noqa: E402
 from bidkv.stability import QueueingConfig, QueueingController  # noqa: E402
 
-SERVICES = (vllm_service, sglang_service)
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = (DEPLOY / "prometheus/alerts.yml").read_text(encoding="utf-8")
 DASHBOARD = json.loads((DEPLOY / "grafana/dashboards/bidkv.json").read_text(encoding="utf-8"))
@@ -46,10 +44,9 @@ def controller() -> Controller:
 
 @contextmanager
 def exporter(control: Controller) -> Iterator[MetricsExporter]:
-    """The exporter with every gauge that one of the engines has."""
-    sources = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in SERVICES]
-    names = re.findall(r'^ +"(\w+)": Gauge\(', "".join(sources), re.MULTILINE)
-    made = MetricsExporter(control, free_port(), {name: Gauge("One.", lambda: 1.0) for name in names})
+    """The exporter with every metric that one of the engines has."""
+    sources = make_engine_metrics(dict.fromkeys(HELP, lambda: 1.0))
+    made = MetricsExporter(control, free_port(), sources)
     try:
         yield made
     finally:

@@ -13,7 +13,7 @@ from tests.support import FakeClock, Scripted
 
 from bidkv.adapters.client_values import LONGEST_NAME, agent_name, positive_number
 from bidkv.adapters.environment import METRICS_PORT, read_environment
-from bidkv.adapters.vllm.views import VllmRequest
+from bidkv.adapters.vllm.request_view import VllmRequest
 from bidkv.control import Controller
 from bidkv.control_file import LONGEST_COMMAND_BYTES, ControlFile, obey
 from bidkv.policy import PolicySpecError, register, resolve

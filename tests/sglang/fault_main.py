@@ -143,7 +143,7 @@ class Faults:
         elif fault == "control file":
             self._spoil_control_file()
             # The adapter looks a few times a second; here at every fault.
-            service._word._poll.__self__._next_look_s = float("-inf")
+            service._synced._poll.__self__._next_look_s = float("-inf")
         else:
             service.controller.disable()
         self.done[fault] += 1

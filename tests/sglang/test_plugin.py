@@ -15,11 +15,12 @@ from modelfree import ModelFreeScheduler, make_req
 from sglang.srt.managers.schedule_batch import ScheduleBatch
 from sglang.srt.plugins.hook_registry import HookRegistry
 
+from bidkv.adapters import service as common_service
 from bidkv.adapters.environment import Environment
 from bidkv.adapters.sglang import plugin
 from bidkv.adapters.sglang import service as service_module
 from bidkv.adapters.sglang.hooks import RETRACTION_ORDER, Hooks, unresolved
-from bidkv.adapters.sglang.service import Service
+from bidkv.adapters.sglang.service import SglangService
 from bidkv.observability.watchdog import Watchdog
 from bidkv.policy import PolicySpecError
 from bidkv.protocol.policy import Policy
@@ -117,7 +118,7 @@ def served(hooks, tmp_path):
         scheduler = ModelFreeScheduler(tokens=320, **settings)
         # Half a second a look: every look at the clock is later than the control file's interval.
         ticks = iter(range(10**9))
-        service = Service(scheduler, environment, missing, clock=lambda: 0.5 * next(ticks))
+        service = SglangService(scheduler, environment, missing, clock=lambda: 0.5 * next(ticks))
         hooks.glue = service.glue
         made.append(service)
         return scheduler, service, environment
@@ -220,7 +221,7 @@ def test_waves_of_retraction_are_a_limit_cycle(hooks, tokens, cycling):
     now_s = 0.0
     environment = Environment(strategy="largest-first", metrics_port=_free_port())
     scheduler = ModelFreeScheduler(tokens=tokens)
-    service = Service(scheduler, environment, clock=lambda: now_s)
+    service = SglangService(scheduler, environment, clock=lambda: now_s)
     hooks.glue = service.glue
     try:
         for wave in range(12):
@@ -254,9 +255,9 @@ def test_a_policy_that_hangs_is_reported_while_it_hangs(served, monkeypatch, cap
 
     watchdog = Watchdog(limit_s=0.0)
     monkeypatch.setattr(watchdog, "start", lambda: None)  # it looks when the test says so
-    monkeypatch.setattr(service_module, "PROCESS_WATCHDOG", watchdog)
-    monkeypatch.setattr(service_module, "_rank", lambda scheduler: (True, ranks))
-    monkeypatch.setattr(service_module, "_broadcast", lambda scheduler: lambda word: word)
+    monkeypatch.setattr(common_service, "PROCESS_WATCHDOG", watchdog)
+    monkeypatch.setattr(service_module, "_read_rank", lambda scheduler: (True, ranks))
+    monkeypatch.setattr(service_module, "_make_broadcast", lambda scheduler: lambda word: word)
     scheduler, service, _ = served()
     service.controller.switch(Hangs())
     scheduler.submit(make_req("a", [5, 6, 7], 4))

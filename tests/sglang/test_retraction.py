@@ -243,14 +243,16 @@ def test_a_broken_adapter_drops_out_and_says_so(hooks, monkeypatch, caplog):
 
 
 def test_two_ranks_with_different_clocks_decide_alike(monkeypatch, hooks):
-    from bidkv.adapters.sglang.ranks import SharedWord
+    from bidkv.adapters.sglang.ranks import BroadcastClock
 
     words = []
 
     def rank(number, broadcast):
         ticks = iter(range(10**9))
         speed = 0.01 + 0.005 * number
-        word = SharedWord(broadcast, leads=number == 0, clock=lambda: 1000.0 * number + speed * next(ticks))
+        word = BroadcastClock(
+            broadcast, leads=number == 0, clock=lambda: 1000.0 * number + speed * next(ticks)
+        )
         scheduler = ModelFreeScheduler(tokens=320, tree="unified-rust")
         glue = attach(hooks, scheduler, resolve("slack_aware"), on_arrival=word.arrived)
         glue.engine._clock = word.now_s

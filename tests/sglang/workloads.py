@@ -5,8 +5,8 @@ import random
 from modelfree import ModelFreeScheduler, make_req
 from tiny_model import VOCABULARY
 
-from bidkv.adapters.sglang.glue import SchedulerGlue
-from bidkv.adapters.sglang.views import SglangEngine
+from bidkv.adapters.sglang.engine_view import SglangEngineView
+from bidkv.adapters.sglang.glue import SglangGlue
 from bidkv.control import Controller
 
 
@@ -43,9 +43,9 @@ def run_with_arrivals(scheduler: ModelFreeScheduler, requests: list, rng: random
     scheduler.run()
 
 
-def attach(hooks, scheduler, policy, **options) -> SchedulerGlue:
+def attach(hooks, scheduler, policy, **options) -> SglangGlue:
     """Let `policy` (a policy object) schedule `scheduler`; time is counted in steps of 10 ms."""
-    engine = SglangEngine(scheduler, lambda: scheduler.now * 0.01)
+    engine = SglangEngineView(scheduler, lambda: scheduler.now * 0.01)
     controller = Controller(policy, time_budget_s=None)
-    hooks.glue = SchedulerGlue(scheduler, engine, controller, **options)
+    hooks.glue = SglangGlue(scheduler, engine, controller, **options)
     return hooks.glue

@@ -12,7 +12,7 @@ from tests.vllm.harness import AsyncScheduler, Scheduler, make_request, run_case
 from tests.vllm.ours import build_ours, run_ours
 from vllm.v1.request import RequestStatus
 
-from bidkv.adapters.vllm.views import VllmRequest
+from bidkv.adapters.vllm.request_view import VllmRequest
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 

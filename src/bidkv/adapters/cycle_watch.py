@@ -5,8 +5,6 @@ from __future__ import annotations
 from bidkv.control import ControlCounters
 from bidkv.stability import LimitCycleDetector
 
-LIMIT_CYCLE = "1 while requests are preempted and come back in waves at a steady beat."
-
 
 class CycleWatch:
     """Feeds a detector what happened between two looks.

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from bidkv.policy import PolicySpecError, resolve
+
 STRATEGY = "BIDKV_STRATEGY"
 CONTROL_FILE = "BIDKV_CONTROL_FILE"
 METRICS_PORT = "BIDKV_METRICS_PORT"
@@ -15,7 +17,7 @@ DECISION_LOG = "BIDKV_DECISION_LOG"
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the environment asks for; None where it says nothing (an empty value says nothing).
+    """What the environment asks for; None where a variable is unset or empty.
 
     Attributes:
         strategy: a policy as `bidkv.policy.resolve` reads it; None leaves the engine as it is.
@@ -45,6 +47,23 @@ def read_environment(environ: Mapping[str, str] = os.environ) -> Environment:
         metrics_port=_port(values[METRICS_PORT]) if values[METRICS_PORT] else None,
         decision_log=Path(values[DECISION_LOG]) if values[DECISION_LOG] else None,
     )
+
+
+def read_strategy_environment() -> Environment | None:
+    """Read the four variables of this process; None where no strategy is set.
+
+    Raises:
+        PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
+        ValueError: another of the variables makes no sense.
+    """
+    environment = read_environment()
+    if environment.strategy is None:
+        return None
+    try:
+        resolve(environment.strategy)
+    except PolicySpecError as error:
+        raise PolicySpecError(f"{STRATEGY}: {error}") from error
+    return environment
 
 
 def _port(text: str) -> int:

@@ -47,11 +47,18 @@ _COUNTERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Gauge:
-    """A value read at scrape time: what it means, and how to read it (from another thread)."""
+class MetricSource:
+    """A value read at scrape time.
+
+    Attributes:
+        help: what it means.
+        read: reads it, from the exporter's thread.
+        counts: whether it only grows: a counter, whose name gets `_total`; else a gauge.
+    """
 
     help: str
     read: Callable[[], float]
+    counts: bool = False
 
 
 class ControllerCollector(Collector):
@@ -60,9 +67,9 @@ class ControllerCollector(Collector):
     The seven queueing metrics keep their own names (`queueing_lambda`, ...).
     """
 
-    def __init__(self, controller: Controller, gauges: Mapping[str, Gauge]) -> None:
+    def __init__(self, controller: Controller, sources: Mapping[str, MetricSource]) -> None:
         self._controller = controller
-        self._gauges = gauges
+        self._sources = sources
 
     def collect(self) -> Iterator[Metric]:
         """Read everything once."""
@@ -76,8 +83,9 @@ class ControllerCollector(Collector):
             "bidkv_breaker_open", "1 after a failure of the policy.", float(controller.breaker.is_open)
         )
         yield GaugeMetricFamily("bidkv_killed", "1 while the kill switch is on.", float(controller.killed))
-        for name, gauge in self._gauges.items():
-            yield GaugeMetricFamily(f"bidkv_{name}", gauge.help, float(gauge.read()))
+        for name, source in self._sources.items():
+            family = CounterMetricFamily if source.counts else GaugeMetricFamily
+            yield family(f"bidkv_{name}", source.help, value=float(source.read()))
         if controller.stability is not None:
             for name, figure in controller.stability.export_metrics().items():
                 yield GaugeMetricFamily(name, "Queueing controller.", float(figure))
@@ -89,12 +97,14 @@ class MetricsExporter:
     Args:
         controller: whose counters are shown; its `on_decision_time` is set to fill the histogram.
         port: TCP port.
-        gauges: further values by name (without the `bidkv_` prefix).
+        sources: further values by name (without the `bidkv_` prefix).
     """
 
-    def __init__(self, controller: Controller, port: int, gauges: Mapping[str, Gauge] | None = None) -> None:
+    def __init__(
+        self, controller: Controller, port: int, sources: Mapping[str, MetricSource] | None = None
+    ) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(ControllerCollector(controller, gauges or {}))
+        self.registry.register(ControllerCollector(controller, sources or {}))
         histogram = Histogram(
             "bidkv_decision_seconds",
             "Time of one victim decision of the policy.",

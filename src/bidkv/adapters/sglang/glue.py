@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from bidkv.adapters.sglang.views import SglangEngine, SglangRequest
+from bidkv.adapters.sglang.engine_view import SglangEngineView
+from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.control import Controller
 
 _RECONCILE_EVERY = 256
 """Scheduling passes between two searches for requests that left without any hook seeing it."""
 
 
-class SchedulerGlue:
+class SglangGlue:
     """Carries events to a controller and its answers back; one per scheduler process.
 
     Args:
@@ -34,7 +35,7 @@ class SchedulerGlue:
     def __init__(
         self,
         scheduler: Any,
-        engine: SglangEngine,
+        engine: SglangEngineView,
         controller: Controller,
         *,
         on_arrival: Callable[[], None] | None = None,
@@ -58,9 +59,9 @@ class SchedulerGlue:
         if not self.engine.knows(req):
             if self._on_arrival is not None:
                 self._on_arrival()
-            self.controller.on_arrival(self.engine.view(req), self.engine)
+            self.controller.on_arrival(self.engine.get_view(req), self.engine)
             return
-        view = self.engine.view(req)
+        view = self.engine.get_view(req)
         if not view.waiting:
             view.waiting = True
             if lost is None:  # retracted by no hook of ours: an operator paused the engine
@@ -69,13 +70,13 @@ class SchedulerGlue:
 
     def admitted(self, req: Any) -> None:
         """`req` was taken into the coming prefill batch."""
-        view = self.engine.view(req)
+        view = self.engine.get_view(req)
         self.engine.admitted(view)
         self.controller.on_admit(view, self.engine, cached_tokens=int(req.prefix_len))
 
     def computed_tokens(self, reqs: Sequence[Any]) -> dict[str, int]:
         """Computed tokens of those that may be preempted now; they are gone afterwards."""
-        return {req.rid: self.engine.view(req).num_computed_tokens for req in reqs}
+        return {req.rid: self.engine.get_view(req).num_computed_tokens for req in reqs}
 
     def preempted(self, reqs: Sequence[Any], computed: dict[str, int]) -> None:
         """`reqs` were preempted and will be queued in a moment."""
@@ -86,7 +87,7 @@ class SchedulerGlue:
         """`req` left the engine."""
         if not self.engine.knows(req):
             return
-        view = self.engine.view(req)
+        view = self.engine.get_view(req)
         view.waiting = False
         self._lost.pop(req.rid, None)
         self.controller.on_finish(view, self.engine, completed=completed)
@@ -133,7 +134,7 @@ class SchedulerGlue:
         Beam groups are never offered: SGLang cannot retract them, only abort them.
         """
         engine = self.engine
-        candidates = engine.in_order_of_admission(req for req in reqs if req.beam_group is None)
+        candidates = engine.sort_by_admission(req for req in reqs if req.beam_group is None)
         if not self.controller.chooses_victims or len(candidates) < 2:
             return list(upstream)
         need = max(1, engine.block_demand(frozenset()) - engine.free_blocks)
@@ -151,7 +152,7 @@ class SchedulerGlue:
         equals, so it carries the choice; SGLang reads it for nothing else in between.
         """
         engine = self.engine
-        candidates = engine.in_order_of_admission(
+        candidates = engine.sort_by_admission(
             other for other in adder.running_batch.reqs if _preemptible(adder, other, req, engine)
         )
         if not self.controller.chooses_victims or len(candidates) < 2:
@@ -230,8 +231,8 @@ def _aborted(req: Any) -> bool:
     return bool(req.finished_reason.to_json().get("type") == "abort")
 
 
-def _preemptible(adder: Any, running: Any, req: Any, engine: SglangEngine) -> bool:
+def _preemptible(adder: Any, running: Any, req: Any, engine: SglangEngineView) -> bool:
     if running.finished() or running in adder.preempt_list:
         return False
-    less_important = engine.view(running).priority - engine.view(req).priority
+    less_important = engine.get_view(running).priority - engine.get_view(req).priority
     return bool(less_important > adder.priority_scheduling_preemption_threshold)

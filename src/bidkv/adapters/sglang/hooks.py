@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from bidkv.adapters.sglang.glue import SchedulerGlue
+from bidkv.adapters.sglang.glue import SglangGlue
 
 logger = logging.getLogger("bidkv")
 
@@ -22,8 +22,8 @@ _BATCH = f"{_MANAGERS}.schedule_batch.ScheduleBatch"
 _ADDER = f"{_MANAGERS}.schedule_policy.PrefillAdder"
 RETRACTION_ORDER = f"{_BATCH}._get_decode_retraction_order"
 _TREE = "sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache"
-ASKED = (f"{_TREE}.lock", f"{_TREE}.unlock", f"{_SCHEDULER}.collect_inflight_reqs")
-"""What else the adapter calls that SGLang has not always had; without it every decision would fail."""
+REQUIRED = (f"{_TREE}.lock", f"{_TREE}.unlock", f"{_SCHEDULER}.collect_inflight_reqs")
+"""What the adapter calls besides its targets; in a version of SGLang that lacks it every decision fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,10 @@ class Hooks:
 
     def __init__(
         self,
-        attach: Callable[[Any], SchedulerGlue | None],
+        attach: Callable[[Any], SglangGlue | None],
         on_give_up: Callable[[], None] = lambda: None,
     ) -> None:
-        self.glue: SchedulerGlue | None = None
+        self.glue: SglangGlue | None = None
         self._attach = attach
         self._on_give_up = on_give_up
         self.targets = (
@@ -118,7 +118,7 @@ class Hooks:
         """SGLang has sorted its queue and will admit from its head."""
         self._tell(lambda glue: glue.arrange_queue(waiting_queue, running_batch))
 
-    def _tell(self, event: Callable[[SchedulerGlue], None]) -> None:
+    def _tell(self, event: Callable[[SglangGlue], None]) -> None:
         if self.glue is not None:
             try:
                 event(self.glue)

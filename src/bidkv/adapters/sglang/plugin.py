@@ -1,8 +1,7 @@
 """The `sglang.srt.plugins` entry point: SGLang calls `register` once in each of its processes.
 
-SGLang logs and swallows what a plugin raises, and hooks that cannot be applied. So a scheduler checks, when
-it has just been made, that every hook is in place, and leaves SGLang alone, with a warning and a metric,
-when one is not.
+SGLang logs and swallows what a plugin raises, and hooks that cannot be applied. So each new scheduler is
+checked for every hook. When one is not in place, SGLang is left alone, with a warning and a metric.
 """
 
 from __future__ import annotations
@@ -10,11 +9,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from bidkv.adapters.environment import STRATEGY, Environment, read_environment
-from bidkv.adapters.sglang.glue import SchedulerGlue
-from bidkv.adapters.sglang.hooks import ASKED, Hooks, unresolved
-from bidkv.adapters.sglang.service import Service
-from bidkv.policy import PolicySpecError, resolve
+from bidkv.adapters.environment import Environment, read_strategy_environment
+from bidkv.adapters.sglang.glue import SglangGlue
+from bidkv.adapters.sglang.hooks import REQUIRED, Hooks, unresolved
+from bidkv.adapters.sglang.service import SglangService
 
 logger = logging.getLogger("bidkv")
 
@@ -31,13 +29,9 @@ def register() -> None:
         PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
         ValueError: another of the variables makes no sense.
     """
-    environment = read_environment()
-    if environment.strategy is None:
+    environment = read_strategy_environment()
+    if environment is None:
         return
-    try:
-        resolve(environment.strategy)
-    except PolicySpecError as error:
-        raise PolicySpecError(f"{STRATEGY}: {error}") from error
     global current
     current = Plugin(environment)
     current.install()
@@ -53,12 +47,12 @@ class Plugin:
 
     def __init__(self, environment: Environment) -> None:
         self.hooks = Hooks(self._attach, self._dropped)
-        self.service: Service | None = None
+        self.service: SglangService | None = None
         self._environment = environment
 
     def install(self) -> None:
         """Register all hooks; where this version of SGLang lacks anything they need, none at all."""
-        missing = unresolved([*(target.path for target in self.hooks.targets), *ASKED])
+        missing = unresolved([*(target.path for target in self.hooks.targets), *REQUIRED])
         if missing:
             logger.warning(
                 "bidkv: stays off, SGLang keeps its own rules: this version of SGLang has no %s",
@@ -67,8 +61,8 @@ class Plugin:
             return
         self.hooks.register()
 
-    def _attach(self, scheduler: Any) -> SchedulerGlue | None:
-        self.service = Service(scheduler, self._environment, self.hooks.missing())
+    def _attach(self, scheduler: Any) -> SglangGlue | None:
+        self.service = SglangService(scheduler, self._environment, self.hooks.missing())
         return self.service.glue
 
     def _dropped(self) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 from bidkv.adapters.vllm.demand import BlockDemand
+from bidkv.adapters.vllm.request_view import RunningRequests, VllmRequest
 from bidkv.adapters.vllm.sharing import SharedBlocks
-from bidkv.adapters.vllm.views import RunningRequests, VllmRequest
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionTable
 
 
-class VllmEngine:
+class VllmEngineView:
     """A vLLM v1 scheduler as an `EngineView`.
 
     Args:
@@ -47,7 +47,7 @@ class VllmEngine:
         self.num_steps = 0
         self.num_scheduled_tokens = 0
 
-    def view_of(self, request: Any) -> VllmRequest:
+    def get_view(self, request: Any) -> VllmRequest:
         """The view of a live request, made when first asked for."""
         view = self.views.get(request)
         if view is None:
@@ -118,7 +118,7 @@ class VllmEngine:
 
     def waiting(self) -> Sequence[RequestView]:
         """The waiting requests in the engine's own order."""
-        return [self.view_of(request) for request in self._waiting()]
+        return [self.get_view(request) for request in self._waiting()]
 
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` lives here and does not run."""

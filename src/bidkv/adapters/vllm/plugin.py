@@ -7,8 +7,7 @@ import logging
 import warnings
 from typing import Any
 
-from bidkv.adapters.environment import STRATEGY, read_environment
-from bidkv.policy import PolicySpecError, resolve
+from bidkv.adapters.environment import read_strategy_environment
 
 logger = logging.getLogger("bidkv")
 
@@ -27,8 +26,7 @@ def register() -> None:
         PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
         ValueError: another of the variables makes no sense.
     """
-    environment = read_environment()
-    if environment.strategy is None:
+    if read_strategy_environment() is None:
         return
     from vllm import __version__ as version
 
@@ -38,10 +36,6 @@ def register() -> None:
             stacklevel=2,
         )
         return
-    try:
-        resolve(environment.strategy)
-    except PolicySpecError as error:
-        raise PolicySpecError(f"{STRATEGY}: {error}") from error
     _wrap()
 
 
@@ -73,9 +67,9 @@ def _wrap() -> None:
 
     @functools.wraps(original)
     def get_scheduler_cls(self: Any) -> Any:
-        from bidkv.adapters.vllm.classes import attached
+        from bidkv.adapters.vllm.hooks import extend_scheduler_class
 
-        return attached(original(self))
+        return extend_scheduler_class(original(self))
 
     setattr(get_scheduler_cls, _ORIGINAL, original)
     SchedulerConfig.get_scheduler_cls = get_scheduler_cls

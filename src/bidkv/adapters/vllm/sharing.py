@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bidkv.adapters.vllm.views import VllmRequest
+from bidkv.adapters.vllm.request_view import VllmRequest
 
 
 class SharedBlocks:

@@ -1,113 +1,18 @@
-"""SGLang's requests and scheduler as a policy sees them: the protocol's views over the live objects."""
+"""SGLang's scheduler as a policy sees it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bidkv.adapters.client_values import agent_name, positive_number, shown_cap
 from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
+from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionTable
 
-_CUSTOM_PREFIX = "bidkv_"
 
-
-class SglangRequest:
-    """A live `Req`.
-
-    Deadline, weight and agent come from the request's sampling parameters, from `custom_params`:
-    `bidkv_deadline_ms`, `bidkv_weight`, `bidkv_agent_id`, and `bidkv_max_tokens`, the cap that policies see
-    (0: none). A value that makes no sense is ignored: a client must not be able to fail a request, or
-    others', with it.
-
-    Attributes:
-        req: SGLang's request.
-        waiting: whether it is in the queue (an admitted request stays in SGLang's list until the pass ends).
-        admission: number of its last admission; orders running requests as they entered.
-    """
-
-    __slots__ = (
-        "_engine",
-        "_shown_cap",
-        "admission",
-        "agent_id",
-        "arrival_s",
-        "deadline_s",
-        "gap_hint_s",
-        "is_last_turn",
-        "priority",
-        "req",
-        "request_id",
-        "session_id",
-        "turn",
-        "waiting",
-        "weight",
-    )
-
-    def __init__(self, req: Any, engine: SglangEngine) -> None:
-        self.req = req
-        self.request_id: str = req.rid
-        self.arrival_s = arrival_s = engine.now_s
-        self.waiting = True
-        self.admission = 0
-        self._engine = engine
-        # SGLang's sign is the server's choice; here a lower number is always more important.
-        value = 0 if req.priority is None else int(req.priority)
-        self.priority = value if engine.low_values_first else -value
-        custom = req.sampling_params.custom_params
-        custom = custom if isinstance(custom, dict) else {}
-        deadline_ms = positive_number(custom.get(_CUSTOM_PREFIX + "deadline_ms"))
-        self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
-        self.weight = positive_number(custom.get(_CUSTOM_PREFIX + "weight")) or 1.0
-        self.agent_id = agent_name(custom.get(_CUSTOM_PREFIX + "agent_id"))
-        self.session_id = ""
-        self.turn = 0
-        self.gap_hint_s: float | None = None
-        self.is_last_turn = False
-        self._shown_cap = shown_cap(custom.get(_CUSTOM_PREFIX + "max_tokens"))
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Length of the prompt."""
-        return len(self.req.origin_input_ids)
-
-    @property
-    def num_output_tokens(self) -> int:
-        """Tokens generated so far; under overlap scheduling the one in flight is not counted."""
-        return len(self.req.output_ids)
-
-    @property
-    def num_computed_tokens(self) -> int:
-        """Positions whose KV is held now; of a finished request, those it had when it finished."""
-        kv = self.req.kv
-        if kv.holds_kv:
-            return int(kv.kv_committed_len)
-        if self.req.finished():
-            return max(0, len(self.req.origin_input_ids) + len(self.req.output_ids) - 1)
-        return 0
-
-    @property
-    def max_tokens(self) -> int | None:
-        """The cap on generated tokens; None when it is no more than what the context leaves."""
-        if self._shown_cap is not None:
-            return self._shown_cap or None
-        cap = int(self.req.sampling_params.max_new_tokens)
-        return None if cap >= self._engine.max_request_tokens - self.num_prompt_tokens - 1 else cap
-
-    @property
-    def num_preemptions(self) -> int:
-        """How often it was retracted."""
-        return int(self.req.retraction_count)
-
-    @property
-    def num_held_blocks(self) -> int:
-        """Pages it holds, shared ones included."""
-        return -(-int(self.req.kv.kv_allocated_len) // self._engine.block_size)
-
-
-class SglangEngine:
-    """The scheduler's state; one object for its whole life.
+class SglangEngineView:
+    """An SGLang scheduler as an `EngineView`; one object for its whole life.
 
     Args:
         scheduler: SGLang's `Scheduler`.
@@ -137,8 +42,8 @@ class SglangEngine:
         self.num_scheduled_tokens = 0
 
     # --- the requests ----------------------------------------------------------------------------
-    def view(self, req: Any) -> SglangRequest:
-        """Return the view of `req`, made at its first mention."""
+    def get_view(self, req: Any) -> SglangRequest:
+        """Return the view of `req`, made when first asked for."""
         view = self._views.get(req.rid)
         if view is None or view.req is not req:
             view = SglangRequest(req, self)
@@ -179,9 +84,9 @@ class SglangEngine:
         """The batch that runs."""
         return self._scheduler.running_batch if self._batch is None else self._batch
 
-    def in_order_of_admission(self, reqs: Iterable[Any]) -> list[SglangRequest]:
+    def sort_by_admission(self, reqs: Iterable[Any]) -> list[SglangRequest]:
         """Views of `reqs`, first admitted first; SGLang permutes its own list when it retracts."""
-        views = [self.view(req) for req in reqs]
+        views = [self.get_view(req) for req in reqs]
         views.sort(key=lambda view: view.admission)
         return views
 
@@ -199,17 +104,17 @@ class SglangEngine:
 
     @property
     def running(self) -> Sequence[SglangRequest]:
-        """Who runs, first admitted first, those admitted in the current pass included; O(running)."""
+        """The running requests, first admitted first, including those admitted in this pass; O(running)."""
         running = {req.rid: req for req in self.batch.reqs if not req.finished()}
         running.update((view.request_id, view.req) for view in self._entered)
         chunked = self._scheduler.chunked_req
         if chunked is not None:
             running[chunked.rid] = chunked
-        return self.in_order_of_admission(running.values())
+        return self.sort_by_admission(running.values())
 
     @property
     def num_running(self) -> int:
-        """How many run; O(running)."""
+        """Requests that run; O(running)."""
         return len(self.running)
 
     @property
@@ -224,7 +129,7 @@ class SglangEngine:
 
     def waiting(self) -> Sequence[SglangRequest]:
         """The queue in SGLang's own order; O(waiting)."""
-        views = (self.view(req) for req in self._scheduler.waiting_queue)
+        views = (self.get_view(req) for req in self._scheduler.waiting_queue)
         return [view for view in views if view.waiting]
 
     def is_waiting(self, request: RequestView) -> bool:

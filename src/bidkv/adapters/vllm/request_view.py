@@ -1,7 +1,7 @@
 """vLLM's requests as the policy protocol sees them: one view per live request, and the running list as views.
 
-Nothing is copied per step: a view holds the engine's object and reads what steps change when asked. What only
-events change is copied at the event, since a slot is read ten times as fast as a property.
+Nothing is copied per step. A view holds the engine's object and reads from it what steps change. What only
+events change is copied at the event, since reading a slot is ten times as fast as reading a property.
 """
 
 from __future__ import annotations
@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
-from bidkv.adapters.client_values import agent_name, positive_number, shown_cap
-
-_EXTRA_PREFIX = "bidkv_"
+from bidkv.adapters.client_values import ClientValues
 
 
 class VllmRequest:
     """A live vLLM request as a `RequestView`.
 
-    Deadline, weight and agent come from the request's extra arguments (`vllm_xargs` over HTTP,
-    `SamplingParams.extra_args` in Python): `bidkv_deadline_ms`, `bidkv_weight`, `bidkv_agent_id`, and from
-    `bidkv_max_tokens` the cap that policies see (0: none). A value that makes no sense is ignored: a client
-    must not be able to fail a request, or others', with it.
+    What the client states beyond vLLM's own fields comes from the request's extra arguments: see
+    :class:`bidkv.adapters.client_values.ClientValues`.
     """
 
     __slots__ = (
@@ -58,34 +54,33 @@ class VllmRequest:
         self._held = held
         self._max_model_len = max_model_len
         params = request.sampling_params
-        extra = (params.extra_args if params is not None else None) or {}
-        deadline_ms = positive_number(extra.get(_EXTRA_PREFIX + "deadline_ms"))
-        self.deadline_s = None if deadline_ms is None else arrival_s + deadline_ms / 1e3
-        self.weight = positive_number(extra.get(_EXTRA_PREFIX + "weight")) or 1.0
-        self.agent_id = agent_name(extra.get(_EXTRA_PREFIX + "agent_id"))
-        self.session_id = ""
+        stated = ClientValues(None if params is None else params.extra_args)
+        self.deadline_s = stated.read_deadline_s(arrival_s)
+        self.weight = stated.weight
+        self.agent_id = stated.agent_id
+        self.session_id = stated.session_id
         self.turn = 0
-        self.gap_hint_s: float | None = None
-        self.is_last_turn = False
-        self._shown_cap = shown_cap(extra.get(_EXTRA_PREFIX + "max_tokens"))
-        # The engine's own lists, which it changes in place; their lengths are read for thousands at a time.
+        self.gap_hint_s = stated.gap_hint_s
+        self.is_last_turn = stated.is_last_turn
+        self._shown_cap = stated.shown_cap
+        # The engine's own lists, which it changes in place: the lengths of thousands are read at a time.
         self.output_token_ids: Sequence[int] = request._output_token_ids
         self.blocks: Sequence[Any] = ()
-        # Of those blocks, how many somebody else holds too, among how many: `SharedBlocks` keeps them.
+        # `SharedBlocks` keeps both: among the first `num_noted_blocks` blocks, how many have another holder.
         self.num_shared_blocks = 0
         self.num_noted_blocks = 0
         self.reread()
 
     def admitted(self) -> None:
-        """It runs and holds blocks now."""
+        """Note that it runs and holds blocks."""
         self.blocks = self._held.get(self.request_id, ())
 
     def left(self) -> None:
-        """It holds no blocks any more."""
+        """Note that it holds no blocks any more."""
         self.blocks = ()
 
     def reread(self) -> None:
-        """Copy what only events change: a preemption its count, a session's next turn prompt and cap."""
+        """Copy what only events change: the preemption count, and a streaming session's prompt and cap."""
         request = self.request
         self.num_preemptions: int = request.num_preemptions
         self.num_prompt_tokens: int = request.num_prompt_tokens
@@ -119,11 +114,11 @@ class VllmRequest:
 
 
 class RunningRequests(Sequence[VllmRequest]):
-    """The running list as views, without a copy; the engine replaces its list now and then.
+    """The running list as views, without a copy; the engine replaces its own list from time to time.
 
     Args:
         scheduler: the engine's scheduler.
-        views: by the engine's own object, whose hash is its address: nothing of it has to be read.
+        views: by the engine's own object, which hashes by address, so that a lookup reads nothing of it.
     """
 
     __slots__ = ("_scheduler", "_view")

@@ -1,0 +1,100 @@
+"""What surrounds the glue in a real server, whichever engine: policy, controller, decision log, metrics."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from bidkv.adapters.cycle_watch import CycleWatch
+from bidkv.adapters.engine_metrics import make_engine_metrics
+from bidkv.adapters.environment import Environment
+from bidkv.baselines import ENGINE_ORDER
+from bidkv.control import DEFAULT_TIME_BUDGET_S, Controller
+from bidkv.control_file import obey
+from bidkv.observability.decision_log import DecisionLog
+from bidkv.observability.watchdog import PROCESS_WATCHDOG
+from bidkv.policy import resolve
+from bidkv.policy.parts.classes import WithinClasses
+from bidkv.protocol.policy import Policy
+from bidkv.stability import QueueingConfig, QueueingController
+
+if TYPE_CHECKING:
+    from bidkv.observability.metrics import MetricsExporter
+
+
+class EngineService(ABC):
+    """One scheduler's controller with everything an operator can reach of it.
+
+    Args:
+        environment: what the operator asks for.
+        by_priority: whether the engine schedules by priority, so that a policy decides within a class.
+        max_running: requests that can run at once.
+        clock: seconds, monotonic.
+        exports: whether this process serves metrics.
+        logs: whether this process writes the decision log.
+        time_budget_s: longest time one answer of the policy may take.
+
+    Attributes:
+        controller: asks the policy.
+        metrics: the exporter, or None.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        *,
+        by_priority: bool,
+        max_running: int,
+        clock: Callable[[], float],
+        exports: bool,
+        logs: bool,
+        time_budget_s: float = DEFAULT_TIME_BUDGET_S,
+    ) -> None:
+        self._by_priority = by_priority
+        self._clock = clock
+        policy = self.resolve(environment.strategy or ENGINE_ORDER)
+        log = environment.decision_log if logs else None
+        self.controller = Controller(
+            policy,
+            time_budget_s=time_budget_s,
+            stability=QueueingController(self._read_queueing_config(), clock=clock) if exports else None,
+            observer=None if log is None else DecisionLog(log, wall_clock=time.time),
+        )
+        PROCESS_WATCHDOG.watch(self.controller)
+        PROCESS_WATCHDOG.start()
+        self.metrics: MetricsExporter | None = None
+        self._cycles = CycleWatch(self.controller.counters, max_running)
+
+    @abstractmethod
+    def _read_queueing_config(self) -> QueueingConfig:
+        """Read from the engine what the queueing controller needs to know."""
+
+    def resolve(self, spec: str) -> Policy:
+        """Return a policy for this engine: within user priority classes where it schedules by priority.
+
+        Raises:
+            PolicySpecError: the policy does not exist or has a bad option; the message lists what exists.
+        """
+        policy = resolve(spec)
+        return WithinClasses(policy) if self._by_priority else policy
+
+    def _obey(self, command: str | None) -> None:
+        """Carry out a command of the operator, if there is one."""
+        if command is not None:
+            obey(command, self.controller, self.resolve)
+
+    def _look(self, free_blocks: int, num_blocks: int, num_running: int) -> None:
+        """Feed the queueing controller and the cycle watch; a few times a second is plenty."""
+        stability = self.controller.stability
+        if stability is not None:
+            stability.compute_stability_state(free_blocks, num_blocks)
+        self._cycles.look(self._clock(), num_running)
+
+    def _export(self, port: int, readers: dict[str, Callable[[], float]]) -> MetricsExporter:
+        """Serve metrics: the controller's, the cycle watch's, and those of `readers`."""
+        from bidkv.observability.metrics import MetricsExporter
+
+        sources = make_engine_metrics({**readers, "limit_cycle": lambda: self._cycles.cycling})
+        return MetricsExporter(self.controller, port, sources)

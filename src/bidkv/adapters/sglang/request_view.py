@@ -1,0 +1,108 @@
+"""SGLang's requests as a policy sees them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from bidkv.adapters.client_values import ClientValues
+
+
+class EngineFacts(Protocol):
+    """What a request's view reads of its engine."""
+
+    low_values_first: bool
+    max_request_tokens: int
+    block_size: int
+
+    @property
+    def now_s(self) -> float:
+        """Seconds on the adapter's clock."""
+
+
+class SglangRequest:
+    """A live `Req` as a `RequestView`.
+
+    What the client states beyond SGLang's own fields comes from `custom_params` of the sampling parameters:
+    see :class:`bidkv.adapters.client_values.ClientValues`.
+
+    Attributes:
+        req: SGLang's request.
+        waiting: whether it is in the queue (an admitted request stays in SGLang's list until the pass ends).
+        admission: number of its last admission; orders running requests as they entered.
+    """
+
+    __slots__ = (
+        "_engine",
+        "_shown_cap",
+        "admission",
+        "agent_id",
+        "arrival_s",
+        "deadline_s",
+        "gap_hint_s",
+        "is_last_turn",
+        "priority",
+        "req",
+        "request_id",
+        "session_id",
+        "turn",
+        "waiting",
+        "weight",
+    )
+
+    def __init__(self, req: Any, engine: EngineFacts) -> None:
+        self.req = req
+        self.request_id: str = req.rid
+        self.arrival_s = arrival_s = engine.now_s
+        self.waiting = True
+        self.admission = 0
+        self._engine = engine
+        # Which values are more important is the server's choice; here a lower number always is.
+        value = 0 if req.priority is None else int(req.priority)
+        self.priority = value if engine.low_values_first else -value
+        stated = ClientValues(req.sampling_params.custom_params)
+        self.deadline_s = stated.read_deadline_s(arrival_s)
+        self.weight = stated.weight
+        self.agent_id = stated.agent_id
+        self.session_id = stated.session_id
+        self.turn = 0
+        self.gap_hint_s = stated.gap_hint_s
+        self.is_last_turn = stated.is_last_turn
+        self._shown_cap = stated.shown_cap
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Length of the prompt."""
+        return len(self.req.origin_input_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens generated so far; under overlap scheduling the one in flight is not counted."""
+        return len(self.req.output_ids)
+
+    @property
+    def num_computed_tokens(self) -> int:
+        """Positions whose KV is held now; of a finished request, those it had when it finished."""
+        kv = self.req.kv
+        if kv.holds_kv:
+            return int(kv.kv_committed_len)
+        if self.req.finished():
+            return max(0, len(self.req.origin_input_ids) + len(self.req.output_ids) - 1)
+        return 0
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The cap on generated tokens; None when it is no more than what the context leaves."""
+        if self._shown_cap is not None:
+            return self._shown_cap or None
+        cap = int(self.req.sampling_params.max_new_tokens)
+        return None if cap >= self._engine.max_request_tokens - self.num_prompt_tokens - 1 else cap
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often it was retracted."""
+        return int(self.req.retraction_count)
+
+    @property
+    def num_held_blocks(self) -> int:
+        """Pages it holds, shared ones included."""
+        return -(-int(self.req.kv.kv_allocated_len) // self._engine.block_size)
