@@ -96,8 +96,8 @@ class _Table:
 class RetentionIndices:
     """Learns gaps by class, and gives the index of a session by its class and idle time.
 
-    An idle time in progress counts too: as much of it as has passed brought no return. So sessions that ended
-    without a word lower the index of those that are idle for as long, and the probability of an end is learned
+    An idle time in progress counts too: what has passed of it brought no return. So sessions that ended
+    without a word lower the index of those idle for as long, and the probability of an end is learned
     without being told (a Kaplan-Meier estimate by buckets).
 
     A class is any hashable value; there should be few. Learning is O(log idle). A lookup is O(1) but for a

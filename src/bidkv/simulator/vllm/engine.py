@@ -8,7 +8,7 @@ in docs/reference/simulator.md and referred to by number here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Hashable, Sequence, Set
 from typing import Any, NamedTuple, cast
 
 from bidkv.control import Controller
@@ -17,7 +17,7 @@ from bidkv.protocol.requests import RequestView
 from bidkv.simulator.content import Prompt
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.vllm.config import EngineConfig
-from bidkv.simulator.vllm.content import ContentTree
+from bidkv.simulator.vllm.content import BlockKey, ContentTree
 from bidkv.simulator.vllm.prefix_cache import PrefixCache
 from bidkv.simulator.waiting import FCFSQueue, PriorityQueue, QueueView
 
@@ -65,6 +65,8 @@ class Engine(QueueView):
         self._asynchronous = config.async_scheduling
         self._in_flight: _Launched | None = None
         self._control = controller
+        if self._cache is not None:
+            self.sessions = controller.track_sessions(self)
 
     # --- what a policy may ask -------------------------------------------------------------------
     @property
@@ -105,6 +107,22 @@ class Engine(QueueView):
     def cached_tokens(self, request: RequestView) -> int:
         """Leading tokens of a waiting request that the prefix cache holds now; O(cached blocks)."""
         return len(self._cached_prefix(cast("SimRequest", request))) * self.block_size
+
+    # --- what the books of sessions need (`SessionCache`) ------------------------------------------
+    def block_keys(self, request: RequestView) -> Sequence[BlockKey]:
+        """Keys of the full blocks of a request's known tokens."""
+        known = cast("SimRequest", request)
+        count = known.num_tokens // self.block_size
+        keys = self._content.keys(known, count)
+        return keys if len(keys) == count else keys[:count]
+
+    def is_cached(self, key: Hashable) -> bool:
+        """Whether a block with this content is cached now."""
+        return self._cache is not None and self._cache.holds(cast("BlockKey", key))
+
+    def reuse_first(self, keys: Sequence[Hashable]) -> int:
+        """Move unreferenced cached blocks to the front of the free queue; return how many."""
+        return 0 if self._cache is None else self._cache.reuse_first(cast("Sequence[BlockKey]", keys))
 
     def cached_prompt_tokens(self, prompt: Prompt) -> int:
         """Leading tokens of a prompt that is not here yet which the prefix cache holds; 0 without one."""

@@ -57,6 +57,24 @@ class PrefixCache:
                 del self._free[block]
             self._references[block] += 1
 
+    def holds(self, key: BlockKey) -> bool:
+        """Return whether a block with this content is cached."""
+        return key in self._by_key
+
+    def reuse_first(self, keys: Sequence[BlockKey]) -> int:
+        """Move the unreferenced blocks of `keys` to the front of the free queue, the last key's first of all.
+
+        Returns how many blocks were moved, duplicates with equal content included.
+        """
+        free, references = self._free, self._references
+        moved = 0
+        for key in keys:
+            for block in self._by_key.get(key, ()):
+                if not references[block]:
+                    free.move_to_end(block, last=False)
+                    moved += 1
+        return moved
+
     def take(self, count: int) -> list[int]:
         """Take `count` blocks from the front of the free queue; what they cached is forgotten."""
         taken = []

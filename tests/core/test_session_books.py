@@ -1,0 +1,126 @@
+"""The books of sessions against a simulated engine: what they say is what its prefix cache really holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+import pytest
+from tests.support import steady_profile
+
+from bidkv.policy import resolve
+from bidkv.protocol import EngineView, Policy, RequestView, Session, SessionArrivals, SessionView, Turn
+from bidkv.simulator import EngineConfig, simulate_sessions
+from bidkv.simulator.vllm.engine import Engine
+
+
+class Watching(Policy):
+    """Checks the books at every event, and drops a random idle session now and then."""
+
+    name = "watching"
+
+    def __init__(self, *, drops: float, always_roomy: bool) -> None:
+        self.chance = Random(7)
+        self.drops = drops
+        self.always_roomy = always_roomy
+        self.events: list[tuple[str, str]] = []
+        self.dropped = 0
+
+    def check(self, engine: EngineView) -> None:
+        assert isinstance(engine, Engine)
+        sessions = engine.sessions
+        assert sessions is not None
+        cache = engine._cache
+        assert cache is not None
+        for session in sessions.idle.values():
+            assert session.idle_since_s is not None
+            assert 0 <= session.exclusive_blocks <= session.cached_blocks
+        if self.always_roomy:
+            assert sessions.retained_blocks <= engine.free_blocks
+
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        assert engine.sessions is not None
+        session = engine.sessions.session_for(request)
+        if request.session_id:
+            assert session is not None
+            assert session.session_id == request.session_id
+            assert session.num_turns == request.turn + 1
+            assert session.cached_blocks == engine.cached_tokens(request) // engine.block_size
+        self.events.append(("arrival", request.session_id))
+        self.check(engine)
+
+    def on_admit(self, request: RequestView, engine: EngineView) -> None:
+        self.check(engine)
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        self.events.append(("finish", request.session_id))
+
+    def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
+        self.events.append(("turn end", session.session_id))
+        assert session.idle_since_s == engine.now_s
+        self.check(engine)
+
+    def on_session_end(self, session: SessionView, engine: EngineView) -> None:
+        self.events.append(("session end", session.session_id))
+
+    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
+        self.check(engine)
+        if self.chance.random() >= self.drops:
+            return None
+        self.dropped += 1
+        return self.chance.choice(list(idle.values()))
+
+
+def random_sessions(seed: int, count: int = 30) -> list[Session]:
+    """Sessions with shared beginnings, gaps of many lengths and now and then a rewritten past."""
+    chance = Random(seed)
+    sessions = []
+    for number in range(count):
+        turns: list[Turn] = []
+        context = 0
+        for index in range(chance.randint(1, 6)):
+            new = chance.randint(1, 44)
+            kept = chance.randint(0, context) if index and chance.random() < 0.15 else None
+            context = context if kept is None else kept
+            ids = tuple(range(new // 8)) if not index and chance.random() < 0.5 else ()
+            output = chance.randint(1, 12)
+            gap = 0.0 if not index else chance.choice([0.0, 1.0, 5.0, 40.0])
+            turns.append(Turn(new, output, gap, hash_ids=ids, kept_tokens=kept))
+            context += new + output
+        sessions.append(Session(f"s{number}", tuple(turns), start_s=number * 2.0, chunk_tokens=8))
+    return sessions
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("blocks", "roomy"), [(4000, True), (90, False)])
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_books_agree_with_the_cache(seed: int, blocks: int, roomy: bool, asynchronous: bool) -> None:
+    policy = Watching(drops=0.2, always_roomy=roomy)
+    config = EngineConfig(
+        num_gpu_blocks=blocks,
+        block_size=4,
+        enable_prefix_caching=True,
+        async_scheduling=asynchronous,
+        max_model_len=350,
+    )
+    sessions = random_sessions(seed)
+    result = simulate_sessions(sessions, SessionArrivals.at_own_times(), policy, config, steady_profile())
+    control = result.notes["control"]
+    assert control["session_failures"] == 0
+    assert control["failures"] == 0
+    assert control["completions"] == sum(len(session.turns) for session in sessions)
+    assert control["sessions_ended"] == len(sessions)
+    assert control["session_drops"] == policy.dropped > 0
+    for name in (session.session_id for session in sessions):
+        own = [event for event, session_id in policy.events if session_id == name]
+        turns = own.count("arrival")
+        assert own == ["arrival", "finish", "turn end"] * (turns - 1) + ["arrival", "finish", "session end"]
+
+
+@pytest.mark.parametrize("name", ["preempt-evict", "fair", "fast"])
+def test_books_change_nothing_for_a_policy_that_answers_no_drop(name: str) -> None:
+    config = EngineConfig(num_gpu_blocks=120, block_size=4, enable_prefix_caching=True, max_model_len=350)
+    arrivals = SessionArrivals.at_own_times()
+    result = simulate_sessions(random_sessions(3), arrivals, resolve(name), config, steady_profile())
+    assert result.notes["control"]["session_drops"] == 0
+    assert result.notes["control"]["session_failures"] == 0
