@@ -9,7 +9,7 @@ from bidkv.adapters.vllm.demand import BlockDemand
 from bidkv.adapters.vllm.request_view import RunningRequests, VllmRequest
 from bidkv.adapters.vllm.sharing import SharedBlocks
 from bidkv.protocol.requests import RequestView
-from bidkv.protocol.session_views import SessionTable
+from bidkv.protocol.session_views import SessionCache, SessionTable
 
 
 class VllmEngineView:
@@ -42,6 +42,7 @@ class VllmEngineView:
         self.max_num_batched_tokens: int = scheduler.max_num_scheduled_tokens
         self.prefix_caching: bool = manager.enable_caching
         self.sessions: SessionTable | None = None
+        self.cache: SessionCache | None = None
         # The controller asks for it: no live request was preempted more often.
         self.most_preemptions = 0
         self.num_steps = 0
@@ -128,8 +129,8 @@ class VllmEngineView:
         return view.request.status.name != "RUNNING" and not view.request.is_finished()
 
     def cached_tokens(self, request: RequestView) -> int:
-        """Not asked of the engine yet: no token of a waiting request counts as cached."""
-        return 0
+        """Leading tokens of a waiting request that are cached now; 0 where sessions are not tracked."""
+        return 0 if self.cache is None else self.cache.cached_tokens(request)
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks whose only holder is `request`; 0 while a KV transfer keeps them from being freed."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec
 
 from bidkv.adapters.vllm.engine_view import VllmEngineView
+from bidkv.adapters.vllm.prefix_cache import FreeQueueError, VllmPrefixCache, read_unsupported_cache
 from bidkv.adapters.vllm.queues import PriorityWaitingQueue, WaitingQueue
 from bidkv.adapters.vllm.request_view import VllmRequest
 from bidkv.control import Controller
@@ -56,6 +57,9 @@ class DetachedGlue:
     def finished(self, request: Any) -> None:
         """`request` left the engine."""
 
+    def cache_was_reset(self) -> None:
+        """The engine threw its whole prefix cache away."""
+
 
 def _guarded(
     entry: Callable[Concatenate[VllmGlue, P], None],
@@ -84,6 +88,7 @@ class VllmGlue:
     Attributes:
         attached: False once an error of this project's own code has detached it.
         num_failures: errors of this project's own code that reached the guard; 0 or 1.
+        num_retention_failures: 1 if vLLM's free queue was not as expected when the glue was attached.
         floor_blocks: blocks the last admission had to leave free.
         gate_shut: whether the policy admitted nothing when it was asked last.
         before_pass: called at the start of every scheduling pass, or None.
@@ -94,6 +99,7 @@ class VllmGlue:
         self.controller = controller
         self.attached = True
         self.num_failures = 0
+        self.num_retention_failures = 0
         self._scheduler = scheduler
         self._manager = scheduler.kv_cache_manager
         self._own_watermark: int = self._manager.watermark_blocks
@@ -111,8 +117,22 @@ class VllmGlue:
         self.on_victims: Callable[[Sequence[VllmRequest]], None] | None = None
         self._own_queues: dict[str, Any] = {}
         self._queues: dict[str, WaitingQueue] = {}
+        self._track_sessions()
         # Last, so that an error above leaves the scheduler untouched.
         self._replace_queues()
+
+    def _track_sessions(self) -> None:
+        """Keep the books of sessions where the prefix cache is one that is understood."""
+        reason = read_unsupported_cache(self._scheduler)
+        if reason is None:
+            try:
+                self.engine.cache = cache = VllmPrefixCache(self._scheduler)
+                self.engine.sessions = self.controller.track_sessions(cache)
+                return
+            except (FreeQueueError, ImportError) as error:
+                reason = str(error)
+                self.num_retention_failures += 1
+        logger.info("bidkv: sessions are left to vLLM's own prefix cache: %s", reason)
 
     def _replace_queues(self) -> None:
         kind = PriorityWaitingQueue if self._by_priority else WaitingQueue
@@ -293,6 +313,11 @@ class VllmGlue:
     def took_turn(self, request: Any) -> None:
         """A streaming session's request has its next turn's prompt and cap."""
         self.engine.get_view(request).reread()
+
+    @_guarded
+    def cache_was_reset(self) -> None:
+        """The engine threw its whole prefix cache away."""
+        self.controller.on_cache_reset()
 
     @_guarded
     def finished(self, request: Any) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         def _preempt_request(self, request: Any, *args: Any, **kwargs: Any) -> None: ...
         def _free_request(self, request: Any, *args: Any, **kwargs: Any) -> Any: ...
         def _update_request_as_session(self, session: Any, *args: Any, **kwargs: Any) -> Any: ...
+        def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool: ...
 
 else:
     _Scheduler = object
@@ -74,6 +75,13 @@ class BidKVSchedulerMixin(_Scheduler):
         result = super()._update_request_as_session(session, *args, **kwargs)
         self._bidkv_glue.took_turn(session)
         return result
+
+    def reset_prefix_cache(self, *args: Any, **kwargs: Any) -> bool:
+        """Throw the prefix cache away; the engine calls it for its own endpoint and before it sleeps."""
+        was_reset = super().reset_prefix_cache(*args, **kwargs)
+        if was_reset:
+            self._bidkv_glue.cache_was_reset()
+        return was_reset
 
 
 @functools.cache

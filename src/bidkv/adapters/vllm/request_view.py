@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
-from bidkv.adapters.client_values import ClientValues
+from bidkv.adapters.client_values import ClientValues, session_name
 
 
 class VllmRequest:
@@ -58,7 +58,8 @@ class VllmRequest:
         self.deadline_s = stated.read_deadline_s(arrival_s)
         self.weight = stated.weight
         self.agent_id = stated.agent_id
-        self.session_id = stated.session_id
+        # vLLM hands a session of its own down since 0.32 (a field of the request, or a header).
+        self.session_id = stated.session_id or session_name(getattr(request, "session_id", None))
         self.turn = 0
         self.gap_hint_s = stated.gap_hint_s
         self.is_last_turn = stated.is_last_turn
