@@ -155,7 +155,7 @@ class Interference(RuleBasedStateMachine):
         assert counters.admissions == books.admissions
         assert engine.num_steps == counters.steps == len(books.steps)
         assert engine.num_scheduled_tokens == counters.scheduled_tokens == books.scheduled_tokens
-        assert engine.recomputed_tokens == counters.recomputed_tokens == books.recomputed_tokens
+        assert engine.books.recomputed_tokens == counters.recomputed_tokens == books.recomputed_tokens
         by_whom = counters.preemptions_by_policy + counters.preemptions_by_engine
         assert engine.num_preemptions == by_whom == books.preemptions
         assert counters.tokens_lost == books.tokens_lost

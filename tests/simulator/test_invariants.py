@@ -66,7 +66,7 @@ def test_three_sets_of_books_agree(requests: list[WorkloadRequest], config: Engi
     run = CheckedRun(requests, resolve(name), config)
     books = run.run()
     counters, engine = run.control.counters, run.engine
-    assert engine.recomputed_tokens == counters.recomputed_tokens == books.recomputed_tokens
+    assert engine.books.recomputed_tokens == counters.recomputed_tokens == books.recomputed_tokens
     assert engine.num_scheduled_tokens == counters.scheduled_tokens == books.scheduled_tokens
     assert engine.num_steps == counters.steps == len(books.steps)
     by_whom = counters.preemptions_by_policy + counters.preemptions_by_engine
@@ -86,7 +86,11 @@ def test_invariants_hold_with_shared_prefixes(
     run = CheckedRun(shared, resolve(name), config)
     books = run.run()
     assert books.outputs == expected_outputs(requests, config)
-    assert run.engine.recomputed_tokens == run.control.counters.recomputed_tokens == books.recomputed_tokens
+    assert (
+        run.engine.books.recomputed_tokens
+        == run.control.counters.recomputed_tokens
+        == books.recomputed_tokens
+    )
 
 
 @given(requests=workloads(), config=engines(), reserve=st.integers(0, 5))

@@ -12,7 +12,7 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.protocol.sessions import Session, SessionArrivals, Turn
 from bidkv.results import Outcome, RequestRecord, RunResult
 from bidkv.simulator import EngineConfig, SessionSource, SglangConfig, SimulationError, simulate_sessions
-from bidkv.simulator.arrivals import TurnFacts
+from bidkv.simulator.arrivals import Arrival
 from bidkv.simulator.content import answer_key, prompt_key
 
 PROFILE = load_profile("h100-llama3.1-8b-traffic")
@@ -129,21 +129,100 @@ def test_a_rejected_turn_ends_its_session() -> None:
 def test_the_source_names_content() -> None:
     turns = (Turn(600, 30, hash_ids=(7,)), Turn(40, 10, 1.5), Turn(9, 9, kept_tokens=520))
     source = SessionSource([Session("x", turns, agent_id="a", priority=2)], SessionArrivals.at_once())
-    first = source.take()
+    arrival = source.take()
+    first = arrival.request
+    assert arrival == Arrival(first, 600, 0, ends_session=False)
     assert first.content == ((7, 512), (prompt_key("x", 0), 88))
     assert (first.agent_id, first.priority, first.is_last_turn) == ("a", 2, False)
     assert source.next_arrival_s == float("inf")
-    assert source.close(first, 10.0, 30, completed=True) == TurnFacts(600, ends_session=False)
+    source.close(first, 10.0, 30, completed=True)
     assert source.next_arrival_s == 11.5
-    second = source.take()
+    second, new_tokens, past_tokens, _ = source.take()
+    assert (new_tokens, past_tokens) == (40, 629)
     assert second.content == (*first.content, (answer_key("x", 0), 30), (prompt_key("x", 1), 40))
     source.close(second, 12.0, 10, completed=True)
-    third = source.take()
-    assert third == WorkloadRequest(
+    third = WorkloadRequest(
         "x#2", 12.0, 529, 9, priority=2, agent_id="a", session_id="x", turn=2, is_last_turn=True,
         content=((7, 512), (prompt_key("x", 0), 8), (prompt_key("x", 2), 9)),
     )  # fmt: skip
-    assert source.close(third, 13.0, 9, completed=True) == TurnFacts(9, ends_session=True)
+    assert source.take() == Arrival(third, 9, 520, ends_session=True)
+
+
+def test_figures_of_sessions() -> None:
+    """With memory for all of it nothing is lost, and what is computed are the new tokens."""
+    result = run(make_sessions(4), SessionArrivals.at_once())
+    figures = result.summary()
+    sessions = figures["sessions"]
+    done = by_id(result)
+    assert (sessions["turns"], sessions["completed"]) == (12, 4)
+    assert sessions["turns_per_s"] == pytest.approx(12 / max(r.finish_s for r in result.records))
+    assert sessions["completion_s"]["mean"] == pytest.approx(
+        sum(done[f"s{i}#2"].finish_s for i in range(4)) / 4
+    )
+    assert sessions["first_turn_wait_s"]["p50"] == sorted(done[f"s{i}#0"].ttft_s for i in range(4))[1]
+    assert sessions["turn_s"]["p99"] == max(r.e2e_s for r in result.records)
+    assert sessions["computed_per_new_token"] == result.totals.scheduled_tokens / (12 * 340)
+    hits = sum(r.cached_tokens for r in result.records)
+    assert hits == 4 * (336 + 672)
+    assert figures["prefix_hit_rate"] == sessions["prefix_hit_rate"] == hits / (4 * (320 + 660 + 1000))
+    assert figures["lost_prefix_tokens"] == figures["lost_prefix_share"] == 0
+    assert {(r.session_id, r.turn): r.new_tokens for r in result.records}[("s3", 2)] == 320
+
+
+def test_what_was_computed_before_and_evicted_is_lost() -> None:
+    """Two sessions take turns in memory for one: each turn finds its past gone."""
+    turns = (Turn(640, 9), *(Turn(64, 8, 3.0) for _ in range(3)))
+    sessions = [Session("a", turns, start_s=0.0), Session("b", turns, start_s=1.5)]
+    engine = EngineConfig(63, enable_prefix_caching=True)
+    result = run(sessions, SessionArrivals.at_own_times(), engine)
+    figures = result.summary()
+    assert figures["preemptions"] == 0
+    # Only whole blocks count: the last token's KV is computed with the next turn in any case.
+    past = [(648 + 72 * k) // 16 * 16 for k in range(3)]
+    lost = sum(
+        tokens - r.cached_tokens
+        for s in "ab"
+        for k, tokens in enumerate(past)
+        for r in [by_id(result)[f"{s}#{k + 1}"]]
+    )
+    assert figures["lost_prefix_tokens"] == lost > 2000
+    assert figures["recomputed_tokens"] == 0
+    assert figures["lost_prefix_share"] == lost / result.totals.scheduled_tokens
+    uncached = run(sessions, SessionArrivals.at_own_times(), EngineConfig(63))
+    assert uncached.totals.lost_prefix_tokens == 2 * sum(past)
+
+
+def test_gaps_between_tokens() -> None:
+    """Alone a request gets a token each step; the longest gap is exact, percentiles within 0.8 %."""
+    result = run([Session("a", (Turn(50, 40),))], SessionArrivals.at_once())
+    (record,) = result.records
+    gaps = result.totals.token_gaps
+    assert sum(count for _, count in gaps.counts()) == 39
+    assert gaps.percentile(50) == pytest.approx(record.tpot_s, rel=0.02)
+    assert gaps.percentile(100) == pytest.approx(gaps.longest_s, rel=0.008)
+    assert result.summary()["longest_gap_s"] == gaps.longest_s > record.tpot_s
+
+
+def test_a_cut_run_counts_lives_that_go_on() -> None:
+    sessions = make_sessions(6, turns=4, gap_s=0.0, new_tokens=600)
+    engine = EngineConfig(160, enable_prefix_caching=True)
+    cut = run(sessions, SessionArrivals.at_once(), engine, duration_s=1.0)
+    unfinished = {f"s{i}#{k}" for i in range(6) for k in range(4)} - set(by_id(cut))
+    assert unfinished
+    assert cut.summary()["sessions"]["turns_per_s"] == len(cut.records)
+    assert cut.totals.lost_prefix_tokens > 0
+
+
+def test_the_timeline_shows_idle_sessions() -> None:
+    """Between its turns a session's full blocks are idle; after its last turn they are nobody's."""
+    turns = (Turn(160, 17), Turn(32, 30, 2.0))
+    sessions = [Session("a", turns, start_s=0.0), Session("b", (Turn(16, 400),), start_s=0.1)]
+    timeline = run(sessions, SessionArrivals.at_own_times()).timeline
+    values = [point.idle_session_blocks for point in timeline]
+    assert set(values) == {0, 11}
+    first, last = values.index(11), len(values) - values[::-1].index(11)
+    assert set(values[first:last]) == {11}
+    assert timeline[last].time_s - timeline[first].time_s == pytest.approx(2.0, abs=0.1)
 
 
 def test_bad_input_is_named() -> None:

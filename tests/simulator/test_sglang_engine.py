@@ -163,7 +163,7 @@ def test_books_balance_after_every_step(page_size: int, chunk: int | None) -> No
     assert replica.free_blocks == replica.num_blocks
     assert replica.num_preemptions > 5
     computed_once = sum(request.num_tokens - 1 for request in done)
-    assert replica.num_scheduled_tokens == computed_once + replica.recomputed_tokens
+    assert replica.num_scheduled_tokens == computed_once + replica.books.recomputed_tokens
 
 
 def test_simulate_runs_it_and_every_request_completes() -> None:

@@ -70,13 +70,13 @@ def test_equal_requests_that_start_together_cycle_in_the_simulated_engine():
         engine.submit(SimRequest(WorkloadRequest(f"r{index}", 0.0, 100, 400), index, config.model_len))
     detector = LimitCycleDetector(window_s=60.0)
     while engine.num_waiting:
-        computed, recomputed = engine.num_scheduled_tokens, engine.recomputed_tokens
+        computed, recomputed = engine.num_scheduled_tokens, engine.books.recomputed_tokens
         engine.step()
         detector.update(
             engine.now_s,
             len(engine.running) / engine.max_num_seqs,
             engine.num_scheduled_tokens - computed,
-            engine.recomputed_tokens - recomputed,
+            engine.books.recomputed_tokens - recomputed,
         )
     report = detector.get()
     assert report.is_cycling

@@ -12,16 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NoReturn
 
+from bidkv.results.gaps import TokenGaps
 from bidkv.results.records import EngineTotals, Outcome, RequestRecord, TimelinePoint
 from bidkv.results.result import RunResult
 
 SCHEMA = "bidkv.run"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Written; version 1, which knows no sessions and no prefix cache, is read as well."""
 
 _NUMBER = (int, float)
 _MOST = 2**63
 """No whole number of a run is larger."""
 _MAYBE = (int, float, type(None))
+_MAYBE_COUNT = (int, type(None))
 _RECORD_KINDS: dict[str, tuple[type, ...]] = {
     "request_id": (str,),
     "arrival_s": _NUMBER,
@@ -33,6 +36,13 @@ _RECORD_KINDS: dict[str, tuple[type, ...]] = {
     "outcome": (str,),
     "detail": (str,),
 }
+_SESSION_KINDS: dict[str, tuple[type, ...]] = {
+    "session_id": (str,),
+    "turn": (int,),
+    "ends_session": (bool,),
+    "new_tokens": _MAYBE_COUNT,
+    "cached_tokens": _MAYBE_COUNT,
+}
 _TIMELINE_KINDS: dict[str, tuple[type, ...]] = {
     "time_s": _NUMBER,
     "used_blocks": (int,),
@@ -40,7 +50,10 @@ _TIMELINE_KINDS: dict[str, tuple[type, ...]] = {
     "waiting": (int,),
     "preemptions": (int,),
 }
-_TOTALS = tuple(f.name for f in fields(EngineTotals) if f.name != "extra")
+_CACHE_TOTALS = ("prompt_tokens_seen", "prefix_hit_tokens", "lost_prefix_tokens")
+_TOTALS = tuple(f.name for f in fields(EngineTotals) if f.name not in (*_CACHE_TOTALS, "extra", "token_gaps"))
+_IDLE_KINDS: dict[str, tuple[type, ...]] = {"idle_session_blocks": (int,)}
+_OUTCOME_PLACE = list(_RECORD_KINDS).index("outcome")
 _TOP: dict[str, tuple[type, ...]] = {
     "schema": (str,),
     "version": (int,),
@@ -64,7 +77,12 @@ def encode(result: RunResult) -> str:
     Raises:
         ValueError: a number that is not finite, or a note that JSON cannot hold.
     """
-    totals = {name: getattr(result.totals, name) for name in _TOTALS}
+    totals = {name: getattr(result.totals, name) for name in (*_TOTALS, *_CACHE_TOTALS)}
+    gaps = result.totals.token_gaps
+    if gaps is not None:
+        totals["token_gaps"] = {"longest_s": gaps.longest_s, "counts": gaps.counts()}
+    else:
+        totals["token_gaps"] = None
     document = {
         "schema": SCHEMA,
         "version": SCHEMA_VERSION,
@@ -73,8 +91,8 @@ def encode(result: RunResult) -> str:
         "wall_s": result.wall_s,
         "totals": totals | {"extra": dict(result.totals.extra)},
         "notes": result.notes,
-        "records": _table(_RECORD_KINDS, result.records),
-        "timeline": _table(_TIMELINE_KINDS, result.timeline),
+        "records": _table(_RECORD_KINDS | _SESSION_KINDS, result.records),
+        "timeline": _table(_TIMELINE_KINDS | _IDLE_KINDS, result.timeline),
     }
     try:
         return json.dumps(document, allow_nan=False, separators=(",", ":")) + "\n"
@@ -103,23 +121,27 @@ def decode(text: str | bytes, where: str = "result") -> RunResult:
             raise
         raise SchemaError(f"{where}: expected JSON ({str(error)[:120]})") from error
     _check_object(where, "", document, _TOP)
-    for name, expected in (("schema", SCHEMA), ("version", SCHEMA_VERSION)):
-        if document[name] != expected:
-            _fail(where, name, repr(expected), document[name])
+    if document["schema"] != SCHEMA:
+        _fail(where, "schema", repr(SCHEMA), document["schema"])
+    version = document["version"]
+    if version not in (1, SCHEMA_VERSION):
+        _fail(where, "version", f"1 or {SCHEMA_VERSION}", version)
+    record_kinds, point_kinds = _RECORD_KINDS, _TIMELINE_KINDS
+    if version > 1:
+        record_kinds, point_kinds = record_kinds | _SESSION_KINDS, point_kinds | _IDLE_KINDS
     return RunResult(
         strategy=document["strategy"],
         records=[
             RequestRecord(
-                **dict(zip(_RECORD_KINDS, row, strict=True)) | {"outcome": _outcome(where, row[-2])}
+                **dict(zip(record_kinds, row, strict=True))
+                | {"outcome": _read_outcome(where, row[_OUTCOME_PLACE])}
             )
-            for row in _rows(where, "records", document["records"], _RECORD_KINDS)
+            for row in _rows(where, "records", document["records"], record_kinds)
         ],
-        totals=_totals(where, document["totals"]),
+        totals=_read_totals(where, document["totals"], version),
         simulated_s=document["simulated_s"],
         wall_s=document["wall_s"],
-        timeline=[
-            TimelinePoint(*row) for row in _rows(where, "timeline", document["timeline"], _TIMELINE_KINDS)
-        ],
+        timeline=[TimelinePoint(*row) for row in _rows(where, "timeline", document["timeline"], point_kinds)],
         notes=document["notes"],
     )
 
@@ -142,15 +164,31 @@ def _rows(where: str, name: str, table: Any, kinds: Mapping[str, tuple[type, ...
     return rows
 
 
-def _totals(where: str, given: Any) -> EngineTotals:
-    _check_object(where, "totals", given, {**dict.fromkeys(_TOTALS, _NUMBER), "extra": (dict,)})
+def _read_totals(where: str, given: Any, version: int) -> EngineTotals:
+    kinds: dict[str, tuple[type, ...]] = {**dict.fromkeys(_TOTALS, _NUMBER), "extra": (dict,)}
+    if version > 1:
+        kinds |= {**dict.fromkeys(_CACHE_TOTALS, _MAYBE_COUNT), "token_gaps": (dict, type(None))}
+    _check_object(where, "totals", given, kinds)
     for name, value in given["extra"].items():
         if type(value) not in _NUMBER or _is_too_large(value):
             _fail(where, f"totals.extra.{name}", _names(_NUMBER), value)
-    return EngineTotals(**given)
+    gaps = given.get("token_gaps")
+    return EngineTotals(**given | {"token_gaps": None if gaps is None else _read_gaps(where, gaps)})
 
 
-def _outcome(where: str, text: str) -> Outcome:
+def _read_gaps(where: str, given: Any) -> TokenGaps:
+    _check_object(where, "totals.token_gaps", given, {"longest_s": _NUMBER, "counts": (list,)})
+    for place, pair in enumerate(given["counts"]):
+        if (
+            type(pair) is not list
+            or len(pair) != 2
+            or any(type(n) is not int or _is_too_large(n) for n in pair)
+        ):
+            _fail(where, f"totals.token_gaps.counts[{place}]", "[bin, count] in whole numbers", pair)
+    return TokenGaps([(number, count) for number, count in given["counts"]], given["longest_s"])
+
+
+def _read_outcome(where: str, text: str) -> Outcome:
     try:
         return Outcome(text)
     except ValueError:
@@ -177,7 +215,14 @@ def _is_too_large(value: object) -> bool:
 
 
 def _names(kinds: Sequence[type]) -> str:
-    words = {int: "a whole number", float: "a number", str: "text", dict: "an object", list: "a list"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        str: "text",
+        bool: "true or false",
+        dict: "an object",
+        list: "a list",
+    }
     return " or ".join(words.get(kind, "null") for kind in kinds)
 
 

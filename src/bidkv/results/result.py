@@ -8,6 +8,7 @@ from typing import Any
 
 from bidkv.results.percentiles import nearest_rank
 from bidkv.results.records import EngineTotals, Outcome, RequestRecord, TimelinePoint
+from bidkv.results.sessions import summarize_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,8 @@ class RunResult:
     """One run of one strategy over one workload, on any engine.
 
     `wall_s` is the time the run took to compute or to drive; `simulated_s` the time that passed on the
-    engine's own clock (equal to `wall_s` on a real engine).
+    engine's own clock (equal to `wall_s` on a real engine). A run that was cut has the time of the cut in
+    `notes["cut_s"]`.
     """
 
     strategy: str
@@ -62,6 +64,14 @@ class RunResult:
             return 0.0
         return max(r.finish_s or 0.0 for r in done) - min(r.arrival_s for r in self.records)
 
+    @property
+    def window_s(self) -> float:
+        """Seconds that the run lasted: from the first arrival to the cut, or to the last finish."""
+        cut_s = self.notes.get("cut_s")
+        if cut_s is None or not self.records:
+            return self.span_s
+        return float(cut_s) - min(record.arrival_s for record in self.records)
+
     def summary(self) -> dict[str, Any]:
         """Return the figures of the run under the public JSON names of `bidkv simulate`."""
         done = self.completed
@@ -69,6 +79,7 @@ class RunResult:
         totals = self.totals
         # A client of a real server sees tokens, not preemptions; the engine tells only their total.
         each_known = self.notes.get("per_request_preemptions", True)
+        gaps = totals.token_gaps
         return {
             "strategy": self.strategy,
             "requests": len(self.records),
@@ -93,6 +104,15 @@ class RunResult:
                 if totals.usable_blocks and totals.busy_s > 0
                 else 0.0
             ),
+            "prefix_hit_rate": totals.prefix_hit_rate,
+            "lost_prefix_tokens": totals.lost_prefix_tokens,
+            "lost_prefix_share": totals.lost_prefix_share,
+            "itl_s": {
+                "p50": None if gaps is None else gaps.percentile(50),
+                "p99": None if gaps is None else gaps.percentile(99),
+            },
+            "longest_gap_s": None if gaps is None or not gaps.longest_s else gaps.longest_s,
+            "sessions": summarize_sessions(self.records, totals, self.window_s),
             "steps": totals.steps,
             "simulated_s": self.simulated_s,
             "wall_s": self.wall_s,

@@ -15,26 +15,34 @@ class SimulationError(RuntimeError):
     """The workload cannot be run as given; the message names the request."""
 
 
-class TurnFacts(NamedTuple):
-    """What a source knows of a request that left, and the request itself does not say.
+class Arrival(NamedTuple):
+    """A request that arrives, and what its source knows of it beside what the request itself says.
 
     Attributes:
-        new_tokens: prompt tokens that no earlier turn of its session had.
-        ends_session: it was its session's last turn.
+        request: with its prompt's content.
+        new_tokens: prompt tokens that no earlier turn of its session had; None for a single request.
+        past_tokens: leading prompt tokens whose KV was computed for an earlier turn of its session.
+        ends_session: whether it is its session's last turn, told to the engine or not.
     """
 
-    new_tokens: int
-    ends_session: bool
+    request: WorkloadRequest
+    new_tokens: int | None = None
+    past_tokens: int = 0
+    ends_session: bool = False
 
 
 class RequestSource(Protocol):
-    """Where a run's requests come from; a closed loop learns from it when requests leave."""
+    """Where a run's requests come from. It is told when requests leave, so it can close the loop."""
+
+    @property
+    def tells_sessions(self) -> bool:
+        """Whether the requests' clients name their sessions to the engine."""
 
     @property
     def next_arrival_s(self) -> float:
         """When the next request arrives as far as is known now; infinity when none is known."""
 
-    def take(self) -> WorkloadRequest:
+    def take(self) -> Arrival:
         """Return the request that :attr:`next_arrival_s` speaks of; the next call returns the one after."""
 
     @property
@@ -44,9 +52,7 @@ class RequestSource(Protocol):
     def take_given_up(self) -> str:
         """Return the id of the request that :attr:`next_give_up_s` speaks of; it may have left already."""
 
-    def close(
-        self, request: WorkloadRequest, now_s: float, output_tokens: int, *, completed: bool
-    ) -> TurnFacts:
+    def close(self, request: WorkloadRequest, now_s: float, output_tokens: int, *, completed: bool) -> None:
         """`request` left the engine with `output_tokens` generated: completed, or rejected or given up."""
 
 
@@ -84,6 +90,7 @@ class OpenSource:
     """
 
     next_give_up_s = math.inf
+    tells_sessions = True
 
     def __init__(self, requests: Iterable[WorkloadRequest]) -> None:
         self._requests = InOrder(requests)
@@ -97,20 +104,17 @@ class OpenSource:
             request = self._next = next(self._requests, None)
         return math.inf if request is None else request.arrival_s
 
-    def take(self) -> WorkloadRequest:
+    def take(self) -> Arrival:
         """Return the next request."""
         request, self._next = self._next, None
-        return next(self._requests) if request is None else request
+        return Arrival(next(self._requests) if request is None else request)
 
     def take_given_up(self) -> str:
         """No client of an open workload gives up."""
         raise LookupError("no client gives up")
 
-    def close(
-        self, request: WorkloadRequest, now_s: float, output_tokens: int, *, completed: bool
-    ) -> TurnFacts:
-        """`request` left the engine."""
-        return TurnFacts(request.prompt_tokens, request.is_last_turn and completed)
+    def close(self, request: WorkloadRequest, now_s: float, output_tokens: int, *, completed: bool) -> None:
+        """`request` left the engine, which changes nothing."""
 
 
 class Inbox(Iterator[WorkloadRequest]):

@@ -11,15 +11,21 @@ class SimRequest:
     __slots__ = (
         "_block_keys",
         "_blocks",
+        "_cached_tokens",
         "_coming",
+        "_ends_session",
         "_first_token_s",
         "_high_tokens",
         "_labeled_blocks",
+        "_last_token_s",
         "_life_start",
         "_limit_tokens",
+        "_new_tokens",
         "_order",
+        "_past_tokens",
         "_prefilling",
         "_segments",
+        "_shared_tokens",
         "_source",
         "_target_tokens",
         "agent_id",
@@ -40,7 +46,16 @@ class SimRequest:
         "weight",
     )
 
-    def __init__(self, source: WorkloadRequest, order: int, model_len: int) -> None:
+    def __init__(
+        self,
+        source: WorkloadRequest,
+        order: int,
+        model_len: int,
+        *,
+        new_tokens: int | None = None,
+        past_tokens: int = 0,
+        ends_session: bool = False,
+    ) -> None:
         self.request_id = source.request_id
         self.arrival_s = source.arrival_s
         self.num_prompt_tokens = source.prompt_tokens
@@ -71,6 +86,12 @@ class SimRequest:
         # Tokens of scheduled steps whose output has not come; this life's only.
         self._coming = 0
         self._first_token_s: float | None = None
+        self._last_token_s: float | None = None
+        # What is known of its session beside its prompt, and what of it was cached when it first entered.
+        self._new_tokens = new_tokens
+        self._past_tokens = past_tokens
+        self._ends_session = ends_session
+        self._cached_tokens: int | None = None
         # Highest position ever computed, and where the current life began: the difference is recompute.
         self._high_tokens = 0
         self._life_start = 0
@@ -81,6 +102,8 @@ class SimRequest:
         self._labeled_blocks = 0
         self._block_keys: list[tuple[int, int]] = []
         self._segments: list[tuple[int, int]] = []
+        # Leading prompt tokens under a trace's hash ids: other sessions may have them too.
+        self._shared_tokens = 0
 
     @property
     def num_output_tokens(self) -> int:

@@ -94,7 +94,10 @@ def simulate(
         run.to_end()
     else:
         run.run_until(duration_s)
-    return make_result(run, controller, records, time.perf_counter() - started)
+    result = make_result(run, controller, records, time.perf_counter() - started)
+    if duration_s is not None:
+        result.notes["cut_s"] = duration_s
+    return result
 
 
 def simulate_sessions(
@@ -106,6 +109,7 @@ def simulate_sessions(
     *,
     patience_s: float | None = None,
     tells_ends: bool = True,
+    tells_sessions: bool = True,
     **options: Any,
 ) -> RunResult:
     """Run sessions in closed loop: each turn arrives its gap after the previous answer's last token.
@@ -118,13 +122,16 @@ def simulate_sessions(
         profile: as in :func:`simulate`.
         patience_s: a client gives up a turn, and its session with it, after this many seconds; None: never.
         tells_ends: whether clients say with the last turn that it is the last.
+        tells_sessions: whether clients name the session of a request; policies may find it by its prefix.
         options: the further keywords of :func:`simulate`.
 
     Raises:
         SimulationError: as in :func:`simulate`, or two sessions have the same id.
         ValueError: as in :func:`simulate`, or a session has no start time where `arrivals` needs one.
     """
-    source = SessionSource(sessions, arrivals, patience_s=patience_s, tells_ends=tells_ends)
+    source = SessionSource(
+        sessions, arrivals, patience_s=patience_s, tells_ends=tells_ends, tells_sessions=tells_sessions
+    )
     return simulate(source, policy, engine, profile, **options)
 
 
@@ -150,15 +157,19 @@ def start_run(
     )
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
     told = (on_record, progress, timeline_points)
-    closed = not isinstance(requests, Iterable)
-    if _runs_compiled(backend, engine, closed or may_be_cut):
-        from bidkv.simulator.vllm.compiled import CompiledRun
+    if isinstance(requests, Iterable):
+        if _runs_compiled(backend, engine, may_be_cut):
+            from bidkv.simulator.vllm.compiled import CompiledRun
 
-        return CompiledRun(
-            cast(EngineConfig, engine), timed, controller, cast(Any, requests), *told
-        ), controller
-    source = requests if not isinstance(requests, Iterable) else OpenSource(requests)
-    return SteppingRun(engine, timed, controller, source, *told), controller
+            return CompiledRun(cast("EngineConfig", engine), timed, controller, requests, *told), controller
+        run = SteppingRun(engine, timed, controller, OpenSource(requests), *told)
+        if policy.drops_idle:
+            run.replica.track_sessions(find_by_prefix=True)
+        return run, controller
+    _runs_compiled(backend, engine, closed_or_cut=True)  # says so where only the compiled backend will do
+    run = SteppingRun(engine, timed, controller, requests, *told)
+    run.replica.track_sessions(find_by_prefix=not requests.tells_sessions)
+    return run, controller
 
 
 def make_result(run: Run, controller: Controller, records: list[RequestRecord], wall_s: float) -> RunResult:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.protocol.sessions import Session, SessionArrivals
-from bidkv.simulator.arrivals import SimulationError, TurnFacts
+from bidkv.simulator.arrivals import Arrival, SimulationError
 from bidkv.simulator.content import answer_key, prompt_key
 
 Segment = tuple[int, int]
@@ -19,21 +19,23 @@ Segment = tuple[int, int]
 class _LiveSession:
     """A session that has started: which turn it is at, and what its context holds."""
 
-    __slots__ = ("context", "index", "session", "turn")
+    __slots__ = ("computed_tokens", "context", "index", "session", "turn")
 
     def __init__(self, session: Session, index: int) -> None:
         self.session = session
         self.index = index
         self.turn = 0
         self.context: list[Segment] = []
+        self.computed_tokens = 0
 
-    def make_request(self, arrival_s: float, *, tells_end: bool) -> WorkloadRequest:
+    def make_arrival(self, arrival_s: float, *, tells_end: bool) -> Arrival:
         """Return the request of the current turn and take its prompt into the context."""
         session = self.session
         turn = session.turns[self.turn]
         context = self.context
         if turn.kept_tokens is not None:
             _truncate(context, turn.kept_tokens)
+            self.computed_tokens = min(self.computed_tokens, turn.kept_tokens)
         left = turn.new_tokens
         for hash_id in turn.hash_ids:
             context.append((hash_id, min(session.chunk_tokens, left)))
@@ -41,7 +43,7 @@ class _LiveSession:
         if left:
             context.append((prompt_key(session.session_id, self.turn), left))
         is_last = self.turn == len(session.turns) - 1
-        return WorkloadRequest(
+        request = WorkloadRequest(
             request_id=f"{session.session_id}#{self.turn}",
             arrival_s=arrival_s,
             prompt_tokens=sum(tokens for _, tokens in context),
@@ -55,6 +57,7 @@ class _LiveSession:
             is_last_turn=is_last and tells_end,
             content=tuple(context),
         )
+        return Arrival(request, turn.new_tokens, self.computed_tokens, is_last)
 
 
 class SessionSource:
@@ -68,6 +71,7 @@ class SessionSource:
         patience_s: a client gives up a turn, and its session with it, that is not complete after this many
             seconds; None: clients wait for ever.
         tells_ends: whether clients say with the last turn that it is the last.
+        tells_sessions: whether clients name the session of a request.
 
     Raises:
         ValueError: a session without a start time where `arrivals` needs one, or a patience of 0 or less.
@@ -81,12 +85,14 @@ class SessionSource:
         *,
         patience_s: float | None = None,
         tells_ends: bool = True,
+        tells_sessions: bool = True,
     ) -> None:
         if patience_s is not None and not patience_s > 0.0:
             raise ValueError(f"patience_s must be above 0 or None, got {patience_s}")
         self._sessions = sessions
         self._patience_s = patience_s
-        self._tells_ends = tells_ends
+        self.tells_sessions = tells_sessions
+        self._tells_ends = tells_ends and tells_sessions
         self._live: dict[str, _LiveSession] = {}
         # Of a turn only the session's place in the list and the turn's number are kept until it arrives.
         self._due: list[tuple[float, int, int]] = []
@@ -114,7 +120,7 @@ class SessionSource:
         """When the next client gives up unless its turn is complete by then; infinity for never."""
         return self._give_ups[0][0] if self._give_ups else math.inf
 
-    def take(self) -> WorkloadRequest:
+    def take(self) -> Arrival:
         """Return the turn that arrives next."""
         arrival_s, index, turn = heapq.heappop(self._due)
         session = self._sessions[index]
@@ -122,24 +128,23 @@ class SessionSource:
         if live is None:
             live = self._live[session.session_id] = _LiveSession(session, index)
         live.turn = turn
-        request = live.make_request(arrival_s, tells_end=self._tells_ends)
+        arrival = live.make_arrival(arrival_s, tells_end=self._tells_ends)
         if self._patience_s is not None:
-            heapq.heappush(self._give_ups, (arrival_s + self._patience_s, index, request.request_id))
-        return request
+            give_up = (arrival_s + self._patience_s, index, arrival.request.request_id)
+            heapq.heappush(self._give_ups, give_up)
+        return arrival
 
     def take_given_up(self) -> str:
         """Return the id of the turn whose client gives up next; the turn may be complete already."""
         return heapq.heappop(self._give_ups)[2]
 
-    def close(
-        self, request: WorkloadRequest, now_s: float, output_tokens: int, *, completed: bool
-    ) -> TurnFacts:
+    def close(self, request: WorkloadRequest, now_s: float, output_tokens: int, *, completed: bool) -> None:
         """A turn left the engine: its session goes on after its gap, or ends and makes room for the next."""
         live = self._live[request.session_id]
         session = live.session
-        new_tokens = session.turns[live.turn].new_tokens
-        is_last = live.turn == len(session.turns) - 1
-        if completed and not is_last:
+        if completed and live.turn < len(session.turns) - 1:
+            # The KV of an answer's last token is computed with the next turn.
+            live.computed_tokens = request.prompt_tokens + output_tokens - 1
             live.context.append((answer_key(session.session_id, live.turn), output_tokens))
             gap_s = session.turns[live.turn + 1].gap_s
             heapq.heappush(self._due, (now_s + gap_s, live.index, live.turn + 1))
@@ -147,7 +152,6 @@ class SessionSource:
             del self._live[request.session_id]
             if self._waiting_starts:
                 heapq.heappush(self._due, (now_s, self._waiting_starts.popleft(), 0))
-        return TurnFacts(new_tokens, ends_session=completed and is_last)
 
 
 def _truncate(context: list[Segment], tokens: int) -> None:

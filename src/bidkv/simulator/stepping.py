@@ -90,7 +90,14 @@ class SteppingRun:
             self._used_block_seconds += used * duration
             self._timeline.offer(
                 replica.num_steps,
-                (replica.now_s, used, replica.num_running, replica.num_waiting, replica.num_preemptions),
+                (
+                    replica.now_s,
+                    used,
+                    replica.num_running,
+                    replica.num_waiting,
+                    replica.num_preemptions,
+                    replica.idle_session_blocks_in_step,
+                ),
             )
             for request in replica.finished:
                 self._record(request)
@@ -118,7 +125,7 @@ class SteppingRun:
         replica, source, live = self.replica, self._source, self._live
         model_len = replica.config.model_len
         while source.next_arrival_s <= replica.now_s:
-            arriving = source.take()
+            arriving, new_tokens, past_tokens, ends_session = source.take()
             if self._count == 0:
                 self._first_arrival_s = arriving.arrival_s
             self._count += 1
@@ -131,7 +138,16 @@ class SteppingRun:
                 raise SimulationError(
                     f"request {request_id!r} occurs twice: ids must be unique within a workload"
                 )
-            request = live[request_id] = SimRequest(arriving, self._count, model_len)
+            request = live[request_id] = SimRequest(
+                arriving,
+                self._count,
+                model_len,
+                new_tokens=new_tokens,
+                past_tokens=past_tokens,
+                ends_session=ends_session,
+            )
+            if not source.tells_sessions:
+                request.session_id, request.turn = "", 0
             replica.submit(request)
 
     def _give_up(self) -> None:
@@ -159,6 +175,11 @@ class SteppingRun:
                 request.num_preemptions,
                 outcome,
                 detail,
+                request._source.session_id,
+                request._source.turn,
+                request._ends_session,
+                request._new_tokens,
+                request._cached_tokens,
             )
         )
         if self._progress is not None and self._records % PROGRESS_EVERY == 0:
@@ -173,14 +194,20 @@ class SteppingRun:
     def totals(self) -> EngineTotals:
         """The counters of the run."""
         replica = self.replica
+        books = replica.books
+        recomputed, lost = books.count_open_lives(replica.running)
         return EngineTotals(
             steps=replica.num_steps,
             scheduled_tokens=replica.num_scheduled_tokens,
-            recomputed_tokens=replica.recomputed_tokens,
+            recomputed_tokens=books.recomputed_tokens + recomputed,
             preemptions=replica.num_preemptions,
             used_block_seconds=self._used_block_seconds,
             usable_blocks=replica.num_blocks,
             busy_s=max(0.0, self._last_finish_s - self._first_arrival_s),
+            prompt_tokens_seen=books.prompt_tokens_seen,
+            prefix_hit_tokens=books.prefix_hit_tokens,
+            lost_prefix_tokens=books.lost_prefix_tokens + lost,
+            token_gaps=books.gaps,
         )
 
     @property

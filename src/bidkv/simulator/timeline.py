@@ -20,7 +20,7 @@ class TimelineRecorder:
         self._due = 0
         self.points: list[TimelinePoint] = []
 
-    def offer(self, step: int, point_args: tuple[float, int, int, int, int]) -> None:
+    def offer(self, step: int, point_args: tuple[float, int, int, int, int, int]) -> None:
         """Record a `TimelinePoint` of the state after `step`, given by its fields, if one is due."""
         if step < self._due:
             return

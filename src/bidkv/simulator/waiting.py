@@ -95,6 +95,9 @@ class QueueView:
     _waiting: FCFSQueue | PriorityQueue
     sessions: SessionTable | None = None
 
+    def track_sessions(self, *, find_by_prefix: bool) -> None:
+        """Show sessions to the policy; an engine without a prefix cache has nothing of them to show."""
+
     def cached_tokens(self, request: RequestView) -> int:
         """0 in an engine without a prefix cache."""
         return 0

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from heapq import merge
 from typing import Any
 
-from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
+from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint, TokenGaps
 
 
-def merged(
+def merge_results(
     results: Sequence[RunResult],
     records: list[RequestRecord],
     *,
@@ -44,15 +44,34 @@ def merged(
             used_block_seconds=sum(t.used_block_seconds for t in totals),
             usable_blocks=sum(t.usable_blocks for t in totals),
             busy_s=busy_s,
+            prompt_tokens_seen=_add(t.prompt_tokens_seen for t in totals),
+            prefix_hit_tokens=_add(t.prefix_hit_tokens for t in totals),
+            lost_prefix_tokens=_add(t.lost_prefix_tokens for t in totals),
+            token_gaps=_merge_gaps([t.token_gaps for t in totals]),
         ),
         simulated_s=max(result.simulated_s for result in results),
         wall_s=wall_s,
-        timeline=_merged_timeline([result.timeline for result in results], timeline_points),
+        timeline=_merge_timelines([result.timeline for result in results], timeline_points),
         notes={"control": dict(control), **notes},
     )
 
 
-def _merged_timeline(timelines: Sequence[Sequence[TimelinePoint]], limit: int) -> list[TimelinePoint]:
+def _add(counts: Iterable[int | None]) -> int | None:
+    """The sum, or None where a replica does not know its part."""
+    known = list(counts)
+    return None if None in known else sum(count or 0 for count in known)
+
+
+def _merge_gaps(parts: Sequence[TokenGaps | None]) -> TokenGaps | None:
+    whole = TokenGaps()
+    for gaps in parts:
+        if gaps is None:
+            return None
+        whole.merge(gaps)
+    return whole
+
+
+def _merge_timelines(timelines: Sequence[Sequence[TimelinePoint]], limit: int) -> list[TimelinePoint]:
     """The sums over the replicas at each time one of them changed, evenly thinned."""
     changes = merge(
         *([(point.time_s, index, point) for point in line] for index, line in enumerate(timelines)),
@@ -72,6 +91,7 @@ def _merged_timeline(timelines: Sequence[Sequence[TimelinePoint]], limit: int) -
                     sum(p.running for p in states),
                     sum(p.waiting for p in states),
                     sum(p.preemptions for p in states),
+                    sum(p.idle_session_blocks for p in states),
                 )
             )
     return points

@@ -13,7 +13,7 @@ from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
 from bidkv.simulator.arrivals import InOrder
-from bidkv.simulator.fleet.merge import merged
+from bidkv.simulator.fleet.merge import merge_results
 from bidkv.simulator.fleet.registry import make_router
 from bidkv.simulator.fleet.replica import FleetClock, Replica
 from bidkv.simulator.fleet.router import Router
@@ -119,7 +119,7 @@ def simulate_fleet(
     results = tuple(replica.finish(started) for replica in fleet)
     last_finish_s = max(replica.last_finish_s for replica in fleet)
     records = [record for result in results for record in result.records]
-    whole = merged(
+    whole = merge_results(
         results,
         sorted(records, key=lambda record: record.arrival_s if record.finish_s is None else record.finish_s),
         busy_s=max(0.0, last_finish_s - first_arrival_s),

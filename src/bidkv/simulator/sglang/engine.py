@@ -56,7 +56,7 @@ class SglangEngine(SglangState):
             self._release(request)
         else:
             raise ValueError(f"{request!r} neither runs nor waits")
-        self._close_life(request, request.num_computed_tokens)
+        self.books.close_life(request, request.num_computed_tokens)
         self._admissions.pop(request.request_id, None)
         self._control.on_finish(request, self, completed=False)
 
@@ -148,7 +148,7 @@ class SglangEngine(SglangState):
             budget.reserve(tokens, min(self._cap(request), clip) if tokens == missing else 0)
             self._num_admissions += 1
             self._admissions[request.request_id] = self._num_admissions
-            request._life_start = 0
+            self.books.open_life(request, 0)
             control.on_admit(request, self)
             if budget.out_of_memory:
                 self._full = True
@@ -207,7 +207,7 @@ class SglangEngine(SglangState):
         for request, lost in gone:
             self.num_preemptions += 1
             self.preempted.append(request)
-            self._close_life(request, lost)
+            self.books.close_life(request, lost)
             self._waiting.append(request)
             self._control.on_preempt(request, lost, self)
 
@@ -227,7 +227,7 @@ class SglangEngine(SglangState):
         return [r for r in order if r.request_id not in chosen] + list(reversed(victims))
 
     def _abort(self, request: SimRequest) -> None:
-        self._close_life(request, request.num_computed_tokens)
+        self.books.close_life(request, request.num_computed_tokens)
         self._release(request)
         del self._admissions[request.request_id]
         self.aborted.append(request)
@@ -248,14 +248,15 @@ class SglangEngine(SglangState):
         self.now_s += duration
         self.num_steps += 1
         self.num_scheduled_tokens += tokens
+        sampled: list[SimRequest] = []
         for request, count in self.scheduled:
             request.num_computed_tokens += count
             if request.num_computed_tokens == request.num_tokens:
                 request.num_tokens += 1
-                if request._first_token_s is None:
-                    request._first_token_s = self.now_s
+                sampled.append(request)
                 if request.num_tokens >= request._target_tokens:
                     self.finished.append(request)
+        self.books.take_tokens(sampled, self.now_s)
         if self.finished:
             self._retire()
         return duration
@@ -269,6 +270,6 @@ class SglangEngine(SglangState):
         self._decoding, self._prefilled = decoding, prefilled
         for request in self.finished:
             self._release(request)
-            self._close_life(request, request.num_computed_tokens)
+            self.books.close_life(request, request.num_computed_tokens)
             self._control.on_finish(request, self, completed=True)
             del self._admissions[request.request_id]

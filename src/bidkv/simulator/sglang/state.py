@@ -8,6 +8,7 @@ from itertools import chain
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import RequestView
+from bidkv.simulator.books import TokenBooks
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.sglang.config import SglangConfig
 from bidkv.simulator.waiting import FCFSQueue, QueueView
@@ -28,8 +29,9 @@ class SglangState(QueueView):
         self.num_steps = 0
         self.num_preemptions = 0
         self.num_scheduled_tokens = 0
-        self.recomputed_tokens = 0
+        self.books = TokenBooks(config.page_size)
         self.used_blocks_in_step = 0
+        self.idle_session_blocks_in_step = 0
         self.new_token_ratio = config.initial_ratio
         self.scheduled: list[tuple[SimRequest, int]] = []
         self.preempted: list[SimRequest] = []
@@ -97,7 +99,3 @@ class SglangState(QueueView):
     def _release(self, request: SimRequest) -> None:
         self.free_blocks += request.num_held_blocks
         request.num_held_blocks = 0
-
-    def _close_life(self, request: SimRequest, computed: int) -> None:
-        self.recomputed_tokens += max(0, min(computed, request._high_tokens) - request._life_start)
-        request._high_tokens = max(request._high_tokens, computed)

@@ -44,6 +44,8 @@ class ContentTree:
             node = self._child(node, start, key)
             start += tokens
             segments.append((start, node))
+            if key >= 0 and request._shared_tokens == start - tokens:
+                request._shared_tokens = start
         prompt = source.prompt_tokens
         if source.session_id:
             if start < prompt:

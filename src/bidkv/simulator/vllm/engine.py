@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import RequestView
+from bidkv.simulator.books import TokenBooks
 from bidkv.simulator.content import Prompt
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.vllm.config import EngineConfig
@@ -51,8 +52,9 @@ class Engine(QueueView):
         self.finished: list[SimRequest] = []
         self.num_preemptions = 0
         self.used_blocks_in_step = 0
+        self.idle_session_blocks_in_step = 0
         self.num_scheduled_tokens = 0
-        self.recomputed_tokens = 0
+        self.books = TokenBooks(config.block_size)
         self.scheduled: list[tuple[SimRequest, int]] = []
         self.preempted: list[SimRequest] = []
         self._named: list[SimRequest] = []
@@ -65,8 +67,6 @@ class Engine(QueueView):
         self._asynchronous = config.async_scheduling
         self._in_flight: _Launched | None = None
         self._control = controller
-        if self._cache is not None:
-            self.sessions = controller.track_sessions(self)
 
     # --- what a policy may ask -------------------------------------------------------------------
     @property
@@ -108,22 +108,6 @@ class Engine(QueueView):
         """Leading tokens of a waiting request that the prefix cache holds now; O(cached blocks)."""
         return len(self._cached_prefix(cast("SimRequest", request))) * self.block_size
 
-    # --- what the books of sessions need (`SessionCache`) ------------------------------------------
-    def block_keys(self, request: RequestView) -> Sequence[BlockKey]:
-        """Keys of the full blocks of a request's known tokens."""
-        known = cast("SimRequest", request)
-        count = known.num_tokens // self.block_size
-        keys = self._content.keys(known, count)
-        return keys if len(keys) == count else keys[:count]
-
-    def is_cached(self, key: Hashable) -> bool:
-        """Whether a block with this content is cached now."""
-        return self._cache is not None and self._cache.holds(cast("BlockKey", key))
-
-    def reuse_first(self, keys: Sequence[Hashable]) -> int:
-        """Move unreferenced cached blocks to the front of the free queue; return how many."""
-        return 0 if self._cache is None else self._cache.reuse_first(cast("Sequence[BlockKey]", keys))
-
     def cached_prompt_tokens(self, prompt: Prompt) -> int:
         """Leading tokens of a prompt that is not here yet which the prefix cache holds; 0 without one."""
         cache = self._cache
@@ -132,6 +116,31 @@ class Engine(QueueView):
         keys = self._content.known_keys(prompt)
         usable = (prompt.prompt_tokens - 1) // self.block_size  # rule 14: the last token is computed
         return len(cache.find_leading(keys, usable)) * self.block_size
+
+    # --- what the books of sessions ask (`SessionCache`) -----------------------------------------
+    def track_sessions(self, *, find_by_prefix: bool) -> None:
+        """Show sessions to the policy from now on; without prefix caching there is nothing to show.
+
+        Args:
+            find_by_prefix: whether a request without a named session is matched with the past it repeats.
+        """
+        if self._cache is not None:
+            self.sessions = self._control.track_sessions(self, find_by_prefix=find_by_prefix)
+
+    def block_keys(self, request: RequestView) -> Sequence[BlockKey]:
+        """Return the keys of the full blocks of a live request's known tokens, in order."""
+        known = cast("SimRequest", request)
+        count = known.num_tokens // self.block_size
+        keys = self._content.keys(known, count)
+        return keys if len(keys) == count else keys[:count]
+
+    def is_cached(self, key: Hashable) -> bool:
+        """Whether a block of this content is cached now."""
+        return self._cache is not None and key in self._cache
+
+    def reuse_first(self, keys: Sequence[Hashable]) -> int:
+        """Make free cached blocks the first to be reused, the last key's first; return how many moved."""
+        return 0 if self._cache is None else self._cache.reuse_first(keys)
 
     # --- driving ---------------------------------------------------------------------------------
     def submit(self, request: SimRequest) -> None:
@@ -158,7 +167,7 @@ class Engine(QueueView):
         else:
             raise ValueError(f"{request!r} neither runs nor waits")
         self._expect_nothing_of({request})
-        self._close_life(request, request.num_computed_tokens)
+        self.books.close_life(request, request.num_computed_tokens)
         self._control.on_finish(request, self, completed=False)
 
     @property
@@ -175,6 +184,8 @@ class Engine(QueueView):
         if not self.preempted:  # rule 7
             self._admit(budget)
         self.used_blocks_in_step = self.num_blocks - self.free_blocks
+        if self._cache is not None:
+            self.idle_session_blocks_in_step = self._cache.retained_blocks
         before = self.num_scheduled_tokens
         arriving: _Launched | None = self._launch()
         if self._asynchronous:  # rule 18
@@ -265,7 +276,7 @@ class Engine(QueueView):
         request.num_computed_tokens = 0
         request._coming = 0  # rule 20: what is in flight still arrives, but belongs to no life any more
         request.num_preemptions += 1
-        self._close_life(request, lost)
+        self.books.close_life(request, lost)
         self.num_preemptions += 1
         self.preempted.append(request)
         self._waiting.prepend(request)
@@ -295,11 +306,12 @@ class Engine(QueueView):
                 cache.label(request._blocks[index], keys[index])
             request._labeled_blocks = full
 
-    def _release(self, request: SimRequest) -> None:
+    def _release(self, request: SimRequest, *, session_goes_on: bool = False) -> None:
         if self._cache is None:
             self.free_blocks += request.num_held_blocks
         else:
-            self._cache.release(request._blocks)
+            shared = request._shared_tokens // self.block_size
+            self._cache.release(request._blocks, retain=session_goes_on, num_shared=shared)
             request._blocks = []
             request._labeled_blocks = 0
             self.free_blocks = self._cache.free_blocks
@@ -311,10 +323,6 @@ class Engine(QueueView):
             return []
         usable = (request.num_tokens - 1) // self.block_size
         return self._cache.find_leading(self._content.keys(request, usable), usable)
-
-    def _close_life(self, request: SimRequest, computed: int) -> None:
-        self.recomputed_tokens += max(0, min(computed, request._high_tokens) - request._life_start)
-        request._high_tokens = max(request._high_tokens, computed)
 
     def _admit(self, budget: int) -> None:
         control = self._control
@@ -358,7 +366,8 @@ class Engine(QueueView):
                 request._blocks = hits
                 request._labeled_blocks = len(hits)
             request.num_held_blocks = len(hits)
-            request.num_computed_tokens = request._life_start = cached
+            request.num_computed_tokens = cached
+            self.books.open_life(request, cached)
             self._allocate(request, blocks, cached + tokens)
             running.append(request)
             self.scheduled.append((request, tokens))
@@ -404,14 +413,13 @@ class Engine(QueueView):
     def _deliver(self, sampled: Sequence[SimRequest]) -> None:
         """A step's tokens come out; who is complete leaves."""
         cache = self._cache
+        self.books.take_tokens(sampled, self.now_s)
         for request in sampled:
             request.num_tokens += 1
             if request._coming:
                 request._coming -= 1
                 if cache is not None and self._asynchronous:  # rule 21
                     self._label(cache, request, request.num_computed_tokens - request._coming)
-            if request._first_token_s is None:
-                request._first_token_s = self.now_s
             if request.num_tokens >= request._target_tokens:
                 self.finished.append(request)
         if self.finished:
@@ -423,8 +431,9 @@ class Engine(QueueView):
         for request in self.finished:
             if request in self._waiting:  # preempted while its last token was on its way
                 self._waiting.remove(request)
-            self._release(request)
-            self._close_life(request, request.num_computed_tokens)
+            session_goes_on = bool(request._source.session_id) and not request._ends_session
+            self._release(request, session_goes_on=session_goes_on)
+            self.books.close_life(request, request.num_computed_tokens)
             self._control.on_finish(request, self, completed=True)
         # As in vLLM, which takes all that end with one step off its list at once, after the last of them.
         self.running = [request for request in self.running if request not in gone]

@@ -6,24 +6,33 @@ The simulator has no tokens; a block's key (:mod:`bidkv.simulator.vllm.content`)
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from itertools import islice
+from typing import cast
 
 from bidkv.simulator.vllm.content import BlockKey
 
 
 class PrefixCache:
-    """Blocks by id, their reference counts and keys, and the queue of free ones in the order of reuse."""
+    """Blocks by id, their reference counts and keys, and the queue of free ones in the order of reuse.
+
+    Attributes:
+        retained_blocks: free blocks that hold the past of a session that goes on; shared ones count once.
+    """
 
     def __init__(self, num_blocks: int) -> None:
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._references = [0] * num_blocks
         self._keys: list[BlockKey | None] = [None] * num_blocks
-        self._by_key: dict[BlockKey, dict[int, None]] = {}
+        # The first labeled block of each content, and those with equal content in the order of labeling.
+        self._by_key: dict[BlockKey, int] = {}
+        self._copies: dict[BlockKey, dict[int, None]] = {}
+        self._retained = bytearray(num_blocks)
+        self.retained_blocks = 0
 
     @property
     def free_blocks(self) -> int:
-        """Blocks nobody holds."""
+        """Blocks that no request holds."""
         return len(self._free)
 
     def find_leading(self, keys: Sequence[BlockKey], count: int) -> list[int]:
@@ -31,17 +40,41 @@ class PrefixCache:
 
         Of several blocks with equal content it is the first that was labeled.
         """
-        by_key = self._by_key
+        find = self._by_key.get
         blocks = []
         for key in islice(keys, count):
-            holders = by_key.get(key)
-            if holders is None:
+            block = find(key)
+            if block is None:
                 break
-            blocks.append(next(iter(holders)))
+            blocks.append(block)
         return blocks
 
+    def __contains__(self, key: Hashable) -> bool:
+        """Whether a block of this content is cached."""
+        return key in self._by_key
+
+    def reuse_first(self, keys: Sequence[Hashable]) -> int:
+        """Move free blocks to the front of the queue, the last key's block to the very front.
+
+        Blocks that a request holds, and keys that are not cached, stay as they are. All blocks of equal
+        content are moved. Return how many were moved.
+        """
+        moved = 0
+        free = self._free
+        for key in keys:
+            first = self._by_key.get(cast("BlockKey", key))
+            if first is None:
+                continue
+            for block in (first, *self._copies.get(cast("BlockKey", key), ())):
+                if block in free:
+                    free.move_to_end(block, last=False)
+                    self.retained_blocks -= self._retained[block]
+                    self._retained[block] = 0
+                    moved += 1
+        return moved
+
     def count_free(self, blocks: Sequence[int]) -> int:
-        """Return how many of `blocks` nobody holds."""
+        """Return how many of `blocks` no request holds."""
         references = self._references
         return sum(1 for block in blocks if references[block] == 0)
 
@@ -55,25 +88,8 @@ class PrefixCache:
         for block in blocks:
             if self._references[block] == 0:
                 del self._free[block]
+                self.retained_blocks -= self._retained[block]
             self._references[block] += 1
-
-    def holds(self, key: BlockKey) -> bool:
-        """Return whether a block with this content is cached."""
-        return key in self._by_key
-
-    def reuse_first(self, keys: Sequence[BlockKey]) -> int:
-        """Move the unreferenced blocks of `keys` to the front of the free queue, the last key's first of all.
-
-        Returns how many blocks were moved, duplicates with equal content included.
-        """
-        free, references = self._free, self._references
-        moved = 0
-        for key in keys:
-            for block in self._by_key.get(key, ()):
-                if not references[block]:
-                    free.move_to_end(block, last=False)
-                    moved += 1
-        return moved
 
     def take(self, count: int) -> list[int]:
         """Take `count` blocks from the front of the free queue; what they cached is forgotten."""
@@ -88,13 +104,20 @@ class PrefixCache:
     def label(self, block: int, key: BlockKey) -> None:
         """`block` is full (or will be when this step has run) and can be found by `key` from now on."""
         self._keys[block] = key
-        self._by_key.setdefault(key, {})[block] = None
+        if self._by_key.setdefault(key, block) != block:
+            self._copies.setdefault(key, {})[block] = None
 
-    def release(self, blocks: Sequence[int]) -> None:
+    def release(self, blocks: Sequence[int], *, retain: bool = False, num_shared: int = 0) -> None:
         """One request less holds `blocks`: from the last to the first they become free.
 
         Those without a key go to the front of the queue in that order, the others to its end.
+
+        Args:
+            blocks: all that the request holds.
+            retain: whether its session goes on; its blocks then count as retained until they are reused.
+            num_shared: leading blocks that other sessions may use too; they stay retained if they are.
         """
+        self._mark(blocks, retain, num_shared)
         unlabeled = []
         for block in reversed(blocks):
             self._references[block] -= 1
@@ -103,16 +126,36 @@ class PrefixCache:
                     unlabeled.append(block)
                 else:
                     self._free[block] = None
+                    self.retained_blocks += self._retained[block]
         for block in reversed(unlabeled):
             self._free[block] = None
             self._free.move_to_end(block, last=False)
 
+    def _mark(self, blocks: Sequence[int], retain: bool, num_shared: int) -> None:
+        marks = self._retained
+        if retain:
+            for block in blocks:
+                marks[block] = 1
+        else:
+            for block in islice(blocks, num_shared, None):
+                marks[block] = 0
+
     def _forget(self, block: int) -> None:
         key = self._keys[block]
         if key is None:
+            self._retained[block] = 0
             return
         self._keys[block] = None
-        blocks = self._by_key[key]
-        del blocks[block]
-        if not blocks:
+        self.retained_blocks -= self._retained[block]
+        self._retained[block] = 0
+        copies = self._copies.get(key)
+        if self._by_key[key] != block:
+            assert copies is not None
+            del copies[block]
+        elif copies:
+            self._by_key[key] = next(iter(copies))
+            del copies[self._by_key[key]]
+        else:
             del self._by_key[key]
+        if copies is not None and not copies:
+            del self._copies[key]

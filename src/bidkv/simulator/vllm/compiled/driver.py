@@ -246,6 +246,7 @@ class CompiledRun:
                     first_s,
                     finish_s,
                     preemptions,
+                    cached_tokens=0,
                 )
             )
             if progress is not None and self._records % PROGRESS_EVERY == 0:
