@@ -10,7 +10,7 @@ import pytest
 from benchmarks.test_decisions_bench import full_engine
 
 from bidkv.control import Controller
-from bidkv.experiments.server_process import free_port
+from bidkv.experiments.server_process import find_free_port
 from bidkv.observability.metrics import MetricsExporter
 from bidkv.policy import resolve
 from bidkv.simulator import Engine
@@ -44,7 +44,7 @@ def observed(request: pytest.FixtureRequest) -> Iterator[tuple[Controller, Engin
     _, roomy = full_engine(resolve("lcf"), FEW, spare_blocks=0)
     short = roomy.block_demand(frozenset()) - 1
     control, engine = full_engine(resolve("lcf"), FEW, spare_blocks=short)
-    exporter = watched(control, free_port()) if request.param else None
+    exporter = watched(control, find_free_port()) if request.param else None
     yield control, engine
     if exporter is not None:
         exporter.close()
@@ -65,7 +65,7 @@ def test_a_request(benchmark: Any, observed: tuple[Controller, Engine]) -> None:
 def address() -> Iterator[str]:
     """The page of a controller that has seen 10,000 requests."""
     control, engine = full_engine(resolve("fair"), RUNNING, spare_blocks=0)
-    port = free_port()
+    port = find_free_port()
     exporter = watched(control, port)
     for _ in range(10_000):
         serve_one(control, engine)

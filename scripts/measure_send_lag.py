@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bidkv.experiments.collector import get_text
 from bidkv.experiments.load_samples import read_samples
-from bidkv.experiments.scrape import get_text
-from bidkv.experiments.server_process import Child, free_port
+from bidkv.experiments.server_process import ChildProcess, find_free_port
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads.traces import write_mooncake
 
@@ -22,9 +22,9 @@ RATE_RPS, REQUESTS = 20.0, 400
 
 def main() -> None:
     with TemporaryDirectory() as folder:
-        where, port = Path(folder), free_port()
+        where, port = Path(folder), find_free_port()
         url = f"http://127.0.0.1:{port}"
-        server = Child(
+        server = ChildProcess(
             [sys.executable, str(FAKE_SERVER), "--port", str(port), "--token-s", "0.005"],
             where / "server.log",
         )

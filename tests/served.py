@@ -17,8 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bidkv.experiments.scrape import get_text
-from bidkv.experiments.server_process import Child, free_port
+from bidkv.experiments.collector import get_text
+from bidkv.experiments.server_process import ChildProcess, find_free_port
 from bidkv.observability.explain import Setback, Story, stories
 from bidkv.observability.log_reader import read_log
 from bidkv.observability.timeline import trace_events
@@ -45,14 +45,14 @@ class Served:
     def __init__(
         self, folder: Path, command: Sequence[str], environment: Mapping[str, str], path: str, body: Body
     ) -> None:
-        port, exporter, prometheus = free_port(), free_port(), free_port()
+        port, exporter, prometheus = find_free_port(), find_free_port(), find_free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.metrics_url = f"http://127.0.0.1:{exporter}/metrics"
         self.prometheus_url = f"http://127.0.0.1:{prometheus}"
         self.log = folder / "decisions.jsonl"
         self.served = 0
         self._path, self._body = path, body
-        self.engine = Child(
+        self.engine = ChildProcess(
             [*command, "--port", str(port)],
             folder / "engine.log",
             {
@@ -63,7 +63,7 @@ class Served:
             },
         )
         targets = {"127.0.0.1:8000": f"127.0.0.1:{port}", "127.0.0.1:9400": f"127.0.0.1:{exporter}"}
-        self._prometheus = Child(
+        self._prometheus = ChildProcess(
             [
                 *("prometheus", f"--config.file={_configuration(folder, targets)}"),
                 f"--storage.tsdb.path={folder / 'tsdb'}",

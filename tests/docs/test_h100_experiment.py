@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bidkv.evaluation.figures import E2E_MEAN, THROUGHPUT
-from bidkv.experiments.analysis import JUDGED, Outcome, outcome_of
+from bidkv.experiments.analysis import REQUEST_VERDICTS, ExperimentAnalysis, analyze_store
 from bidkv.experiments.analysis_text import markdown
 from bidkv.experiments.store import Store
 
@@ -21,8 +21,8 @@ def between(name: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def kept(name: str) -> Outcome:
-    return outcome_of(Store.open(KEPT / name))
+def kept(name: str) -> ExperimentAnalysis:
+    return analyze_store(Store.open(KEPT / name))
 
 
 def test_the_table_is_what_the_report_prints() -> None:
@@ -37,15 +37,15 @@ def test_the_table_is_what_the_report_prints() -> None:
 
 def test_false_alarms_and_the_planted_slowdown_are_told_as_found() -> None:
     pairs = [kept("aa-code"), kept("aa-mixed")]
-    alarms = sum(j.effect.is_shown for outcome in pairs for j in outcome.judged if j.effect is not None)
+    alarms = sum(j.effect.is_shown for outcome in pairs for j in outcome.cells if j.effect is not None)
     in_means = sum(
-        j.effect.is_shown for outcome in pairs for j in outcome.judged if j.effect and j.figure is E2E_MEAN
+        j.effect.is_shown for outcome in pairs for j in outcome.cells if j.effect and j.figure is E2E_MEAN
     )
     cells = sum(len(outcome.plan.loads) for outcome in pairs)
     slowed = kept("slowed")
     load = slowed.plan.loads[0]
-    effects = {figure: slowed.of(load, "slowed", figure).effect for figure in (E2E_MEAN, THROUGHPUT)}
-    figures = cells * len(JUDGED)
+    effects = {figure: slowed.cell(load, "slowed", figure).effect for figure in (E2E_MEAN, THROUGHPUT)}
+    figures = cells * len(REQUEST_VERDICTS)
     assert "\n".join(between("h100-aa")) == (
         f"- The same policy twice: {in_means} of {cells} mean latencies and {alarms} of {figures} figures "
         f"are called different;\n  {0.05 * cells:g} and {0.05 * figures:g} would be expected.\n"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.scrape import get_text
-from bidkv.experiments.server_process import Child, free_port
+from bidkv.experiments.collector import get_text
+from bidkv.experiments.server_process import ChildProcess, find_free_port
 
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 
@@ -17,15 +17,15 @@ FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 @pytest.fixture
 def fake_server(tmp_path: Path) -> Iterator[Callable[..., str]]:
     pytest.importorskip("aiohttp", reason="needs the [experiments] extra")
-    children: list[Child] = []
+    children: list[ChildProcess] = []
 
     def start(**options: object) -> str:
-        port = free_port()
+        port = find_free_port()
         words = [
             word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))
         ]
         command = [sys.executable, str(FAKE_SERVER), "--port", str(port), *words]
-        child = Child(command, tmp_path / "server.log")
+        child = ChildProcess(command, tmp_path / "server.log")
         children.append(child)
         url = f"http://127.0.0.1:{port}"
         while True:

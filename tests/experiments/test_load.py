@@ -14,7 +14,7 @@ import pytest
 
 from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.adapters.vllm.request_view import VllmRequest
-from bidkv.experiments.load_samples import LoadReport, Sample, read_samples, records_of
+from bidkv.experiments.load_samples import LoadReport, Sample, make_records, read_samples
 from bidkv.experiments.request_bodies import prepare, prompt_source
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome
@@ -59,7 +59,7 @@ def test_a_stall_shows_in_every_request_that_was_due_in_it(fake_server: Start, t
     began_s, ended_s = (time_s - report.start_s for time_s in json.loads(log.read_text()))
     due = [s for s in samples if began_s <= s.intended_s < ended_s]
     assert len(due) == pytest.approx(20 * (ended_s - began_s), abs=1)
-    records = {r.request_id: r for r in records_of(requests, samples)}
+    records = {r.request_id: r for r in make_records(requests, samples)}
     for sample in due:
         record = records[sample.request_id]
         assert record.outcome is Outcome.COMPLETED
@@ -87,7 +87,7 @@ def test_a_request_that_went_wrong_is_a_failure(
 ) -> None:
     requests = evenly(5, 50.0)
     report, samples = applied(fake_server(fault=fault, faulty="r2"), requests, tmp_path, drain_s=1.0)
-    records = records_of(requests, samples)
+    records = make_records(requests, samples)
     assert records[2].outcome is Outcome.FAILED
     assert records[2].finish_s is None
     assert records[2].detail
@@ -99,13 +99,13 @@ def test_a_request_that_went_wrong_is_a_failure(
 
 def test_latency_counts_from_the_intended_time() -> None:
     sample = Sample("r0", 1.0, sent_s=3.0, chunks=[(3.5, 1), (4.0, 2)], done_s=4.1)
-    (record,) = records_of([WorkloadRequest("r0", 1.0, 9, 3)], [sample])
+    (record,) = make_records([WorkloadRequest("r0", 1.0, 9, 3)], [sample])
     assert (record.ttft_s, record.e2e_s, record.output_tokens) == (2.5, 3.0, 3)
-    assert LoadReport.of(0.0, [sample]).send_lag_max_ms == 2000.0
+    assert LoadReport.summarize(0.0, [sample]).send_lag_max_ms == 2000.0
 
 
 def test_a_request_nobody_saw_failed() -> None:
-    (record,) = records_of([WorkloadRequest("r0", 1.0, 9, 3)], [])
+    (record,) = make_records([WorkloadRequest("r0", 1.0, 9, 3)], [])
     assert (record.outcome, record.detail) == (Outcome.FAILED, "never sent")
 
 

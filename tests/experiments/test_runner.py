@@ -22,7 +22,15 @@ import pytest
 
 from bidkv.experiments.driver import DriverError
 from bidkv.experiments.execute import run_experiment
-from bidkv.experiments.plan import Cell, Load, Plan, Shard, alternating, labels_of, policy_of
+from bidkv.experiments.plan import (
+    ExperimentCell,
+    ExperimentPlan,
+    LoadPoint,
+    Shard,
+    alternate_order,
+    make_labels,
+    policy_for_label,
+)
 from bidkv.experiments.simulated_driver import SimDriver, SimEngine
 from bidkv.experiments.store import Store, StoreError
 from bidkv.experiments.vllm.runner import main
@@ -33,9 +41,14 @@ from bidkv.workloads.traces import TraceError
 PROFILE = "h100-llama3.1-8b"
 
 
-def plan(**changes: object) -> Plan:
-    given = Plan(
-        "sim", ("preempt-evict", "bidkv", "lcf"), (Load("mixed", 4.0), Load("uniform", 9.0)), 2, 20, 1001
+def plan(**changes: object) -> ExperimentPlan:
+    given = ExperimentPlan(
+        "sim",
+        ("preempt-evict", "bidkv", "lcf"),
+        (LoadPoint("mixed", 4.0), LoadPoint("uniform", 9.0)),
+        2,
+        20,
+        1001,
     )
     return replace(given, **changes)  # type: ignore[arg-type]
 
@@ -44,7 +57,7 @@ def engine(**changes: object) -> SimEngine:
     return replace(SimEngine(EngineConfig(num_gpu_blocks=600, max_num_seqs=32), PROFILE), **changes)  # type: ignore[arg-type]
 
 
-def run(folder: Path, given: Plan, sim: SimEngine | None = None) -> Store:
+def run(folder: Path, given: ExperimentPlan, sim: SimEngine | None = None) -> Store:
     store = Store.create(folder, given)
     with SimDriver(sim or engine()) as driver:
         run_experiment(store, driver, lambda line: None)
@@ -61,7 +74,7 @@ def test_every_strategy_is_early_as_often_as_late() -> None:
     names = ("a", "b", "c", "d")
     places: Counter[tuple[str, int]] = Counter()
     for repetition in range(8):
-        order = alternating(names, repetition)
+        order = alternate_order(names, repetition)
         assert sorted(order) == list(names)
         places.update(zip(order, range(4), strict=True))
     # Over eight repetitions each strategy stands twice in every place.
@@ -70,15 +83,15 @@ def test_every_strategy_is_early_as_often_as_late() -> None:
 
 
 def test_labels_tell_the_same_policy_apart() -> None:
-    labels = labels_of(["fair:cap=8", "lcf", "fair:cap=8", "fair:cap=8"])
+    labels = make_labels(["fair:cap=8", "lcf", "fair:cap=8", "fair:cap=8"])
     assert labels == ("fair:cap=8", "lcf", "fair:cap=8#2", "fair:cap=8#3")
-    assert [policy_of(label) for label in labels] == ["fair:cap=8", "lcf", "fair:cap=8", "fair:cap=8"]
+    assert [policy_for_label(label) for label in labels] == ["fair:cap=8", "lcf", "fair:cap=8", "fair:cap=8"]
 
 
 def test_cells_have_files_of_their_own_whatever_they_are_called() -> None:
     names = ("fair:cap=8", "fair:cap_8", "fair_cap=8", "fair:cap=8;w=1/2", ".", "x" * 300, "x" * 301)
-    loads = tuple(Load(f"../{name}", 1.0) for name in names)
-    ids = [cell.cell_id for cell in Plan("sim", names, loads, 1, 1, 0).cells()]
+    loads = tuple(LoadPoint(f"../{name}", 1.0) for name in names)
+    ids = [cell.cell_id for cell in ExperimentPlan("sim", names, loads, 1, 1, 0).cells()]
     assert len(set(ids)) == len(names) ** 2
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-@") for name in ids)
     assert max(map(len, ids)) < 200
@@ -86,10 +99,10 @@ def test_cells_have_files_of_their_own_whatever_they_are_called() -> None:
 
 def test_a_plan_comes_back_equal_from_its_manifest() -> None:
     given = plan(options={"profile": "x", "noise": 0.5})
-    assert Plan.from_dict(json.loads(json.dumps(given.as_dict()))) == given
+    assert ExperimentPlan.from_dict(json.loads(json.dumps(given.as_dict()))) == given
     for broken in ({}, {"version": 1}, given.as_dict() | {"version": 2}, given.as_dict() | {"more": 1}):
         with pytest.raises(ValueError, match="expected a plan"):
-            Plan.from_dict(broken)
+            ExperimentPlan.from_dict(broken)
 
 
 def test_strategies_of_a_block_run_the_identical_requests(tmp_path: Path) -> None:
@@ -99,7 +112,7 @@ def test_strategies_of_a_block_run_the_identical_requests(tmp_path: Path) -> Non
     seen: dict[str, set[tuple[object, ...]]] = {}
     for each in runs:
         given = tuple((r.request_id, r.arrival_s, r.prompt_tokens) for r in each.result.records)
-        seen.setdefault(each.cell.block.block_id, set()).add(given)
+        seen.setdefault(each.cell.group.group_id, set()).add(given)
         assert each.result.strategy == each.cell.strategy
     assert len(seen) == 4
     assert all(len(requests) == 1 for requests in seen.values())
@@ -168,7 +181,7 @@ def test_a_folder_takes_one_experiment_and_one_process(tmp_path: Path) -> None:
 
 def test_requests_that_changed_since_they_were_frozen_are_refused(tmp_path: Path) -> None:
     store = Store.create(tmp_path, plan())
-    block = plan().cells()[0].block
+    block = plan().cells()[0].group
     first = store.requests(block)
     assert store.requests(block) == first
     path = store.workload_path(block)
@@ -181,12 +194,12 @@ def test_requests_that_changed_since_they_were_frozen_are_refused(tmp_path: Path
 @pytest.mark.parametrize("backend", ["loky", *(name for name in ("ray",) if find_spec(name) is not None)])
 def test_many_processes_give_the_results_of_one(tmp_path: Path, backend: Literal["loky", "ray"]) -> None:
     pytest.importorskip("joblib", reason="needs the [experiments] extra")
-    from bidkv.experiments.parallel import on_cores
+    from bidkv.experiments.parallel import map_on_cores
 
     given = plan(strategies=("preempt-evict", "bidkv", "lcf", "largest-first"), runs=8)
     one = run(tmp_path / "one", given)
     store = Store.create(tmp_path / "two", given)
-    with SimDriver(engine(), on_cores(2, backend)) as driver:
+    with SimDriver(engine(), map_on_cores(2, backend)) as driver:
         run_experiment(store, driver, lambda line: None)
     assert len(comparable(one)) == 64
     assert comparable(store) == comparable(one)
@@ -211,17 +224,17 @@ def test_shares_of_a_plan_make_a_whole(tmp_path: Path) -> None:
 
 def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     from bidkv.experiments import parallel
-    from bidkv.experiments.parallel import on_cores
+    from bidkv.experiments.parallel import map_on_cores
 
     monkeypatch.setattr(
         parallel.importlib.util, "find_spec", lambda name: None if name == "distributed" else True
     )
     with pytest.raises(DriverError, match="--backend dask needs distributed"):
-        on_cores(2, "dask")
+        map_on_cores(2, "dask")
 
 
 def test_noise_makes_two_runs_of_one_policy_differ_and_repeats_itself(tmp_path: Path) -> None:
-    given = plan(strategies=("bidkv", "bidkv#2"), loads=(Load("mixed", 4.0),), runs=1)
+    given = plan(strategies=("bidkv", "bidkv#2"), loads=(LoadPoint("mixed", 4.0),), runs=1)
     quiet = list(run(tmp_path / "quiet", given).runs())
     assert quiet[0].result.records == quiet[1].result.records
     noisy = list(run(tmp_path / "noisy", given, engine(noise=0.02)).runs())
@@ -248,7 +261,7 @@ def test_the_contracts_command_lines_run_on_the_simulator_in_full_size(
     store = Store.open(tmp_path / "out")
     assert [load.rate_rps for load in store.plan.loads] == [2.0, 3.8, 5.7]
     assert store.plan.requests == 250
-    cells: list[Cell] = store.plan.cells()
+    cells: list[ExperimentCell] = store.plan.cells()
     assert len(list(store.runs())) == len(cells) == 9 * len(store.plan.strategies)
     told = capsys.readouterr()
     assert "min" in told.err or "left" in told.err

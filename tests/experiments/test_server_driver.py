@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from bidkv.experiments.collector import Reading
 from bidkv.experiments.driver import DriverError, EngineFacts, Task
 from bidkv.experiments.execute import run_experiment
 from bidkv.experiments.managed_server import ServerSpec
-from bidkv.experiments.plan import Block, Cell, Load, Plan
-from bidkv.experiments.scrape import Reading
+from bidkv.experiments.plan import ExperimentCell, ExperimentPlan, LoadPoint, RunGroup
 from bidkv.experiments.server_driver import LoadSettings, ServerDriver
 from bidkv.experiments.store import Store
 from bidkv.protocol.requests import WorkloadRequest
@@ -39,9 +39,9 @@ def driver(logs: Path, *words: str, **settings: Any) -> ServerDriver:
 
 def tasks(*strategies: str) -> Iterator[Task]:
     requests = [WorkloadRequest(f"r{i}", i * 0.02, 20, 8) for i in range(10)]
-    block = Block(Load("made", 50.0), 0)
+    block = RunGroup(LoadPoint("made", 50.0), 0)
     for position, strategy in enumerate(strategies):
-        yield Task(Cell(block, strategy, position), requests)
+        yield Task(ExperimentCell(block, strategy, position), requests)
 
 
 def alive(pid: int) -> bool:
@@ -118,7 +118,7 @@ def test_restart_gives_every_run_its_own_server(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_block_is_run_again_as_a_whole(tmp_path: Path) -> None:
-    plan = Plan("vllm", ("lcf", "bidkv"), (Load("uniform", 40.0),), 1, 4, 7)
+    plan = ExperimentPlan("vllm", ("lcf", "bidkv"), (LoadPoint("uniform", 40.0),), 1, 4, 7)
     lines: list[str] = []
     for _ in range(2):
         store = Store.create(tmp_path / "out", plan)

@@ -20,11 +20,17 @@ from bidkv.evaluation.baseline import choose_baseline
 from bidkv.evaluation.latency_target import LatencyTarget, attainment, goodput_rps
 from bidkv.evaluation.statistics import Interval, compare_cells, compare_pairs, order_effect
 from bidkv.experiments import simulated_driver as sim_module
-from bidkv.experiments.analysis import JUDGED, Judged, Outcome, Verdict, judge_runs
-from bidkv.experiments.analysis_text import in_words, markdown
+from bidkv.experiments.analysis import (
+    REQUEST_VERDICTS,
+    CellVerdict,
+    ComparisonVerdict,
+    ExperimentAnalysis,
+    analyze_runs,
+)
+from bidkv.experiments.analysis_text import describe, markdown
 from bidkv.experiments.driver import Task
-from bidkv.experiments.plan import Block, Cell, Load, Plan, labels_of
-from bidkv.experiments.simulated_driver import SimEngine, scaled
+from bidkv.experiments.plan import ExperimentCell, ExperimentPlan, LoadPoint, RunGroup, make_labels
+from bidkv.experiments.simulated_driver import SimEngine, scale_profile
 from bidkv.experiments.store import StoredRun
 from bidkv.results import EngineTotals, RequestRecord, RunResult
 from bidkv.results import Outcome as Fate
@@ -86,7 +92,7 @@ def drifting(per_place: float, repetitions: int, noise: float = 0.0) -> Interval
     """Four strategies of very different speed; a run's figure grows with its place in the block."""
     draw, names = Random(1), ("a", "b", "c", "d")
     blocks = []
-    for cells in Plan("sim", names, (Load("x", 1.0),), repetitions, 1, 0).blocks():
+    for cells in ExperimentPlan("sim", names, (LoadPoint("x", 1.0),), repetitions, 1, 0).groups():
         weight = draw.uniform(0.5, 2.0)  # other requests each time
         blocks.append(
             {
@@ -119,21 +125,21 @@ def test_a_planted_drift_is_measured_and_none_is_not() -> None:
 ENGINE = SimEngine(EngineConfig(num_gpu_blocks=600, max_num_seqs=32), "h100-llama3.1-8b", noise=0.01)
 
 
-def experiment(plan: Plan, simulate: Callable[[Task], object]) -> Outcome:
+def experiment(plan: ExperimentPlan, simulate: Callable[[Task], object]) -> ExperimentAnalysis:
     runs = []
-    for cells in plan.blocks():
-        load, repetition = cells[0].block.load, cells[0].block.repetition
+    for cells in plan.groups():
+        load, repetition = cells[0].group.load, cells[0].group.repetition
         requests = requests_of(load.workload, plan.requests, load.rate_rps, plan.seed + repetition)
         for cell in cells:
             done = simulate(Task(cell, requests))
             assert done.result is not None, done.error  # type: ignore[attr-defined]
             runs.append(StoredRun(cell, done.result))  # type: ignore[attr-defined]
-    return judge_runs(plan, runs)
+    return analyze_runs(plan, runs)
 
 
-AA = labels_of(["preempt-evict", "preempt-evict"])
+AA = make_labels(["preempt-evict", "preempt-evict"])
 LOADS = tuple(
-    Load(workload, rate)
+    LoadPoint(workload, rate)
     for workload, rates in {
         "mixed": (2.6, 3.0, 3.4, 4.0, 4.8),
         "uniform": (7.0, 8.0, 9.0, 10.5, 12.0),
@@ -148,33 +154,35 @@ def test_the_same_policy_twice_raises_no_more_alarms_than_stated() -> None:
     alarms: Counter[str] = Counter()
     cells = 0
     for seed in range(5):
-        plan = Plan("sim", AA, LOADS, 4, 40, 1001 + 100 * seed)
+        plan = ExperimentPlan("sim", AA, LOADS, 4, 40, 1001 + 100 * seed)
         outcome = experiment(plan, replace(ENGINE, seed=seed).run)
         cells += len(plan.loads)
-        for judged in outcome.judged:
-            alarms[judged.figure.path] += judged.verdict is not Verdict.NOT_SHOWN
+        for judged in outcome.cells:
+            alarms[judged.figure.path] += judged.verdict is not ComparisonVerdict.NOT_SHOWN
     assert cells == 100
     # One figure: at most as many as a 5 % level gives in 999 of 1000 such tests.
     most = stats.binom.ppf(0.999, cells, 0.05)
-    assert all(alarms[figure.path] <= most for figure in JUDGED), alarms
+    assert all(alarms[figure.path] <= most for figure in REQUEST_VERDICTS), alarms
     # All figures together: the level holds on average (figures of one cell hang together).
-    assert sum(alarms.values()) <= stats.binom.ppf(0.999, cells, 0.05) * len(JUDGED) / 2, alarms
+    assert sum(alarms.values()) <= stats.binom.ppf(0.999, cells, 0.05) * len(REQUEST_VERDICTS) / 2, alarms
 
 
 def test_a_planted_slowdown_of_three_percent_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     original = sim_module.load_profile
     slow = {"now": False}
     monkeypatch.setattr(
-        sim_module, "load_profile", lambda name: scaled(original(name), 1.03 if slow["now"] else 1.0)
+        sim_module, "load_profile", lambda name: scale_profile(original(name), 1.03 if slow["now"] else 1.0)
     )
 
     def simulate(task: Task) -> object:
         slow["now"] = task.cell.strategy.endswith("#2")
         return ENGINE.run(task)
 
-    loads = (Load("mixed", 3.4), Load("uniform", 9.0), Load("sharegpt_like", 0.65))
-    outcome = experiment(Plan("sim", AA, loads, 8, 60, 5001), simulate)
-    assert [outcome.of(load, AA[1], JUDGED[0]).verdict for load in loads] == [Verdict.WORSE] * 3
+    loads = (LoadPoint("mixed", 3.4), LoadPoint("uniform", 9.0), LoadPoint("sharegpt_like", 0.65))
+    outcome = experiment(ExperimentPlan("sim", AA, loads, 8, 60, 5001), simulate)
+    assert [outcome.cell(load, AA[1], REQUEST_VERDICTS[0]).verdict for load in loads] == [
+        ComparisonVerdict.WORSE
+    ] * 3
     overall = outcome.overall[0].effect
     assert overall is not None
     assert overall.estimate >= 0.03  # queues make more of it
@@ -192,22 +200,24 @@ def run_of(strategy: str, repetition: int, e2e_s: float, failed: int = 0, **cont
     ]
     counters = {"admissions": 10, "decisions": 5, "overrides": 5, "failures": 0} | control
     result = RunResult(strategy, records, EngineTotals(preemptions=3), 20.0, 1.0, notes={"control": counters})
-    return StoredRun(Cell(Block(Load("made", 1.0), repetition), strategy, 0), result)
+    return StoredRun(ExperimentCell(RunGroup(LoadPoint("made", 1.0), repetition), strategy, 0), result)
 
 
-def judged(ours: Sequence[StoredRun], strategy: str = "lcf", engine: str = "vllm") -> tuple[Judged, Outcome]:
+def judged(
+    ours: Sequence[StoredRun], strategy: str = "lcf", engine: str = "vllm"
+) -> tuple[CellVerdict, ExperimentAnalysis]:
     base = [run_of("preempt-evict", n, 2.0 + 0.1 * n, decisions=0, overrides=0) for n in range(len(ours))]
-    plan = Plan(engine, ("preempt-evict", strategy), (Load("made", 1.0),), len(ours), 10, 0)
-    outcome = judge_runs(plan, [*base, *ours])
-    return outcome.of(plan.loads[0], strategy, JUDGED[0]), outcome
+    plan = ExperimentPlan(engine, ("preempt-evict", strategy), (LoadPoint("made", 1.0),), len(ours), 10, 0)
+    outcome = analyze_runs(plan, [*base, *ours])
+    return outcome.cell(plan.loads[0], strategy, REQUEST_VERDICTS[0]), outcome
 
 
 def test_a_clear_gain_is_called_better() -> None:
     verdict, outcome = judged([run_of("lcf", n, 1.0 + 0.05 * n) for n in range(3)])
-    assert verdict.verdict is Verdict.BETTER
+    assert verdict.verdict is ComparisonVerdict.BETTER
     assert verdict.effect is not None
     assert verdict.effect.estimate == pytest.approx(-0.5)
-    text = in_words(outcome)
+    text = describe(outcome)
     assert "lcf against preempt-evict, mean end-to-end latency: better in 1 of 1 cell, worse in 0" in text
     assert "-50.0 %" in markdown(outcome)
 
@@ -230,9 +240,9 @@ def test_a_claim_needs_a_policy_that_was_in_charge(
 ) -> None:
     runs = [run_of(strategy, n, 1.0 + 0.05 * n, **control) for n in range(3)]
     verdict, outcome = judged(runs, strategy, engine)
-    assert verdict.verdict is (Verdict.REFUSED if reason else Verdict.BETTER)
+    assert verdict.verdict is (ComparisonVerdict.REFUSED if reason else ComparisonVerdict.BETTER)
     assert reason in verdict.reason
-    assert ("a claim refused in 1" in in_words(outcome)) == bool(reason)
+    assert ("a claim refused in 1" in describe(outcome)) == bool(reason)
 
 
 def test_without_counters_nothing_is_claimed() -> None:
@@ -245,18 +255,18 @@ def test_without_counters_nothing_is_claimed() -> None:
 
 def test_fewer_answers_are_no_gain() -> None:
     verdict, outcome = judged([run_of("lcf", n, 1.0 + 0.05 * n, failed=1) for n in range(3)])
-    assert verdict.verdict is Verdict.REFUSED
+    assert verdict.verdict is ComparisonVerdict.REFUSED
     assert verdict.reason == "it completed 27 requests, preempt-evict 30"
-    assert "Refused (lcf, made at 1/s): it completed 27 requests" in in_words(outcome)
+    assert "Refused (lcf, made at 1/s): it completed 27 requests" in describe(outcome)
 
 
 def test_a_loss_may_be_claimed_of_fewer_answers() -> None:
     verdict, _ = judged([run_of("lcf", n, 5.0 + 0.05 * n, failed=1) for n in range(3)])
-    assert verdict.verdict is Verdict.WORSE
+    assert verdict.verdict is ComparisonVerdict.WORSE
 
 
 def test_the_summary_counts_every_cell_and_says_what_chance_does() -> None:
-    loads = tuple(Load(f"w{i}", 1.0) for i in range(4))
+    loads = tuple(LoadPoint(f"w{i}", 1.0) for i in range(4))
     runs = []
     for index, load in enumerate(loads):
         for n in range(3):
@@ -265,14 +275,14 @@ def test_the_summary_counts_every_cell_and_says_what_chance_does() -> None:
                 ("lcf", (1.0, 4.0, 2.0, 2.1)[index] + 0.1 * n),
             ):
                 made = run_of(name, n, e2e_s)
-                runs.append(replace(made, cell=Cell(Block(load, n), name, 0)))
-    outcome = judge_runs(Plan("vllm", ("preempt-evict", "lcf"), loads, 3, 10, 0), runs)
+                runs.append(replace(made, cell=ExperimentCell(RunGroup(load, n), name, 0)))
+    outcome = analyze_runs(ExperimentPlan("vllm", ("preempt-evict", "lcf"), loads, 3, 10, 0), runs)
     overall = outcome.overall[0]
     assert sum(overall.counts.values()) == 4
-    assert overall.counts[Verdict.BETTER] == 1
-    assert overall.counts[Verdict.WORSE] == 2
+    assert overall.counts[ComparisonVerdict.BETTER] == 1
+    assert overall.counts[ComparisonVerdict.WORSE] == 2
     assert overall.by_chance == pytest.approx(0.2)
-    text = in_words(outcome)
+    text = describe(outcome)
     assert "best w0 at 1/s" in text
     assert "worst w1 at 1/s" in text
     assert "about 0.2 would be called better or worse by chance alone" in text

@@ -20,7 +20,7 @@ from tests.support import FakeEngine, FakeRequest  # noqa: E402
 from bidkv.adapters.engine_metrics import HELP, make_engine_metrics  # noqa: E402
 from bidkv.adapters.vllm.plugin import is_supported  # noqa: E402
 from bidkv.control import Controller  # noqa: E402
-from bidkv.experiments.server_process import free_port  # noqa: E402
+from bidkv.experiments.server_process import find_free_port  # noqa: E402
 from bidkv.observability.metrics import MetricsExporter  # noqa: E402
 from bidkv.policy import resolve  # noqa: E402
 from bidkv.stability import QueueingConfig, QueueingController  # noqa: E402
@@ -46,7 +46,7 @@ def controller() -> Controller:
 def exporter(control: Controller) -> Iterator[MetricsExporter]:
     """The exporter with every metric that one of the engines has."""
     sources = make_engine_metrics(dict.fromkeys(HELP, lambda: 1.0))
-    made = MetricsExporter(control, free_port(), sources)
+    made = MetricsExporter(control, find_free_port(), sources)
     try:
         yield made
     finally:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bidkv.experiments.analysis import judge_runs
-from bidkv.experiments.plan import Load, Plan
+from bidkv.experiments.analysis import analyze_runs
+from bidkv.experiments.plan import ExperimentPlan, LoadPoint
 from bidkv.experiments.store import StoredRun
 from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
 
@@ -79,15 +79,15 @@ def experiment_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a small experiment: two loads, two runs of each of three strategies."""
     page = pytest.importorskip("bidkv.report.experiment_page", reason="needs the [report] extra")
     strategies = ("preempt-evict", "bidkv", "fair:cap=8;w=0.5")
-    loads = (Load("mixed", 2.0), Load('made </script><b>"up"', 3.5))
-    plan = Plan("sim", strategies, loads, 2, 120, 7, {"profile": "made up"})
+    loads = (LoadPoint("mixed", 2.0), LoadPoint('made </script><b>"up"', 3.5))
+    plan = ExperimentPlan("sim", strategies, loads, 2, 120, 7, {"profile": "made up"})
     runs = []
     for seed, cell in enumerate(plan.cells()):
         run = made_up_run(cell.strategy, seed % 5, requests=120)
         run.notes["control"] = {"decisions": 9, "overrides": 9, "admissions": 120}
         runs.append(StoredRun(cell, run))
     file = tmp_path_factory.mktemp("experiment") / "deep" / "experiment.html"
-    page.write_experiment_page(file, judge_runs(plan, runs))
+    page.write_experiment_page(file, analyze_runs(plan, runs))
     return Path(file)
 
 

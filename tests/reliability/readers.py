@@ -39,9 +39,9 @@ from bidkv.calibration.validation import read_runs
 from bidkv.config import BidKVConfig
 from bidkv.control import Controller
 from bidkv.control_file import ControlFile, obey
+from bidkv.experiments.collector import parse_exporter
 from bidkv.experiments.load_samples import read_samples
-from bidkv.experiments.scrape import reading_of
-from bidkv.experiments.server_model import vocabulary_of
+from bidkv.experiments.server_launch import read_vocabulary
 from bidkv.experiments.store import Store, StoreError
 from bidkv.observability.explain import stories
 from bidkv.observability.log_reader import LogError, read_log
@@ -236,7 +236,7 @@ def _metrics_page(content: bytes) -> None:
 
 
 def _exporter_page(content: bytes) -> None:
-    reading = reading_of(content.decode(errors="replace"))
+    reading = parse_exporter(content.decode(errors="replace"))
     assert reading.point(0.0, 0).time_s == 0.0
     assert reading.idle in (True, False)
 
@@ -261,7 +261,7 @@ def _vocabulary(content: bytes) -> None:
     folder = SCRATCH / "model"
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_bytes(content)
-    assert vocabulary_of(str(folder)) >= 1
+    assert read_vocabulary(str(folder)) >= 1
 
 
 # --- all of them --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.support import FakeClock, requests_of, steady_profile
 import bidkv
 from bidkv.control import Controller
 from bidkv.control_file import ControlFile
-from bidkv.experiments.plan import Load, Plan
+from bidkv.experiments.plan import ExperimentPlan, LoadPoint
 from bidkv.observability.decision_log import CANDIDATE_FIELDS, DecisionLog
 from bidkv.observability.metrics import MetricsExporter
 from bidkv.policy import resolve
@@ -247,9 +247,9 @@ names = st.text(min_size=1, max_size=300) | st.sampled_from(
 
 @given(workload=names, strategy=names)
 def test_no_name_in_an_experiment_leaves_its_folder(workload: str, strategy: str) -> None:
-    plan = Plan("sim", (strategy, strategy + "#2"), (Load(workload, 1.0),), 1, 1, 0, {})
+    plan = ExperimentPlan("sim", (strategy, strategy + "#2"), (LoadPoint(workload, 1.0),), 1, 1, 0, {})
     for cell in plan.cells():
-        for name in (cell.cell_id, cell.block.block_id):
+        for name in (cell.cell_id, cell.group.group_id):
             assert name == Path(name).name
             assert name not in (".", "..")
             assert name.isascii()

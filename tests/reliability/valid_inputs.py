@@ -8,7 +8,7 @@ from tests.reliability.scratch import SCRATCH
 from tests.support import requests_of, steady_profile
 
 from bidkv.experiments.load_samples import LoadReport, Sample, write_samples
-from bidkv.experiments.plan import Load, Plan
+from bidkv.experiments.plan import ExperimentPlan, LoadPoint
 from bidkv.observability.decision_log import DecisionLog
 from bidkv.policy import resolve
 from bidkv.results import encode
@@ -45,14 +45,16 @@ def a_manifest() -> bytes:
 
 
 def an_experiment() -> bytes:
-    plan = Plan("sim", ("lcf", "fair"), (Load("mixed", 2.0),), 2, 10, 1, {"num_gpu_blocks": 600})
+    plan = ExperimentPlan(
+        "sim", ("lcf", "fair"), (LoadPoint("mixed", 2.0),), 2, 10, 1, {"num_gpu_blocks": 600}
+    )
     return json.dumps(plan.as_dict()).encode()
 
 
 def some_samples() -> bytes:
     sample = Sample("r0", 0.5, 0.5, [(0.6, 1), (0.7, 2)], 0.8)
     path = SCRATCH / "seed-samples.jsonl"
-    write_samples(path, LoadReport.of(0.0, [sample]), [sample, Sample("r1", 0.6, error="refused")])
+    write_samples(path, LoadReport.summarize(0.0, [sample]), [sample, Sample("r1", 0.6, error="refused")])
     return path.read_bytes()
 
 

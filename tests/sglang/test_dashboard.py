@@ -17,7 +17,7 @@ pytest.importorskip("sglang", reason="SGLang is not installed: run `make test-sg
 from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 from tiny_model import VOCABULARY, write_model
 
-from bidkv.experiments.scrape import get_text
+from bidkv.experiments.collector import get_text
 from bidkv.observability.log_lines import Finish
 from bidkv.observability.log_reader import read_log
 from bidkv.policy.parts.recompute import cheapest_to_repeat

@@ -16,7 +16,7 @@ import pytest
 from tests.engine_model import VOCABULARY, write_model
 from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 
-from bidkv.experiments.scrape import get_text
+from bidkv.experiments.collector import get_text
 from bidkv.policy.parts.recompute import cheapest_to_repeat
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from tests.engine_model import write_model
 
-from bidkv.experiments.server_process import free_port
+from bidkv.experiments.server_process import find_free_port
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -76,9 +76,9 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path, stand_ins: Path) -> None:
     write_tokenizer(model)
     for printed, ours in (
         ("meta-llama/Llama-3.1-8B-Instruct", str(model)),
-        (":8000", f":{(port := free_port())}"),
+        (":8000", f":{(port := find_free_port())}"),
         ("--port 8000", f"--port {port}"),
-        ("9400", str(free_port())),
+        ("9400", str(find_free_port())),
     ):
         assert printed in script
         script = script.replace(printed, ours)

@@ -50,30 +50,30 @@ def command(
     from rich.text import Text
 
     from bidkv.evaluation.latency_target import LatencyTarget
-    from bidkv.experiments.analysis import outcome_of
-    from bidkv.experiments.analysis_text import COLUMNS, in_words, markdown, mean_rows, runs_csv
+    from bidkv.experiments.analysis import analyze_store
+    from bidkv.experiments.analysis_text import describe, markdown, mean_rows, runs_csv
     from bidkv.experiments.store import Store, StoreError
 
     try:
         with bad_input("report"):
-            outcome = outcome_of(Store.open(folder), LatencyTarget(ttft_s=ttft_slo_s, tpot_s=tpot_slo_s))
+            analysis = analyze_store(Store.open(folder), LatencyTarget(ttft_s=ttft_slo_s, tpot_s=tpot_slo_s))
     except StoreError as error:
         fail(f"report: {error}")
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("load", "strategy", *(figure.heading for figure in COLUMNS)):
+    for heading in ("load", "strategy", *(figure.heading for figure in analysis.columns)):
         table.add_column(heading, justify="left" if heading in ("load", "strategy") else "right")
-    for row in mean_rows(outcome):
+    for row in mean_rows(analysis):
         table.add_row(*map(Text, row))
     console = table_console()
     console.print(table)
-    console.print(f"\n{in_words(outcome)}", markup=False)
+    console.print(f"\n{describe(analysis)}", markup=False)
     if markdown_file is not None:
-        markdown_file.write_text(markdown(outcome), encoding="utf-8")
+        markdown_file.write_text(markdown(analysis), encoding="utf-8")
     if csv_file is not None:
-        csv_file.write_text(runs_csv(outcome), encoding="utf-8")
+        csv_file.write_text(runs_csv(analysis), encoding="utf-8")
     if html_file is not None:
         from bidkv.report.experiment_page import write_experiment_page
 
-        write_experiment_page(html_file, outcome)
+        write_experiment_page(html_file, analysis)
     for file in filter(None, (html_file, markdown_file, csv_file)):
         typer.echo(f"written: {file}")

@@ -9,12 +9,22 @@ from typing import Any
 
 from bidkv.evaluation.baseline import choose_baseline
 from bidkv.evaluation.figures import (
+    COMPLETION_MEAN,
+    COMPLETION_P99,
+    COMPUTED_PER_NEW,
     E2E_MEAN,
     E2E_P99,
+    FIRST_WAIT_P99,
+    SESSION_TABLE,
+    SESSIONS_DONE,
+    TABLE,
     TAX,
     THROUGHPUT,
     TTFT_MEAN,
     TTFT_P99,
+    TURN_MEAN,
+    TURN_P99,
+    TURN_RATE,
     Figure,
     percent,
     rate,
@@ -22,17 +32,33 @@ from bidkv.evaluation.figures import (
 from bidkv.evaluation.intervals import LEVEL
 from bidkv.evaluation.latency_target import DEFAULT_TARGET, LatencyTarget, attainment, goodput_rps
 from bidkv.evaluation.statistics import Interval, compare_cells, compare_pairs, order_effect
-from bidkv.experiments.plan import Load, Plan, policy_of
-from bidkv.experiments.refusal import idle_reason
+from bidkv.experiments.plan import ExperimentPlan, LoadPoint, policy_for_label
 from bidkv.experiments.store import Store, StoredRun
+from bidkv.policy import PolicySpecError, resolve
 
 GOODPUT = Figure("goodput_rps", "goodput in requests per second", "goodput", "higher", rate)
 ATTAINMENT = Figure("slo_attainment", "share of requests within the objective", "in SLO", "higher", percent)
-JUDGED = (E2E_MEAN, E2E_P99, TTFT_MEAN, TTFT_P99, THROUGHPUT, GOODPUT, TAX)
+
+REQUEST_VERDICTS = (E2E_MEAN, E2E_P99, TTFT_MEAN, TTFT_P99, THROUGHPUT, GOODPUT, TAX)
 """The figures with verdicts, fixed before any result is seen; the first is the one the summary states."""
 
+SESSION_VERDICTS = (
+    TURN_RATE,
+    TURN_MEAN,
+    TURN_P99,
+    SESSIONS_DONE,
+    COMPLETION_MEAN,
+    COMPLETION_P99,
+    FIRST_WAIT_P99,
+    COMPUTED_PER_NEW,
+)
+"""The figures with verdicts where the workload is sessions, in place of :data:`REQUEST_VERDICTS`."""
 
-class Verdict(StrEnum):
+REQUEST_COLUMNS = (*TABLE, GOODPUT, ATTAINMENT)
+"""The columns of the table of means, in order."""
+
+
+class ComparisonVerdict(StrEnum):
     """What one cell shows of a strategy against the baseline."""
 
     BETTER = "better"
@@ -42,83 +68,91 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One cell's verdict.
+class CellVerdict:
+    """The verdict on one cell and figure.
 
     Attributes:
         load: workload and rate.
         strategy: its label.
         figure: what was compared.
-        pairs: how many pairs of runs there are.
+        pairs: number of pairs of runs.
         effect: the change against the baseline; None without pairs or without a value.
         verdict: what may be said.
         reason: why a claim is refused; else empty.
     """
 
-    load: Load
+    load: LoadPoint
     strategy: str
     figure: Figure
     pairs: int
     effect: Interval | None
-    verdict: Verdict
+    verdict: ComparisonVerdict
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Overall:
+class StrategyVerdict:
     """All cells of one strategy and one figure, none left out.
 
     Attributes:
         counts: cells by verdict.
         by_chance: cells that chance alone would call better or worse, on average.
-        effect: the change over all cells, each counting the same; None where a cell has no value.
+        effect: the change over all cells, equally weighted; None where a cell has no value.
     """
 
     strategy: str
     figure: Figure
-    counts: Mapping[Verdict, int]
+    counts: Mapping[ComparisonVerdict, int]
     by_chance: float
     effect: Interval | None
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ExperimentAnalysis:
     """Everything an experiment shows.
 
     Attributes:
         plan: what was planned.
         baseline: the label all others are compared with.
         objective: behind goodput and attainment.
-        runs: the results there are.
-        judged: one for each load, strategy but the baseline, and figure.
+        runs: the results so far.
+        figures: the figures with verdicts.
+        columns: the figures of the table of means.
+        cells: one verdict for each load, strategy but the baseline, and figure.
         overall: one for each strategy but the baseline, and figure.
-        order: relative change of the first figure per place later in a block; None when it cannot be told.
-        failures: cells without result, and why.
+        order: relative change of the first figure per position later in a group; None when it is not known.
+        failures: cells without a result, and why.
     """
 
-    plan: Plan
+    plan: ExperimentPlan
     baseline: str
     objective: LatencyTarget
     runs: Sequence[StoredRun]
-    judged: Sequence[Judged]
-    overall: Sequence[Overall]
+    figures: Sequence[Figure]
+    columns: Sequence[Figure]
+    cells: Sequence[CellVerdict]
+    overall: Sequence[StrategyVerdict]
     order: Interval | None
     failures: Mapping[str, str]
 
-    def of(self, load: Load, strategy: str, figure: Figure) -> Judged:
-        """Return the verdict of one cell."""
+    def cell(self, load: LoadPoint, strategy: str, figure: Figure) -> CellVerdict:
+        """Return the verdict on one cell."""
         return next(
-            j for j in self.judged if (j.load, j.strategy, j.figure.path) == (load, strategy, figure.path)
+            cell
+            for cell in self.cells
+            if (cell.load, cell.strategy, cell.figure.path) == (load, strategy, figure.path)
         )
 
     def text(self) -> str:
         """Return the verdict in words, the most important first."""
-        from bidkv.experiments.analysis_text import in_words
+        from bidkv.experiments.analysis_text import describe
 
-        return in_words(self)
+        return describe(self)
 
 
-def outcome_of(store: Store, objective: LatencyTarget = DEFAULT_TARGET, level: float = LEVEL) -> Outcome:
+def analyze_store(
+    store: Store, objective: LatencyTarget = DEFAULT_TARGET, level: float = LEVEL
+) -> ExperimentAnalysis:
     """Judge what has run so far.
 
     Raises:
@@ -129,34 +163,40 @@ def outcome_of(store: Store, objective: LatencyTarget = DEFAULT_TARGET, level: f
     if not runs:
         raise ValueError(f"{store.folder}: no run has a result yet")
     failures = {str(cell): error for cell, error in store.failures().items()}
-    return judge_runs(store.plan, runs, objective, level, failures)
+    return analyze_runs(store.plan, runs, objective, level, failures)
 
 
-def judge_runs(
-    plan: Plan,
+def analyze_runs(
+    plan: ExperimentPlan,
     runs: Sequence[StoredRun],
     objective: LatencyTarget = DEFAULT_TARGET,
     level: float = LEVEL,
     failures: Mapping[str, str] | None = None,
-) -> Outcome:
-    """Judge runs that need not be in a folder; see :func:`outcome_of`."""
-    baseline = choose_baseline(plan.strategies)
-    table = _Table(runs, objective)
-    others = [label for label in plan.strategies if label != baseline]
-    judged = [
-        _judge(plan, table, load, label, baseline, figure, level)
-        for label in others
-        for load in plan.loads
-        for figure in JUDGED
+) -> ExperimentAnalysis:
+    """Judge runs that need not be in a folder; see :func:`analyze_store`."""
+    table = _RunTable(runs, objective)
+    judge = _Judge(plan, table, choose_baseline(plan.strategies), level)
+    of_sessions = table.has_sessions
+    figures = SESSION_VERDICTS if of_sessions else REQUEST_VERDICTS
+    others = [label for label in plan.strategies if label != judge.baseline]
+    cells = [
+        judge.judge_cell(load, label, figure) for label in others for load in plan.loads for figure in figures
     ]
-    overall = [
-        _overall(table, plan, judged, label, baseline, figure, level) for label in others for figure in JUDGED
-    ]
-    order = order_effect(table.complete_blocks(plan, JUDGED[0]), level=level)
-    return Outcome(plan, baseline, objective, runs, judged, overall, order, failures or {})
+    return ExperimentAnalysis(
+        plan=plan,
+        baseline=judge.baseline,
+        objective=objective,
+        runs=runs,
+        figures=figures,
+        columns=(*SESSION_TABLE, *TABLE) if of_sessions else REQUEST_COLUMNS,
+        cells=cells,
+        overall=[judge.judge_strategy(cells, label, figure) for label in others for figure in figures],
+        order=order_effect(table.complete_groups(plan, figures[0]), level=level),
+        failures=failures or {},
+    )
 
 
-def summary_of(run: StoredRun, objective: LatencyTarget) -> dict[str, Any]:
+def summarize_run(run: StoredRun, objective: LatencyTarget) -> dict[str, Any]:
     """Return a run's summary with the figures that depend on an objective."""
     return run.result.summary() | {
         "goodput_rps": goodput_rps(run.result, objective),
@@ -164,98 +204,132 @@ def summary_of(run: StoredRun, objective: LatencyTarget) -> dict[str, Any]:
     }
 
 
-class _Table:
-    """Runs by load, strategy and repetition."""
+class _RunTable:
+    """Runs and their summaries by load and strategy, then by repetition."""
 
     def __init__(self, runs: Iterable[StoredRun], objective: LatencyTarget) -> None:
-        self.summaries: dict[tuple[Load, str], dict[int, dict[str, Any]]] = {}
-        self.runs: dict[tuple[Load, str], dict[int, StoredRun]] = {}
+        self.summaries: dict[tuple[LoadPoint, str], dict[int, dict[str, Any]]] = {}
+        self.runs: dict[tuple[LoadPoint, str], dict[int, StoredRun]] = {}
         for run in runs:
-            key, repetition = (run.cell.block.load, run.cell.strategy), run.cell.block.repetition
-            self.summaries.setdefault(key, {})[repetition] = summary_of(run, objective)
+            key, repetition = (run.cell.group.load, run.cell.strategy), run.cell.group.repetition
+            self.summaries.setdefault(key, {})[repetition] = summarize_run(run, objective)
             self.runs.setdefault(key, {})[repetition] = run
 
+    @property
+    def has_sessions(self) -> bool:
+        """Whether the runs have session figures."""
+        return any(
+            TURN_RATE.read(summary) is not None
+            for runs in self.summaries.values()
+            for summary in runs.values()
+        )
+
     def pairs(
-        self, load: Load, ours: str, theirs: str, figure: Figure
+        self, load: LoadPoint, ours: str, theirs: str, figure: Figure
     ) -> tuple[list[int], list[float], list[float]]:
-        """Repetitions in which both have the figure, and its values."""
+        """Return the repetitions in which both strategies have the figure, and its values."""
         a, b = self.summaries.get((load, ours), {}), self.summaries.get((load, theirs), {})
-        found = [
+        both = [
             (n, x, y)
             for n in sorted(a.keys() & b.keys())
             if (x := figure.read(a[n])) is not None and (y := figure.read(b[n])) is not None
         ]
-        return [n for n, _, _ in found], [x for _, x, _ in found], [y for _, _, y in found]
+        return [n for n, _, _ in both], [x for _, x, _ in both], [y for _, _, y in both]
 
-    def complete_blocks(self, plan: Plan, figure: Figure) -> dict[str, list[dict[str, tuple[int, float]]]]:
-        """Blocks in which every strategy has a positive value, for :func:`order_effect`."""
-        found: dict[str, list[dict[str, tuple[int, float]]]] = {}
-        for cells in plan.blocks():
-            block = {}
+    def complete_groups(
+        self, plan: ExperimentPlan, figure: Figure
+    ) -> dict[str, list[dict[str, tuple[int, float]]]]:
+        """Return the groups in which every strategy has a positive value, for :func:`order_effect`."""
+        complete: dict[str, list[dict[str, tuple[int, float]]]] = {}
+        for cells in plan.groups():
+            group = {}
             for cell in cells:
-                summary = self.summaries.get((cell.block.load, cell.strategy), {}).get(cell.block.repetition)
+                summary = self.summaries.get((cell.group.load, cell.strategy), {}).get(cell.group.repetition)
                 value = None if summary is None else figure.read(summary)
                 if value is not None and value > 0.0:
-                    block[cell.strategy] = (cell.position, value)
-            if len(block) == len(cells):
-                found.setdefault(str(cells[0].block.load), []).append(block)
-        return found
+                    group[cell.strategy] = (cell.position, value)
+            if len(group) == len(cells):
+                complete.setdefault(str(cells[0].group.load), []).append(group)
+        return complete
 
 
-def _judge(
-    plan: Plan, table: _Table, load: Load, label: str, baseline: str, figure: Figure, level: float
-) -> Judged:
-    repetitions, ours, theirs = table.pairs(load, label, baseline, figure)
-    if not repetitions:
-        return Judged(load, label, figure, 0, None, Verdict.NOT_SHOWN)
-    effect = compare_pairs(ours, theirs, level=level)
-    verdict = Verdict.NOT_SHOWN
-    if effect.is_shown:
-        lower = effect.estimate < 0.0
-        verdict = Verdict.BETTER if lower == (figure.better == "lower") else Verdict.WORSE
-    reason = ""
-    if verdict is not Verdict.NOT_SHOWN:
-        reason = _forbidden(plan, table, load, label, baseline, repetitions, verdict)
-    return Judged(
-        load, label, figure, len(repetitions), effect, Verdict.REFUSED if reason else verdict, reason
-    )
+@dataclass(frozen=True, slots=True)
+class _Judge:
+    plan: ExperimentPlan
+    table: _RunTable
+    baseline: str
+    level: float
+
+    def judge_cell(self, load: LoadPoint, label: str, figure: Figure) -> CellVerdict:
+        """Compare a strategy with the baseline at one load."""
+        repetitions, ours, theirs = self.table.pairs(load, label, self.baseline, figure)
+        if not repetitions:
+            return CellVerdict(load, label, figure, 0, None, ComparisonVerdict.NOT_SHOWN)
+        effect = compare_pairs(ours, theirs, level=self.level)
+        verdict = ComparisonVerdict.NOT_SHOWN
+        reason = ""
+        if effect.is_shown:
+            is_lower = effect.estimate < 0.0
+            is_better = is_lower == (figure.better == "lower")
+            verdict = ComparisonVerdict.BETTER if is_better else ComparisonVerdict.WORSE
+            reason = self._find_objection(load, label, repetitions, verdict)
+            if reason:
+                verdict = ComparisonVerdict.REFUSED
+        return CellVerdict(load, label, figure, len(repetitions), effect, verdict, reason)
+
+    def judge_strategy(self, cells: Sequence[CellVerdict], label: str, figure: Figure) -> StrategyVerdict:
+        """Put the verdicts of a strategy on one figure together."""
+        own = [cell for cell in cells if cell.strategy == label and cell.figure is figure]
+        counts = {verdict: sum(1 for cell in own if cell.verdict is verdict) for verdict in ComparisonVerdict}
+        values = [self.table.pairs(load, label, self.baseline, figure)[1:] for load in self.plan.loads]
+        effect = compare_cells(values, level=self.level) if all(ours for ours, _ in values) else None
+        # Cells with a single pair have no interval and can raise no alarm.
+        by_chance = (1.0 - self.level) * sum(1 for cell in own if cell.pairs > 1)
+        return StrategyVerdict(label, figure, counts, by_chance, effect)
+
+    def _find_objection(
+        self, load: LoadPoint, label: str, repetitions: Sequence[int], verdict: ComparisonVerdict
+    ) -> str:
+        """Return why a difference must not be claimed for the policy; empty when it may be."""
+        ours = [self.table.runs[load, label][n] for n in repetitions]
+        theirs = [self.table.runs[load, self.baseline][n] for n in repetitions]
+        # With sessions in closed loop, completing more is what is measured, and the number is no given.
+        if verdict is ComparisonVerdict.BETTER and not self.table.has_sessions:
+            completed, baselines = (sum(len(r.result.completed) for r in side) for side in (ours, theirs))
+            if completed < baselines:
+                return f"it completed {completed} requests, {self.baseline} {baselines}"
+        if policy_for_label(label) == policy_for_label(self.baseline):
+            return ""  # an A/A comparison: a difference found here is a false alarm, and must be seen
+        reasons = [idle_reason(self.plan, *side) for side in ((label, ours), (self.baseline, theirs))]
+        return reasons[0] if all(reasons) else ""
 
 
-def _forbidden(
-    plan: Plan,
-    table: _Table,
-    load: Load,
-    label: str,
-    baseline: str,
-    repetitions: Sequence[int],
-    verdict: Verdict,
-) -> str:
-    """Say why a difference must not be claimed for the policy; empty when it may be."""
-    ours = [table.runs[load, label][n] for n in repetitions]
-    theirs = [table.runs[load, baseline][n] for n in repetitions]
-    if verdict is Verdict.BETTER:
-        completed, of_theirs = (sum(len(r.result.completed) for r in side) for side in (ours, theirs))
-        if completed < of_theirs:
-            return f"it completed {completed} requests, {baseline} {of_theirs}"
-    if policy_of(label) == policy_of(baseline):
-        return ""  # an A/A comparison: what is called here is a false alarm, and must be seen
-    reasons = [idle_reason(plan, name, side) for name, side in ((label, ours), (baseline, theirs))]
-    return reasons[0] if all(reasons) else ""
+def idle_reason(plan: ExperimentPlan, label: str, runs: Sequence[StoredRun]) -> str:
+    """Return why the policy cannot have made a difference in these runs; empty when it can have.
 
-
-def _overall(
-    table: _Table,
-    plan: Plan,
-    judged: Sequence[Judged],
-    label: str,
-    baseline: str,
-    figure: Figure,
-    level: float,
-) -> Overall:
-    own = [j for j in judged if j.strategy == label and j.figure is figure]
-    counts = {verdict: sum(1 for j in own if j.verdict is verdict) for verdict in Verdict}
-    cells = [table.pairs(load, label, baseline, figure)[1:] for load in plan.loads]
-    effect = compare_cells(cells, level=level) if all(ours for ours, _ in cells) else None
-    # Cells with a single pair have no interval and can raise no alarm.
-    by_chance = (1.0 - level) * sum(1 for j in own if j.pairs > 1)
-    return Overall(label, figure, counts, by_chance, effect)
+    Args:
+        plan: what the runs are part of.
+        label: the strategy's label.
+        runs: its runs; their notes hold the controller's counters under "control".
+    """
+    try:
+        policy = resolve(policy_for_label(label))
+        admits = policy.chooses_next or policy.keeps_reserve
+    except PolicySpecError:
+        # A policy that is not installed where results are read: only its counted decisions are known.
+        admits = False
+    counters = [c for run in runs if isinstance(c := run.result.notes.get("control"), dict)]
+    if not counters or len(counters) < len(runs):
+        return "the engine reported no counters: nothing shows that the policy was in charge"
+    total = {name: sum(c.get(name, 0) for c in counters) for name in counters[0]}
+    if total.get("failures", 0):
+        return f"the policy failed {total['failures']} times and the engine went on alone"
+    if admits and total.get("admissions", 0):
+        return ""
+    if not total.get("decisions", 0):
+        return "the policy was never called"
+    # SGLang asks for an order, which its own rule completes: what that would have been is not counted.
+    asks_for_order = plan.options.get("scheduler", plan.engine) == "sglang"
+    if not asks_for_order and not total.get("overrides", 0):
+        return "the policy chose as the engine itself would have, every time"
+    return ""

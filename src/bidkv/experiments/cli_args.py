@@ -1,50 +1,64 @@
-"""From the words of a runner's command line to what they ask for: a plan, and the simulator's driver."""
+"""From a runner's options to what they ask for: a plan, and the simulator's driver."""
 
 from __future__ import annotations
 
-import argparse
+from collections.abc import Mapping
+from typing import cast
 
-from bidkv.experiments.options import DEFAULT_RATES, EngineKind, dashed_name
-from bidkv.experiments.parallel import on_cores
-from bidkv.experiments.plan import Load, Plan, Shard, labels_of
-from bidkv.experiments.saturation_rate import FRACTIONS, saturation_rps
-from bidkv.experiments.simulated_driver import SimDriver, SimEngine
+from bidkv.evaluation.saturation import queued_throughput_rps
+from bidkv.experiments.options import DEFAULT_RATES, LOAD_SHARES, EngineKind, RunnerOptions, dashed_name
+from bidkv.experiments.parallel import BACKENDS, Backend, map_on_cores
+from bidkv.experiments.plan import ExperimentPlan, LoadPoint, Shard, make_labels
+from bidkv.experiments.simulated_driver import SimConfig, SimDriver, SimEngine
 from bidkv.policy import PolicySpecError, resolve
 from bidkv.profiles import DEFAULT_PROFILE, ProfileError, load_profile
-from bidkv.workloads.resolver import require_workload
+from bidkv.workloads import leave_out_unfit
+from bidkv.workloads.resolver import requests_of, require_workload
 from bidkv.workloads.traces import TraceError
+
+_SATURATION_REQUESTS = 400
+"""Requests simulated to find a saturation rate: enough that fill and drain weigh little."""
+
+_AT_ONCE_RPS = 1e6
+"""Arrivals per second at which all of those requests wait from the start."""
 
 
 class UsageError(Exception):
-    """The words make no sense together; the message says which and what was expected."""
+    """The options make no sense together; the message says which, and what was expected."""
 
 
-def plan_of(given: argparse.Namespace, kind: EngineKind) -> Plan:
-    """Return what the words ask for.
+def make_plan(given: RunnerOptions, kind: EngineKind, workload_rates: Mapping[str, str]) -> ExperimentPlan:
+    """Return what the options ask for.
+
+    Args:
+        given: the options.
+        kind: what the command line is about.
+        workload_rates: texts of `--WORKLOAD-rates`, by dashed workload name.
 
     Raises:
         UsageError: they make no sense; the message names the option.
     """
-    strategies = _words(given.strategies, "--strategies")
+    strategies = _split(given.strategies, "--strategies")
     for name in strategies:
         try:
             resolve(name)
         except PolicySpecError as error:
             raise UsageError(f"--strategies: {error}") from error
     loads = [
-        Load(workload, rate)
-        for workload in _words(given.workloads, "--workloads")
-        for rate in _rates(given, kind, workload)
+        LoadPoint(workload, rate)
+        for workload in _split(given.workloads, "--workloads")
+        for rate in _read_rates(given, kind, workload, workload_rates)
     ]
-    options = {o.name: value for o in kind.options if (value := getattr(given, o.name)) is not None}
-    if given.engine == "sim":
+    engine = choose_engine(given, kind)
+    options = kind.engine_options(given)
+    if engine == "sim":
         options |= {"scheduler": kind.name, "profile": given.profile, "noise": given.noise}
     else:
         options |= {"server_args": given.server_args, "warmup": given.warmup, "restart": given.restart}
     try:
-        return Plan(
-            engine=given.engine,
-            strategies=labels_of(strategies),
+        return ExperimentPlan(
+            engine=engine,
+            strategies=make_labels(strategies),
             loads=tuple(dict.fromkeys(loads)),
             runs=given.runs,
             requests=given.requests,
@@ -55,11 +69,22 @@ def plan_of(given: argparse.Namespace, kind: EngineKind) -> Plan:
         raise UsageError(str(error)) from error
 
 
-def shard_of(given: argparse.Namespace) -> Shard:
+def choose_engine(given: RunnerOptions, kind: EngineKind) -> str:
+    """Return the engine's name: the runner's own, or "sim".
+
+    Raises:
+        UsageError: another engine.
+    """
+    if given.engine not in (None, kind.name, "sim"):
+        raise UsageError(f"--engine: expected {kind.name} or sim, got {given.engine!r}")
+    return given.engine or kind.name
+
+
+def read_shard(given: RunnerOptions) -> Shard:
     """Return which share of the plan is run here.
 
     Raises:
-        UsageError: it makes no sense; the message names the option.
+        UsageError: the option makes no sense.
     """
     try:
         return Shard.parse(given.shard)
@@ -67,12 +92,12 @@ def shard_of(given: argparse.Namespace) -> Shard:
         raise UsageError(f"--shard: {error}") from error
 
 
-def sim_driver(given: argparse.Namespace, kind: EngineKind) -> SimDriver:
-    """Return the simulator the words describe.
+def make_sim_driver(given: RunnerOptions, kind: EngineKind) -> SimDriver:
+    """Return the simulator that the options describe.
 
     Raises:
-        UsageError: options no engine could run with.
-        DriverError: `--backend` needs a package that is not there.
+        UsageError: options with which no engine could run.
+        DriverError: `--backend` needs a package that is not installed.
     """
     try:
         load_profile(given.profile)
@@ -83,39 +108,57 @@ def sim_driver(given: argparse.Namespace, kind: EngineKind) -> SimDriver:
         raise UsageError(str(error)) from error
     if given.jobs is not None and given.jobs < 1:
         raise UsageError(f"--jobs: expected at least 1, got {given.jobs}")
-    return SimDriver(engine, on_cores(given.jobs, given.backend))
+    if given.backend not in BACKENDS:
+        raise UsageError(f"--backend: expected one of {', '.join(BACKENDS)}, got {given.backend!r}")
+    return SimDriver(engine, map_on_cores(given.jobs, cast("Backend", given.backend)))
 
 
-def _rates(given: argparse.Namespace, kind: EngineKind, workload: str) -> tuple[float, ...]:
-    own = getattr(given, f"rates:{dashed_name(workload)}", None)
+def saturation_rps(workload: str, seed: int, config: SimConfig) -> float:
+    """Return the throughput in requests per second when all requests of a workload wait from the start.
+
+    Raises:
+        ValueError: no such workload, or none of its requests fits.
+        TraceError: a file that is no trace.
+    """
+    made = requests_of(workload, _SATURATION_REQUESTS, _AT_ONCE_RPS, seed)
+    requests = list(leave_out_unfit(made, config.usable_blocks, config.block_size)[0])
+    if not requests:
+        raise ValueError(f"no request of {workload!r} fits into {config.usable_blocks} blocks")
+    return queued_throughput_rps(requests, config, load_profile(DEFAULT_PROFILE))
+
+
+def _read_rates(
+    given: RunnerOptions, kind: EngineKind, workload: str, workload_rates: Mapping[str, str]
+) -> tuple[float, ...]:
     try:
         require_workload(workload)
     except ValueError as error:
         raise UsageError(f"--workloads: {error}") from error
+    own = workload_rates.get(dashed_name(workload))
     text, option = (own, f"--{dashed_name(workload)}-rates") if own is not None else (given.rates, "--rates")
     if text is not None:
-        return tuple(_rate(word, option) for word in _words(text, option))
+        return tuple(_read_rate(part, option) for part in _split(text, option))
     if workload in DEFAULT_RATES:
         return DEFAULT_RATES[workload]
     try:
-        most = saturation_rps(workload, given.seed, kind.simulated(given), load_profile(DEFAULT_PROFILE))
+        most_rps = saturation_rps(workload, given.seed, kind.simulated(given))
     except (ValueError, TraceError) as error:
         raise UsageError(f"--workloads: {error}") from error
-    return tuple(float(f"{fraction * most:.2g}") for fraction in FRACTIONS)
+    return tuple(float(f"{share * most_rps:.2g}") for share in LOAD_SHARES)
 
 
-def _rate(word: str, option: str) -> float:
+def _read_rate(text: str, option: str) -> float:
     try:
-        rate = float(word)
+        rate = float(text)
     except ValueError:
         rate = 0.0
     if not 0.0 < rate < float("inf"):
-        raise UsageError(f"{option}: expected requests a second above 0, got {word!r}")
+        raise UsageError(f"{option}: expected requests a second above 0, got {text!r}")
     return rate
 
 
-def _words(text: str, option: str) -> list[str]:
-    words = [word.strip() for word in text.split(",") if word.strip()]
-    if not words:
+def _split(text: str, option: str) -> list[str]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
         raise UsageError(f"{option}: expected at least one, got {text!r}")
-    return words
+    return parts

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from bidkv.experiments.plan import Cell
+from bidkv.experiments.plan import ExperimentCell
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
 
@@ -17,7 +17,7 @@ class DriverError(Exception):
 
 
 class RunFailed(Exception):
-    """One run did not come to a result; the next one may."""
+    """One run gave no result; the next one may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class EngineFacts:
     """What a driver found out about its engine before the first run.
 
     Attributes:
-        usable_blocks: KV blocks requests can hold.
-        block_size: tokens of a block, as the engine really has it.
-        max_model_len: longest prompt + output; None where only memory bounds it.
+        usable_blocks: KV blocks that requests can hold.
+        block_size: tokens per block, as the engine really has it.
+        max_model_len: longest prompt + output in tokens; None where only memory bounds it.
         notes: everything else worth keeping with the results, as JSON holds it.
     """
 
@@ -41,26 +41,26 @@ class EngineFacts:
 class Task:
     """A cell with the requests it runs."""
 
-    cell: Cell
+    cell: ExperimentCell
     requests: Sequence[WorkloadRequest]
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of a task: a result, or why there is none."""
+    """What became of a task: a result, or the reason why there is none."""
 
-    cell: Cell
+    cell: ExperimentCell
     took_s: float
     result: RunResult | None = None
     error: str = ""
 
 
 class Driver(Protocol):
-    """Drives one engine; a context manager that leaves nothing running behind.
+    """Drives one engine; a context manager that leaves no process behind.
 
     Attributes:
-        one_sitting: whether runs are comparable only within one sitting (real engines: a pair must not be
-            split over two of them, the machine is not the same one an hour later).
+        one_sitting: whether runs are comparable only within one sitting. True for real engines: the machine
+            is not the same an hour later, so a pair of runs must not be split over two sittings.
     """
 
     one_sitting: bool
@@ -72,7 +72,7 @@ class Driver(Protocol):
     ) -> None: ...
 
     def facts(self) -> EngineFacts:
-        """Start the engine if need be and say what it is.
+        """Start the engine if need be and return what it is.
 
         Raises:
             DriverError: it cannot be started.

@@ -1,4 +1,4 @@
-"""The one loop that runs an experiment, whatever the engine: what is missing, in order, kept as it comes."""
+"""The one loop that runs an experiment on any engine: the missing cells in order, each result saved."""
 
 from __future__ import annotations
 
@@ -7,22 +7,30 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from bidkv.experiments.driver import Done, Driver, EngineFacts, Task
-from bidkv.experiments.plan import Cell, Shard
+from bidkv.experiments.plan import ExperimentCell, Shard
 from bidkv.experiments.store import Store
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads import leave_out_unfit
 
 Say = Callable[[str], None]
+"""Takes one line of progress at a time."""
+
 WHOLE = Shard()
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one sitting did: cells that have results now, of them from earlier, and failures."""
+    """What one sitting did.
+
+    Attributes:
+        done: cells that have a result now.
+        from_earlier: how many of those had one before.
+        failed: cells of this sitting without a result, and why.
+    """
 
     done: int = 0
     from_earlier: int = 0
-    failed: list[tuple[Cell, str]] = field(default_factory=list)
+    failed: list[tuple[ExperimentCell, str]] = field(default_factory=list)
 
 
 def run_experiment(
@@ -40,14 +48,14 @@ def run_experiment(
         driver: the engine, already entered.
         say: takes one line of progress at a time.
         clock: seconds, monotonic; for the time left.
-        shard: which share of the blocks is run here.
+        shard: which share of the groups is run here.
 
     Raises:
         DriverError: the engine cannot be driven at all.
         TraceError: a workload file is broken or was changed.
     """
     share = store.plan.share(shard)
-    missing = _missing(store, share, driver, say)
+    missing = _find_missing(store, share, driver, say)
     total = sum(map(len, share))
     tally = Tally(done=total - len(missing), from_earlier=total - len(missing))
     if tally.from_earlier:
@@ -56,7 +64,7 @@ def run_experiment(
         return tally
     facts = driver.facts()
     progress = _Progress(total, len(missing), say, clock)
-    for done in driver.run(_tasks(store, missing, facts, say)):
+    for done in driver.run(_make_tasks(store, missing, facts, say)):
         if done.result is None:
             store.save_failure(done.cell, done.error)
             tally.failed.append((done.cell, done.error))
@@ -65,16 +73,18 @@ def run_experiment(
             done.result.notes["position"] = done.cell.position
             store.save(done.cell, done.result)
             tally.done += 1
-        progress.one(done)
+        progress.report(done)
     return tally
 
 
-def _missing(store: Store, share: list[list[Cell]], driver: Driver, say: Say) -> list[Cell]:
-    missing: list[Cell] = []
+def _find_missing(
+    store: Store, share: list[list[ExperimentCell]], driver: Driver, say: Say
+) -> list[ExperimentCell]:
+    missing: list[ExperimentCell] = []
     for cells in share:
         lacking = [cell for cell in cells if not store.has(cell)]
         if driver.one_sitting and 0 < len(lacking) < len(cells):
-            say(f"{cells[0].block.block_id} was interrupted: run again as a whole, pairs belong together")
+            say(f"{cells[0].group.group_id} was interrupted: run again as a whole, pairs belong together")
             for cell in cells:
                 store.discard(cell)
             lacking = cells
@@ -82,17 +92,17 @@ def _missing(store: Store, share: list[list[Cell]], driver: Driver, say: Say) ->
     return missing
 
 
-def _tasks(store: Store, cells: list[Cell], facts: EngineFacts, say: Say) -> Iterator[Task]:
-    block = None
+def _make_tasks(store: Store, cells: list[ExperimentCell], facts: EngineFacts, say: Say) -> Iterator[Task]:
+    group = None
     requests: list[WorkloadRequest] = []
     for cell in cells:
-        if cell.block != block:
-            block = cell.block
-            requests = _fitting(store.requests(block), facts, say)
+        if cell.group != group:
+            group = cell.group
+            requests = _fit_requests(store.requests(group), facts, say)
         yield Task(cell, requests)
 
 
-def _fitting(requests: list[WorkloadRequest], facts: EngineFacts, say: Say) -> list[WorkloadRequest]:
+def _fit_requests(requests: list[WorkloadRequest], facts: EngineFacts, say: Say) -> list[WorkloadRequest]:
     kept, report = leave_out_unfit(requests, facts.usable_blocks, facts.block_size)
     fitting = list(kept)
     if report.left_out:
@@ -106,7 +116,7 @@ def _fitting(requests: list[WorkloadRequest], facts: EngineFacts, say: Say) -> l
 
 
 class _Progress:
-    """Says what is done and how long the rest takes, at the pace of this sitting."""
+    """Reports what is done and how long the rest takes at the pace of this sitting."""
 
     def __init__(self, total: int, missing: int, say: Say, clock: Callable[[], float]) -> None:
         self._total = total
@@ -116,27 +126,27 @@ class _Progress:
         self._clock = clock
         self._started_s = clock()
 
-    def one(self, done: Done) -> None:
+    def report(self, done: Done) -> None:
         self._ran += 1
         self._left -= 1
         left_s = (self._clock() - self._started_s) / self._ran * self._left
-        outcome = f"FAILED: {done.error}" if done.result is None else _figures(done)
-        rest = f"; about {duration(left_s)} left" if self._left else ""
+        outcome = f"FAILED: {done.error}" if done.result is None else _describe_result(done)
+        rest = f"; about {format_duration(left_s)} left" if self._left else ""
         self._say(f"[{self._total - self._left}/{self._total}] {done.cell}: {outcome}{rest}")
 
 
-def _figures(done: Done) -> str:
+def _describe_result(done: Done) -> str:
     assert done.result is not None
     summary = done.result.summary()
     mean_s = summary["e2e_s"]["mean"]
     mean = "nothing completed" if mean_s is None else f"e2e mean {mean_s:.2f} s"
-    return f"{mean}, {summary['preemptions']} preemptions ({duration(done.took_s)})"
+    return f"{mean}, {summary['preemptions']} preemptions ({format_duration(done.took_s)})"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Print a duration.
 
-    >>> duration(0.4), duration(75), duration(7300)
+    >>> format_duration(0.4), format_duration(75), format_duration(7300)
     ('0.4 s', '1 min 15 s', '2 h 2 min')
     """
     if seconds < 60:

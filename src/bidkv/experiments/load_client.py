@@ -1,4 +1,4 @@
-"""The open loop: every request at its own absolute time, whatever has become of the others."""
+"""The open loop: every request is sent at its own absolute time, whatever became of the others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from bidkv.experiments.load_samples import Sample
 from bidkv.experiments.request_bodies import PATHS, Dialect, Prepared, tokens_so_far
 
 _LEAD_S = 0.2
-"""Between now and the start: what is due at 0 s must not be late already."""
+"""Seconds from now to the start of a run, so that a request due at 0 s is not late already."""
 
 _LONGEST_EVENT = 1 << 20
+"""Bytes of the longest server-sent event that is read."""
 
 
 async def replay(
@@ -27,14 +28,14 @@ async def replay(
     drain_s: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> tuple[float, list[Sample]]:
-    """Send every request when it is due, and record what comes back.
+    """Send every request when it is due and record what comes back.
 
-    No request is ever retried or held back: there is no limit on connections, and a server that stalls makes
-    later requests wait for it, not for us.
+    No request is ever retried or held back: connections are not limited, so a server that stalls makes later
+    requests wait in the server, not in the client.
 
     Args:
         base_url: of the server, without a path.
-        dialect: whose words.
+        dialect: of the server's requests.
         prepared: in order of `due_s`.
         drain_s: seconds to wait after the last request was due; what is unfinished then is cancelled and
             recorded as failed.
@@ -49,7 +50,7 @@ async def replay(
     async with aiohttp.ClientSession(
         connector=connector,
         timeout=aiohttp.ClientTimeout(total=None),
-        trace_configs=[_noting_when_sent(clock)],
+        trace_configs=[_record_send_times(clock)],
         read_bufsize=_LONGEST_EVENT,
     ) as session:
         url = base_url + PATHS[dialect]
@@ -72,21 +73,21 @@ async def replay(
                 sample.error = f"not finished {drain_s:g} s after the last request was due"
         ends = await asyncio.gather(*tasks, return_exceptions=True)
         for end, sample in zip(ends, samples, strict=True):
-            if isinstance(end, Exception):  # a bug of ours must not pass for a silent server
+            if isinstance(end, Exception):  # a bug of the client must not look like a silent server
                 sample.error = f"client: {end!r}"
     return start_s, samples
 
 
 async def _first_touch(session: aiohttp.ClientSession, base_url: str) -> None:
-    """Make one exchange that does not count: what is done once only must not make the first request late."""
+    """Make one exchange that does not count, so that set-up work does not make the first request late."""
     with suppress(aiohttp.ClientError):
         # Not /health: SGLang answers that by generating a token.
         async with session.get(f"{base_url}/v1/models", trace_request_ctx=None) as response:
             await response.read()
 
 
-def _noting_when_sent(clock: Callable[[], float]) -> aiohttp.TraceConfig:
-    """Note the time at which headers really leave, after any wait for a connection."""
+def _record_send_times(clock: Callable[[], float]) -> aiohttp.TraceConfig:
+    """Record the time at which headers really leave, after any wait for a connection."""
 
     async def sent(
         session: aiohttp.ClientSession,

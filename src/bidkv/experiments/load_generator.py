@@ -2,45 +2,62 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, cast
 
+import typer
+
+from bidkv.command_line import make_command, print_error, run_command
 from bidkv.experiments.load_client import replay
 from bidkv.experiments.load_samples import LoadReport, write_samples
-from bidkv.experiments.request_bodies import PATHS, prepare
+from bidkv.experiments.request_bodies import PATHS, Dialect, prepare
 from bidkv.workloads.traces import TraceError, read_trace
 
+PROG = "bidkv.experiments.load_generator"
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="bidkv.experiments.load_generator", description=__doc__)
-    add = parser.add_argument
-    add("--url", required=True, help="of the server, without a path")
-    add("--dialect", choices=sorted(PATHS), required=True, help="whose requests to send")
-    add("--model", required=True, help="the model's name, as the server calls it")
-    add("--vocabulary", type=int, required=True, help="token ids are below this")
-    add("--workload", type=Path, required=True, help="a trace file; its times are kept as they are")
-    add("--salt", default="", help="other text, other prompt tokens")
-    add("--drain-s", type=float, default=300.0, help="wait this long after the last request was due")
-    add("--output", type=Path, required=True, help="JSON lines: a report, then a sample a request")
-    given = parser.parse_args(argv)
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions:
+    """Apply a workload to a server and write what was seen."""
+
+    url: Annotated[str, typer.Option(help="of the server, without a path")]
+    dialect: Annotated[str, typer.Option(metavar="|".join(PATHS), help="format of the requests")]
+    model: Annotated[str, typer.Option(help="the model's name, as the server calls it")]
+    vocabulary: Annotated[int, typer.Option(help="token ids are below this")]
+    workload: Annotated[Path, typer.Option(help="a trace file; its times are kept as they are")]
+    output: Annotated[Path, typer.Option(help="JSON lines: a report, then one sample per request")]
+    salt: Annotated[str, typer.Option(help="another salt gives other prompt tokens")] = ""
+    drain_s: Annotated[float, typer.Option(help="seconds to wait after the last request was due")] = 300.0
+
+
+def generate_load(given: LoadOptions) -> int:
+    """Apply the load; return 0, or 2 for bad input."""
     try:
-        requests = list(read_trace(given.workload))
-        prepared = prepare(requests, given.dialect, given.model, given.vocabulary, given.salt)
+        if given.dialect not in PATHS:
+            raise ValueError(f"--dialect: expected one of {', '.join(PATHS)}, got {given.dialect!r}")
+        dialect = cast("Dialect", given.dialect)
+        prepared = prepare(
+            list(read_trace(given.workload)), dialect, given.model, given.vocabulary, given.salt
+        )
     except (TraceError, ValueError) as error:
-        print(f"bidkv.experiments.load_generator: error: {error}", file=sys.stderr)
-        return 2
-    # A collection in the middle of the run would make requests late.
+        return print_error(PROG, error)
+    # A garbage collection in the middle of the run would make requests late.
     gc.collect()
     gc.freeze()
     gc.disable()
-    start_s, samples = asyncio.run(replay(given.url, given.dialect, prepared, given.drain_s))
-    write_samples(given.output, LoadReport.of(start_s, samples), samples)
+    start_s, samples = asyncio.run(replay(given.url, dialect, prepared, given.drain_s))
+    write_samples(given.output, LoadReport.summarize(start_s, samples), samples)
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    return run_command(make_command(LoadOptions, generate_load), PROG, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the load generator saw of each request, as JSON lines, and the records made of it."""
+"""What the load generator saw of each request, as JSON lines, and the records made from it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SAMPLES_VERSION = 1
 
 @dataclass(slots=True)
 class Sample:
-    """One request as its client saw it. Times are seconds after the run's start (`LoadReport.start_s`).
+    """One request as its client saw it; times are seconds after the run's start (`LoadReport.start_s`).
 
     Attributes:
         request_id: as in the workload.
         intended_s: when it was due.
         sent_s: when its headers left, connecting included; None when they never did.
-        chunks: time and number of new tokens of every chunk that brought any (a chunk may bring several).
-        done_s: when the stream ended well, with `[DONE]` and the tokens asked for; None when it did not.
+        chunks: time and number of new tokens of every chunk with tokens (a chunk may hold several).
+        done_s: when the stream ended with `[DONE]` and the tokens asked for; None when it did not.
         error: why it did not; empty when it did.
     """
 
@@ -48,7 +48,7 @@ class LoadReport:
     Attributes:
         start_s: the run's start on the machine's monotonic clock, which other processes share.
         requests: how many were due.
-        completed: how many ended well.
+        completed: how many completed.
         send_lag_p50_ms: median of sent minus intended; None when nothing was sent.
         send_lag_p99_ms: 99th percentile.
         send_lag_max_ms: the worst.
@@ -62,8 +62,8 @@ class LoadReport:
     send_lag_max_ms: float | None
 
     @classmethod
-    def of(cls, start_s: float, samples: Sequence[Sample]) -> LoadReport:
-        """Sum up a run."""
+    def summarize(cls, start_s: float, samples: Sequence[Sample]) -> LoadReport:
+        """Summarize a run's samples."""
         lags = sorted(1e3 * (s.sent_s - s.intended_s) for s in samples if s.sent_s is not None)
         p50, p99, most = (nearest_rank(lags, p) if lags else None for p in (50, 99, 100))
         completed = sum(1 for s in samples if s.done_s is not None)
@@ -75,7 +75,7 @@ class LoadReport:
 
 
 def write_samples(path: Path, report: LoadReport, samples: Iterable[Sample]) -> None:
-    """Write the report and one line a request; the file appears whole or not at all."""
+    """Write the report and one line per request; the file appears whole or not at all."""
     with atomic_file(path) as file:
         head = {"version": SAMPLES_VERSION, **report.as_dict()}
         file.write((json.dumps(head) + "\n").encode())
@@ -112,10 +112,10 @@ def _count(tokens: object) -> int:
     return tokens
 
 
-def records_of(requests: Sequence[WorkloadRequest], samples: Sequence[Sample]) -> list[RequestRecord]:
-    """Return the records behind every figure: latencies count from the intended time.
+def make_records(requests: Sequence[WorkloadRequest], samples: Sequence[Sample]) -> list[RequestRecord]:
+    """Return the records behind every figure; latencies count from the intended time.
 
-    A request without a sample was never due and failed.
+    A request without a sample was never sent and counts as failed.
     """
     by_id = {sample.request_id: sample for sample in samples}
     return [_record(request, by_id.get(request.request_id)) for request in requests]

@@ -1,4 +1,4 @@
-"""One real server while it is ours: started, healthy, told which policy decides, looked at, stopped."""
+"""One real server during an experiment: started, healthy, switched between policies, observed, stopped."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from pathlib import Path
 
 from bidkv.adapters.environment import CONTROL_FILE, METRICS_PORT, STRATEGY
 from bidkv.baselines import ENGINE_ORDER
+from bidkv.experiments.collector import Reading, get_text, read_exporter
 from bidkv.experiments.driver import EngineFacts, RunFailed
 from bidkv.experiments.request_bodies import PATHS, Dialect, prepare
-from bidkv.experiments.scrape import Reading, get_text, read_exporter
-from bidkv.experiments.server_process import Child, free_port
+from bidkv.experiments.server_process import ChildProcess, find_free_port
 from bidkv.protocol.requests import WorkloadRequest
 
 LOOK_S = 0.5
-"""Between two looks at a server: a thousand points of a timeline in eight minutes."""
+"""Seconds between two readings of a server: a timeline has a thousand points after eight minutes."""
 
 _PATIENCE_S = 60.0
+"""Longest wait in seconds for a policy to take over, and for a server to come to rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """How one engine's server is started and spoken to.
+    """How one engine's server is started and addressed.
 
     Attributes:
         engine: its name.
@@ -32,9 +33,9 @@ class ServerSpec:
         dialect: of its requests.
         model: its name in requests.
         vocabulary: token ids are below this.
-        facts: reads what the engine is from its base URL and from our exporter.
-        environment: added to ours.
-        start_limit_s: longest time until it is healthy.
+        facts: reads the engine's facts from its base URL and the exporter's page.
+        environment: variables added to this process's own.
+        start_limit_s: longest time in seconds until it is healthy.
     """
 
     engine: str
@@ -60,14 +61,14 @@ class ManagedServer:
         self.spec = spec
         self._logs = logs
         self._say = say
-        self._child: Child | None = None
+        self._child: ChildProcess | None = None
         self._port = self._exporter_port = 0
         self._starts = 0
         self._control_file = logs / f"control-{os.getpid()}"
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Its base URL."""
         return f"http://127.0.0.1:{self._port}"
 
     @property
@@ -76,16 +77,16 @@ class ManagedServer:
         return self._child is not None and self._child.exit_code is None
 
     def ensure(self) -> None:
-        """Have a healthy server; start one if there is none.
+        """Start a server unless a healthy one runs.
 
         Raises:
-            RunFailed: it ended, or is not healthy in time; the message holds the end of its log.
+            RunFailed: it ended or is not healthy in time; the message holds the end of its log.
         """
         if self.alive:
             return
         self.stop()
         self._starts += 1
-        self._port, self._exporter_port = free_port(), free_port()
+        self._port, self._exporter_port = find_free_port(), find_free_port()
         environment = {
             **self.spec.environment,
             STRATEGY: ENGINE_ORDER,
@@ -94,7 +95,7 @@ class ManagedServer:
         }
         log = self._logs / f"{self.spec.engine}-{os.getpid()}-{self._starts}.log"
         self._say(f"starting {self.spec.engine} on port {self._port}; its log is {log}")
-        child = self._child = Child([*self.spec.command, "--port", str(self._port)], log, environment)
+        child = self._child = ChildProcess([*self.spec.command, "--port", str(self._port)], log, environment)
         deadline_s = time.monotonic() + self.spec.start_limit_s
         while not self._healthy():
             if child.wait(LOOK_S) is not None:
@@ -113,10 +114,10 @@ class ManagedServer:
         self._control_file.unlink(missing_ok=True)
 
     def look(self) -> Reading:
-        """Read our exporter.
+        """Read the exporter.
 
         Raises:
-            RunFailed: nobody answers; the message holds the end of the server's log.
+            RunFailed: no answer; the message holds the end of the server's log.
         """
         try:
             return read_exporter(f"http://127.0.0.1:{self._exporter_port}/metrics")
@@ -125,7 +126,7 @@ class ManagedServer:
             raise RunFailed(f"the server does not answer ({error}){end}") from error
 
     def switch(self, policy: str) -> None:
-        """Put a fresh object of a policy in charge; by way of another one, so that the change is seen.
+        """Put a fresh object of a policy in charge, by way of another one so that the change is visible.
 
         Raises:
             RunFailed: it is not in charge in time.
@@ -156,7 +157,7 @@ class ManagedServer:
         return reading
 
     def _poke(self) -> None:
-        """Make the engine step: it reads its control file when it does."""
+        """Make the engine step, because it reads its control file when it steps."""
         spec = self.spec
         request = WorkloadRequest("poke", 0.0, 8, 2)
         body = prepare([request], spec.dialect, spec.model, spec.vocabulary, str(time.monotonic_ns()))[0].body

@@ -1,44 +1,111 @@
-"""The command line that all runners share: from its words to a plan and a driver."""
+"""The options that all runners share, declared once."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from bidkv.experiments.saturation_rate import FRACTIONS
+import typer
+
+from bidkv.experiments.driver import Driver
 from bidkv.experiments.simulated_driver import SimConfig
 from bidkv.profiles import DEFAULT_PROFILE
 from bidkv.workloads.resolver import DEFAULT_SEED, known_workloads
 
 DEFAULT_RATES = {"mixed": (2.0, 3.8, 5.7)}
-_RATES_HELP = (
-    f"Where no rates are named: {', '.join(map(str, FRACTIONS))} of the throughput at which a simulated H100 "
-    "saturates on the workload with the same blocks and sequences; for mixed "
-    f"{', '.join(map(str, DEFAULT_RATES['mixed']))} requests a second."
-)
+"""Requests per second where no rates are given, by workload; other workloads get shares of saturation."""
+
+LOAD_SHARES = (0.8, 1.0, 1.3)
+"""Shares of the saturation rate that make the default rates: below it, at it, and overloaded."""
 
 
-@dataclass(frozen=True, slots=True)
-class EngineOption:
-    """An option that is passed on to a real engine under its own name.
+@dataclass(frozen=True, kw_only=True)
+class RunnerOptions:
+    """Run every strategy on every workload at every rate, in alternating order, and keep each result.
 
-    Attributes:
-        flag: as the engine spells it.
-        kind: of its value.
-        help: one line.
+    The same command continues where an interrupted one stopped.
+
+    Where no rates are given: 0.8, 1.0, 1.3 of the throughput at which a simulated H100 saturates on the
+    workload with the same blocks and sequences; for mixed 2.0, 3.8, 5.7 requests a second. --WORKLOAD-rates
+    gives the rates of one workload.
     """
 
-    flag: str
-    kind: Callable[[str], Any]
-    help: str
-
-    @property
-    def name(self) -> str:
-        """The attribute argparse keeps it in."""
-        return self.flag.lstrip("-").replace("-", "_")
+    strategies: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="policies by name; the first, or preempt-evict or sglang_default where named, is the "
+            "baseline; one named twice is an A/A comparison",
+        ),
+    ]
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="where everything is kept")]
+    workloads: Annotated[
+        str, typer.Option(metavar="A,B", help=f"{', '.join(known_workloads())}; or trace files")
+    ] = "mixed"
+    rates: Annotated[
+        str | None,
+        typer.Option(metavar="R,R", help="mean arrivals a second, for workloads without --WORKLOAD-rates"),
+    ] = None
+    runs: Annotated[int, typer.Option(metavar="N", help="repetitions, each with other requests")] = 3
+    requests: Annotated[int, typer.Option(metavar="N", help="requests of a run")] = 250
+    seed: Annotated[
+        int, typer.Option(metavar="S", help="of the first repetition's requests; held out from tuning")
+    ] = DEFAULT_SEED
+    shard: Annotated[
+        str,
+        typer.Option(
+            metavar="K/N",
+            help="run only every N-th group of runs, from the K-th on; machines that each run one share of "
+            "the same plan make a whole when their runs/ folders are copied into one",
+        ),
+    ] = "1/1"
+    engine: Annotated[
+        str | None, typer.Option(metavar="ENGINE", help="sim runs the same experiment on the simulator")
+    ] = None
+    server_args: Annotated[
+        str, typer.Option(metavar="'...'", help="real server: further arguments of its own")
+    ] = ""
+    warmup: Annotated[
+        int, typer.Option(metavar="N", help="real server: requests sent before each run, not measured")
+    ] = 8
+    drain_s: Annotated[
+        float,
+        typer.Option(
+            metavar="S", help="real server: seconds after the last arrival at which what is left is cancelled"
+        ),
+    ] = 300.0
+    send_lag_limit_ms: Annotated[
+        float,
+        typer.Option(metavar="MS", help="real server: a run whose p99 send lag is above this is no result"),
+    ] = 50.0
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart", help="real server: a fresh one for every run, instead of one that switches policies"
+        ),
+    ] = False
+    profile: Annotated[str, typer.Option(metavar="NAME|FILE", help="simulator: step-time profile")] = (
+        DEFAULT_PROFILE
+    )
+    noise: Annotated[
+        float,
+        typer.Option(
+            metavar="F",
+            help="simulator: relative spread of a run's speed, with late arrivals, as on real machines",
+        ),
+    ] = 0.0
+    jobs: Annotated[
+        int | None, typer.Option(metavar="N", help="simulator: processes; every core unless given")
+    ] = None
+    backend: Annotated[
+        str,
+        typer.Option(
+            metavar="loky|ray|dask",
+            help="simulator: this machine (loky), or the connected cluster (ray, dask)",
+        ),
+    ] = "loky"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,125 +113,61 @@ class EngineKind:
     """What a runner's command line is about.
 
     Attributes:
-        prog: what messages call the command.
+        prog: name of the command in messages.
         name: of the real engine, "vllm" or "sglang"; `--engine sim` runs the same on the simulator.
-        options: what the real engine takes.
+        options: the shared options and the real engine's own.
         simulated: reads the options that the simulator has too; raises ValueError for impossible ones.
+        real_driver: makes the real engine's driver from all options, the engine's own, a folder for logs, and
+            what takes lines of progress; raises DriverError when the engine cannot be driven.
     """
 
     prog: str
     name: str
-    options: Sequence[EngineOption]
-    simulated: Callable[[argparse.Namespace], SimConfig]
+    options: type[RunnerOptions]
+    simulated: Callable[[Any], SimConfig]
+    real_driver: Callable[[RunnerOptions, Mapping[str, Any], Path, Callable[[str], None]], Driver]
+
+    def engine_options(self, given: RunnerOptions) -> dict[str, Any]:
+        """Return the engine's own options that were given, by their name in Python."""
+        shared = {field.name for field in fields(RunnerOptions)}
+        own = [field.name for field in fields(self.options) if field.name not in shared]
+        return {name: value for name in own if (value := getattr(given, name)) is not None}
 
 
-def stated(value: Any, default: Any) -> Any:
+def value_or(value: Any, default: Any) -> Any:
     """Return an option's value, or the default where it was not given."""
     return default if value is None else value
 
 
-def make_parser(kind: EngineKind) -> argparse.ArgumentParser:
-    """Return the parser of one runner."""
-    parser = argparse.ArgumentParser(
-        prog=kind.prog,
-        description=(
-            "Runs every strategy on every workload at every rate, in alternating order, and keeps each "
-            "result.\nThe same command goes on where an interrupted one stopped."
-        ),
-        epilog=_RATES_HELP,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
-    add(
-        "--strategies",
-        required=True,
-        metavar="A,B",
-        help="policies by name; the first, or preempt-evict "
-        "or sglang-default where named, is the baseline; one named twice is an A/A comparison",
-    )
-    add(
-        "--workloads",
-        default="mixed",
-        metavar="A,B",
-        help=f"{', '.join(known_workloads())}; or trace files (default: mixed)",
-    )
-    add("--rates", metavar="R,R", help="mean arrivals a second, for workloads without a --WORKLOAD-rates")
-    for dashed in dict.fromkeys(map(dashed_name, known_workloads())):
-        flags = dict.fromkeys((f"--{dashed}-rates", f"--{dashed.replace('-', '_')}-rates"))
-        add(*flags, dest=f"rates:{dashed}", metavar="R,R", help=argparse.SUPPRESS)
-    add("--runs", type=int, default=3, metavar="N", help="repetitions, each with other requests (default: 3)")
-    add("--requests", type=int, default=250, metavar="N", help="requests of a run (default: 250)")
-    add(
-        "--seed",
-        type=int,
-        default=DEFAULT_SEED,
-        metavar="S",
-        help=f"of the first repetition's requests (default: {DEFAULT_SEED}, held out from tuning)",
-    )
-    add("--output-dir", type=Path, required=True, metavar="DIR", help="where everything is kept")
-    add(
-        "--shard",
-        default="1/1",
-        metavar="K/N",
-        help="run only every N-th block, from the K-th on; machines that each run one share of the same plan "
-        "make a whole when their runs/ folders are copied into one (default: 1/1)",
-    )
-    add(
-        "--engine",
-        choices=(kind.name, "sim"),
-        default=kind.name,
-        help=f"sim runs the same experiment on the simulator (default: {kind.name})",
-    )
-    real = parser.add_argument_group(f"the {kind.name} server")
-    for option in kind.options:
-        real.add_argument(option.flag, type=option.kind, metavar="X", help=option.help)
-    real.add_argument("--server-args", default="", metavar="'...'", help="further words for the server")
-    real.add_argument(
-        "--warmup",
-        type=int,
-        default=8,
-        metavar="N",
-        help="requests sent before each run, not measured (default: 8)",
-    )
-    real.add_argument(
-        "--drain-s",
-        type=float,
-        default=300.0,
-        metavar="S",
-        help="after the last arrival, wait this long, then cancel what is left (default: 300)",
-    )
-    real.add_argument(
-        "--send-lag-limit-ms",
-        type=float,
-        default=50.0,
-        metavar="MS",
-        help="a run whose p99 of send lag is above this is no result (default: 50)",
-    )
-    real.add_argument(
-        "--restart",
-        action="store_true",
-        help="a fresh server for every run, instead of one that is told to switch policies",
-    )
-    sim = parser.add_argument_group("the simulator (--engine sim)")
-    sim.add_argument("--profile", default=DEFAULT_PROFILE, help="step-time profile (default: %(default)s)")
-    sim.add_argument(
-        "--noise",
-        type=float,
-        default=0.0,
-        metavar="F",
-        help="relative spread of a run's speed, with late arrivals, as on real machines (default: 0)",
-    )
-    sim.add_argument("--jobs", type=int, metavar="N", help="processes (default: every core)")
-    sim.add_argument(
-        "--backend",
-        choices=("loky", "ray", "dask"),
-        default="loky",
-        help="loky: this machine; ray, dask: the connected cluster (default: loky)",
-    )
-    return parser
-
-
 def dashed_name(workload: str) -> str:
-    """Return a workload's name as options spell it: dashes for underscores, so both spellings are one."""
+    """Return a workload's name as options spell it: dashes for underscores."""
     return workload.replace("_", "-")
+
+
+def take_workload_rates(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Take the `--WORKLOAD-rates` options out of a command line.
+
+    Returns:
+        The texts of the rates by dashed workload name, and the remaining arguments. An option without a value
+        remains, so that typer reports it.
+
+    >>> take_workload_rates(["--runs", "3", "--mixed-rates", "2,4", "--multi_turn-rates=1"])
+    ({'mixed': '2,4', 'multi-turn': '1'}, ['--runs', '3'])
+    """
+    names = {dashed_name(workload) for workload in known_workloads()}
+    flags = {f"--{name}-rates": name for name in names}
+    flags |= {f"--{name.replace('-', '_')}-rates": name for name in names}
+    rates: dict[str, str] = {}
+    rest: list[str] = []
+    arguments = iter(argv)
+    for argument in arguments:
+        flag, equals, text = argument.partition("=")
+        if flag not in flags:
+            rest.append(argument)
+        elif equals:
+            rates[flags[flag]] = text
+        elif (value := next(arguments, None)) is not None:
+            rates[flags[flag]] = value
+        else:
+            rest.append(argument)
+    return rates, rest

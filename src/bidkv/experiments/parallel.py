@@ -1,25 +1,28 @@
-"""Cells on several cores, or on several machines through an engine joblib knows."""
+"""Cells on several cores, or on several machines through one of joblib's backends."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 from bidkv.experiments.driver import Done, DriverError, Task
 
 Backend = Literal["loky", "ray", "dask"]
+"""This machine (loky), or the cluster that is connected."""
+
+BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
-def on_cores(
+def map_on_cores(
     jobs: int | None = None, backend: Backend = "loky"
 ) -> Callable[[Callable[[Task], Done], Iterable[Task]], Iterator[Done]]:
-    """Return what maps a function over tasks with joblib, answers as they come.
+    """Return a function that maps another one over tasks with joblib and yields answers as they come.
 
     Args:
-        jobs: processes; None takes every core (of the whole cluster with "ray" and "dask").
-        backend: "loky" is this machine; "ray" and "dask" are the cluster that is connected, or a local one.
+        jobs: number of processes; None uses every core (of the whole cluster with "ray" and "dask").
+        backend: "loky" is this machine; "ray" and "dask" use the connected cluster, or a local one.
 
     Raises:
         DriverError: a package is missing; the message names it.
@@ -54,7 +57,7 @@ def _map(
             get_client()
         except ValueError:
             Client(n_workers=jobs, threads_per_worker=1)
-    # Ray's backend cannot hand answers over as they come; a batch at a time bounds what a kill can lose.
+    # Ray's backend cannot yield answers as they come; running batch by batch bounds what a kill can lose.
     with joblib.parallel_config(backend=backend, n_jobs=jobs or -1):
         if backend == "loky":
             yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(

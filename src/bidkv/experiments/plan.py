@@ -1,4 +1,4 @@
-"""What an experiment consists of: cells, grouped in blocks, in an order in which drift cancels."""
+"""What an experiment consists of: cells, gathered in groups, in an order in which drift cancels."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 PLAN_VERSION = 1
 _KINDS: dict[str, type] = {"engine": str, "runs": int, "requests": int, "seed": int}
 _MOST = {"runs": 10_000, "requests": 10_000_000}
-"""All cells of a plan are listed at once: a slip must not fill the memory."""
+"""Upper bounds of a plan's numbers. All cells are listed at once, and a slip must not fill the memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """One workload at one mean arrival rate."""
+class LoadPoint:
+    """One workload at one mean arrival rate: of requests, or of sessions where the workload has sessions."""
 
     workload: str
     rate_rps: float
@@ -26,33 +26,33 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class RunGroup:
     """The runs that belong together: every strategy, one after another, over the identical requests."""
 
-    load: Load
+    load: LoadPoint
     repetition: int
 
     @property
-    def block_id(self) -> str:
-        """Names the block's files."""
-        return f"{_file_name(self.load.workload)}@{self.load.rate_rps:g}-run{self.repetition + 1}"
+    def group_id(self) -> str:
+        """Names the group's files."""
+        return f"{_safe_file_name(self.load.workload)}@{self.load.rate_rps:g}-run{self.repetition + 1}"
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """One run: a block, a strategy, and the place of the run in its block."""
+class ExperimentCell:
+    """One run: a group, a strategy, and the position of the run in its group."""
 
-    block: Block
+    group: RunGroup
     strategy: str
     position: int
 
     @property
     def cell_id(self) -> str:
         """Names the cell's file."""
-        return f"{self.block.block_id}-{_file_name(self.strategy)}"
+        return f"{self.group.group_id}-{_safe_file_name(self.strategy)}"
 
     def __str__(self) -> str:
-        return f"{self.block.load}, run {self.block.repetition + 1}, {self.strategy}"
+        return f"{self.group.load}, run {self.group.repetition + 1}, {self.strategy}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +76,29 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """An experiment, complete: the same plan always means the same cells in the same order.
+class ExperimentPlan:
+    """An experiment, complete: equal plans always mean the same cells in the same order.
 
     Attributes:
         engine: "sim", "vllm" or "sglang".
-        strategies: their labels, all different (:func:`labels_of`).
+        strategies: their labels, all different (:func:`make_labels`).
         loads: workloads and rates.
         runs: repetitions; each has requests of its own, the same for every strategy.
-        requests: of each run.
-        seed: of the first repetition's requests; the next one has the next seed.
+        requests: of each run; sessions where the workload has sessions.
+        seed: of the first repetition's requests; the next repetition has the next seed.
         options: the engine's options, as JSON holds them.
     """
 
     engine: str
     strategies: tuple[str, ...]
-    loads: tuple[Load, ...]
+    loads: tuple[LoadPoint, ...]
     runs: int
     requests: int
     seed: int
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # A manifest is read back from JSON, which holds what somebody wrote into it.
+        # A manifest is read back from JSON, which may have been edited by hand.
         for name, kind in _KINDS.items():
             if type(getattr(self, name)) is not kind:
                 raise ValueError(f"{name} must be of type {kind.__name__}, got {getattr(self, name)!r:.80}")
@@ -108,34 +108,34 @@ class Plan:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
             if getattr(self, name) > _MOST[name]:
-                raise ValueError(f"{name} must be at most {_MOST[name]:,}")
+                raise ValueError(f"{name} must be at most {_MOST[name]:,}, got {getattr(self, name)}")
         for name in ("strategies", "loads"):
             given = getattr(self, name)
             if not given or len(set(given)) < len(given):
                 raise ValueError(f"{name} must be different from each other and at least one, got {given}")
 
-    def blocks(self) -> Iterator[list[Cell]]:
-        """Yield the blocks in order: all loads once, then all of them again with the next repetition."""
+    def groups(self) -> Iterator[list[ExperimentCell]]:
+        """Yield the groups in order: all loads once, then all of them again with the next repetition."""
         for repetition in range(self.runs):
-            order = alternating(self.strategies, repetition)
+            order = alternate_order(self.strategies, repetition)
             for load in self.loads:
-                block = Block(load, repetition)
-                yield [Cell(block, strategy, position) for position, strategy in enumerate(order)]
+                group = RunGroup(load, repetition)
+                yield [ExperimentCell(group, strategy, position) for position, strategy in enumerate(order)]
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[ExperimentCell]:
         """Return all cells in order."""
-        return [cell for block in self.blocks() for cell in block]
+        return [cell for group in self.groups() for cell in group]
 
-    def share(self, shard: Shard) -> list[list[Cell]]:
-        """Return the blocks of one share, in order: every `shard.of`-th of them."""
-        return [cells for index, cells in enumerate(self.blocks()) if index % shard.of == shard.number - 1]
+    def share(self, shard: Shard) -> list[list[ExperimentCell]]:
+        """Return the groups of one share, in order: every `shard.of`-th of them."""
+        return [cells for index, cells in enumerate(self.groups()) if index % shard.of == shard.number - 1]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON holds it."""
         return {"version": PLAN_VERSION, **asdict(self)}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Plan:
+    def from_dict(cls, content: Mapping[str, Any]) -> ExperimentPlan:
         """Return the plan that :meth:`as_dict` described.
 
         Raises:
@@ -145,18 +145,20 @@ class Plan:
             raise ValueError(f"expected a plan of version {PLAN_VERSION}, found {content.get('version')!r}")
         given = {name: value for name, value in content.items() if name != "version"}
         try:
-            loads = tuple(Load(str(load["workload"]), float(load["rate_rps"])) for load in given.pop("loads"))
+            loads = tuple(
+                LoadPoint(str(load["workload"]), float(load["rate_rps"])) for load in given.pop("loads")
+            )
             return cls(loads=loads, strategies=tuple(given.pop("strategies")), **given)
         except (KeyError, TypeError) as error:
             raise ValueError(f"expected a plan, found {str(content)[:100]} ({error})") from error
 
 
-def alternating(strategies: Sequence[str], repetition: int) -> tuple[str, ...]:
+def alternate_order(strategies: Sequence[str], repetition: int) -> tuple[str, ...]:
     """Return the order of strategies in a repetition: every second is reversed, every two shift by one.
 
-    Whatever drifts while a block runs (heat, a filling disk) hits each strategy early as often as late.
+    Whatever drifts while a group runs (heat, a filling disk) then hits each strategy early as often as late.
 
-    >>> [" ".join(alternating(("a", "b"), n)) for n in range(4)]
+    >>> [" ".join(alternate_order(("a", "b"), n)) for n in range(4)]
     ['a b', 'b a', 'b a', 'a b']
     """
     shift = (repetition // 2) % len(strategies)
@@ -164,10 +166,10 @@ def alternating(strategies: Sequence[str], repetition: int) -> tuple[str, ...]:
     return order[::-1] if repetition % 2 else order
 
 
-def labels_of(strategies: Sequence[str]) -> tuple[str, ...]:
-    """Return a label for each strategy; one that is named again is called `name#2`: an A/A comparison.
+def make_labels(strategies: Sequence[str]) -> tuple[str, ...]:
+    """Return a label for each strategy; a second use of a name becomes `name#2`, an A/A comparison.
 
-    >>> labels_of(["bidkv", "lcf", "bidkv"])
+    >>> make_labels(["bidkv", "lcf", "bidkv"])
     ('bidkv', 'lcf', 'bidkv#2')
     """
     labels = []
@@ -177,16 +179,16 @@ def labels_of(strategies: Sequence[str]) -> tuple[str, ...]:
     return tuple(labels)
 
 
-def policy_of(label: str) -> str:
+def policy_for_label(label: str) -> str:
     """Return the policy text behind a label.
 
-    >>> policy_of("fair:cap=8#2")
+    >>> policy_for_label("fair:cap=8#2")
     'fair:cap=8'
     """
     return re.sub(r"#\d+$", "", label)
 
 
-def _file_name(text: str) -> str:
-    """Return a name that is safe in any file system; one that had to change carries a checksum."""
+def _safe_file_name(text: str) -> str:
+    """Return a name that any file system accepts; one that had to change carries a checksum."""
     safe = re.sub(r"[^A-Za-z0-9._-]+", "_", text)[-60:].lstrip(".")
     return safe if safe == text else f"{safe}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,22 +1,19 @@
-"""Request bodies, encoded before the run: token ids for prompts, in the words of each server."""
+"""Request bodies, encoded before the run: token ids as prompts, in each server's own format."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from random import Random
 from typing import Any, Literal
 
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
+from bidkv.workloads.token_ids import prompt_source, require_vocabulary
 
 Dialect = Literal["vllm", "sglang"]
-PATHS: Mapping[Dialect, str] = {"vllm": "/v1/completions", "sglang": "/generate"}
+"""Which server's request format."""
 
-_LOWEST_TOKEN = 10
-"""Lower ids are control tokens in most vocabularies."""
+PATHS: Mapping[Dialect, str] = {"vllm": "/v1/completions", "sglang": "/generate"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Prepared:
         request_id: as in the workload.
         due_s: seconds after the start of the run.
         body: the encoded JSON.
-        tokens: output tokens that a whole answer has.
+        tokens: output tokens of a complete answer.
     """
 
     request_id: str
@@ -43,16 +40,15 @@ def prepare(
 
     Args:
         requests: in order of arrival.
-        dialect: whose words.
+        dialect: of the server's requests.
         model: the model's name, as the server calls it.
         vocabulary: token ids are below this.
-        salt: other text, other tokens: two runs share no prefix in the server's cache by accident.
+        salt: another salt gives other tokens, so that two runs share no prefix in the server's cache.
 
     Raises:
         ValueError: a vocabulary too small to draw from.
     """
-    if vocabulary <= _LOWEST_TOKEN:
-        raise ValueError(f"vocabulary must be above {_LOWEST_TOKEN}, got {vocabulary}")
+    require_vocabulary(vocabulary)
     body = {"vllm": _vllm_body, "sglang": _sglang_body}[dialect]
     draw = prompt_source(vocabulary, salt)
     return [
@@ -61,25 +57,9 @@ def prepare(
     ]
 
 
-def prompt_source(vocabulary: int, salt: str) -> Callable[[WorkloadRequest], list[int]]:
-    """Return what makes a request's prompt: equal hash ids give equal chunks, all else is drawn."""
-    ids = range(_LOWEST_TOKEN, vocabulary)
-
-    @lru_cache(maxsize=4096)
-    def chunk(hash_id: int) -> list[int]:
-        return Random(f"{salt}:chunk:{hash_id}").choices(ids, k=HASH_CHUNK_TOKENS)
-
-    def prompt(request: WorkloadRequest) -> list[int]:
-        shared = [token for hash_id in request.hash_ids for token in chunk(hash_id)][: request.prompt_tokens]
-        rest = request.prompt_tokens - len(shared)
-        return shared + Random(f"{salt}:{request.request_id}").choices(ids, k=rest)
-
-    return prompt
-
-
 def _extras(request: WorkloadRequest) -> dict[str, Any]:
-    """What a policy may know beyond the prompt, under the names the adapters read."""
-    # The output length that a request is ended at is the truth, which no policy may see; a stated cap it may.
+    """Return what a policy may know beyond the prompt, under the names that the adapters read."""
+    # The length at which a request ends is hidden from policies; a cap that its sender stated is not.
     extras: dict[str, Any] = {"bidkv_max_tokens": request.max_tokens or 0}
     if request.deadline_ms is not None:
         extras["bidkv_deadline_ms"] = request.deadline_ms
@@ -98,7 +78,7 @@ def _vllm_body(request: WorkloadRequest, prompt: list[int], model: str) -> dict[
         "ignore_eos": True,
         "temperature": 0.0,
         "stream": True,
-        # Chunks are not tokens: a busy server sends several at once and says how many there are by now.
+        # Chunks are not tokens: a busy server sends several at once, so it is asked for the count so far.
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         "vllm_xargs": _extras(request),
     }
@@ -121,7 +101,7 @@ def _sglang_body(request: WorkloadRequest, prompt: list[int], model: str) -> dic
 
 
 def tokens_so_far(dialect: Dialect, event: Mapping[str, Any]) -> int | None:
-    """Return how many output tokens a server's event says there are by now; None when it says nothing.
+    """Return the number of output tokens so far by a server's event; None when it states none.
 
     Raises:
         ValueError: the event is an error of the server.

@@ -1,4 +1,4 @@
-"""Real servers behind the driver interface: load applied by another process, the server watched meanwhile."""
+"""Real servers behind the driver interface: another process applies the load, this one reads the server."""
 
 from __future__ import annotations
 
@@ -12,22 +12,25 @@ from types import TracebackType
 from typing import Self
 
 from bidkv.control import ControlCounters
+from bidkv.experiments.collector import Reading
 from bidkv.experiments.driver import Done, DriverError, EngineFacts, RunFailed, Task
-from bidkv.experiments.load_samples import LoadReport, Sample, read_samples, records_of
+from bidkv.experiments.load_samples import LoadReport, Sample, make_records, read_samples
 from bidkv.experiments.managed_server import LOOK_S, ManagedServer, ServerSpec
-from bidkv.experiments.plan import policy_of
-from bidkv.experiments.scrape import Reading
-from bidkv.experiments.server_process import Child
+from bidkv.experiments.plan import policy_for_label
+from bidkv.experiments.server_process import ChildProcess
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RunResult, TimelinePoint
 from bidkv.workloads.traces import write_mooncake
 
 _FAILURES_IN_A_ROW = 3
+"""Consecutive failed runs after which the experiment stops."""
+
 _WARMUP_TOKENS = 32
+"""Most output tokens of a warm-up request."""
 
 
 class SentLate(RunFailed):
-    """The load was not applied as planned: no fault of the server's, but no measurement either."""
+    """The load was not applied as planned: the server is not at fault, but nothing was measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,9 @@ class LoadSettings:
     """How load is applied.
 
     Attributes:
-        warmup: requests before each run, not measured.
-        drain_s: wait after the last request was due.
-        send_lag_limit_ms: a run with a p99 above this has no result.
+        warmup: number of requests before each run, not measured.
+        drain_s: seconds to wait after the last request was due.
+        send_lag_limit_ms: a run whose p99 of send lag is above this has no result.
         restart: a fresh server for each run.
     """
 
@@ -73,7 +76,7 @@ class ServerDriver:
         self._server.stop()
 
     def facts(self) -> EngineFacts:
-        """Start the server and ask it."""
+        """Start the server and ask it for its facts."""
         try:
             self._server.ensure()
             return self._server.spec.facts(self._server.url, self._server.look())
@@ -81,7 +84,7 @@ class ServerDriver:
             raise DriverError(str(error)) from error
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
-        """Run tasks in their order; after several failures in a row there is no point in going on."""
+        """Run tasks in order; stops after several consecutive failures."""
         in_a_row = 0
         for task in tasks:
             started_s = time.monotonic()
@@ -104,16 +107,18 @@ class ServerDriver:
     def _measure(self, task: Task) -> RunResult:
         cell = task.cell
         started_s = time.monotonic()
-        self._server.switch(policy_of(cell.strategy))
+        self._server.switch(policy_for_label(cell.strategy))
         self._warm_up(task)
         before = self._server.await_idle()
-        report, samples, looks = self._load(cell.cell_id, task.requests)
+        report, samples, readings = self._load(cell.cell_id, task.requests)
         self._require_punctual(report)
         after = self._server.await_idle()
         ended_s = max((chunk[0] for s in samples for chunk in s.chunks[-1:]), default=0.0)
-        timeline = _timeline([(report.start_s, before), *looks], report.start_s, ended_s, before.preemptions)
+        timeline = _make_timeline(
+            [(report.start_s, before), *readings], report.start_s, ended_s, before.preemptions
+        )
         control = {name: after.count(name) - before.count(name) for name in ControlCounters().as_dict()}
-        records = records_of(task.requests, samples)
+        records = make_records(task.requests, samples)
         return RunResult(
             strategy=cell.strategy,
             records=records,
@@ -153,7 +158,7 @@ class ServerDriver:
     def _load(
         self, name: str, requests: Sequence[WorkloadRequest]
     ) -> tuple[LoadReport, list[Sample], list[tuple[float, Reading]]]:
-        """Apply load from a process of its own, and look at the server until it is done."""
+        """Apply load from a process of its own and read the server until it is done."""
         spec = self._server.spec
         workload, output = self._logs / f"{name}.requests.jsonl", self._logs / f"{name}.samples.jsonl"
         output.unlink(missing_ok=True)
@@ -165,37 +170,37 @@ class ServerDriver:
             "--model", spec.model,
             "--vocabulary", str(spec.vocabulary),
             "--workload", str(workload),
-            # Never the same tokens twice: what is left in the prefix cache must not help the next run.
+            # Other tokens in every run: what is left in the prefix cache must not help the next one.
             "--salt", f"{name}:{time.time_ns()}",
             "--drain-s", str(self._settings.drain_s),
             "--output", str(output),
         ]  # fmt: skip
-        client = Child(command, self._logs / "client.log")
-        looks = []
+        client = ChildProcess(command, self._logs / "client.log")
+        readings = []
         try:
             while (code := client.wait(LOOK_S)) is None:
-                looks.append((time.monotonic(), self._server.look()))
+                readings.append((time.monotonic(), self._server.look()))
         finally:
             client.stop()
         if code != 0:
             raise RunFailed(f"the client ended with exit code {code}:\n{client.last_lines()}")
         report, samples = read_samples(output)
-        return report, samples, looks
+        return report, samples, readings
 
 
-def _timeline(
-    looks: Sequence[tuple[float, Reading]], start_s: float, ended_s: float, preemptions_before: int
+def _make_timeline(
+    readings: Sequence[tuple[float, Reading]], start_s: float, ended_s: float, preemptions_before: int
 ) -> list[TimelinePoint]:
-    """Turn looks between the first arrival and the last token into points on the run's own clock."""
+    """Turn readings between the first arrival and the last token into points on the run's own clock."""
     return [
         reading.point(at_s - start_s, preemptions_before)
-        for at_s, reading in looks
+        for at_s, reading in readings
         if 0.0 <= at_s - start_s <= ended_s
     ]
 
 
 def _block_seconds(timeline: Sequence[TimelinePoint], end_s: float) -> float:
-    """Integral of used blocks over time; a point holds until the next one."""
+    """Integrate used blocks over time; a point holds until the next one."""
     if not timeline:
         return 0.0
     area = sum(p.used_blocks * (q.time_s - p.time_s) for p, q in pairwise(timeline))

@@ -1,4 +1,4 @@
-"""Processes we start: each in a group of its own, with its log in a file, gone when we are gone."""
+"""Child processes: each in a group of its own, with its log in a file, ended when this process ends."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _STOP_S = 20.0
+"""Seconds that a process has to end after SIGTERM."""
+
 _KILL_S = 2.0
+"""Seconds for which SIGKILL is repeated until the group is empty."""
+
 _LOOK_S = 0.05
 
 
-class Child:
-    """A process and whatever it starts; stopped as a group, by its own id.
+class ChildProcess:
+    """A process and its descendants, stopped as a group by the group's id.
 
     Args:
         command: program and arguments.
-        log: takes its output; appended to.
-        environment: added to ours.
+        log: its output is appended to this file.
+        environment: variables added to this process's own.
     """
 
     def __init__(
@@ -47,12 +51,12 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process, and of its group."""
+        """Id of the process and of its group."""
         return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs."""
+        """The exit code; None while it runs."""
         return self._process.poll()
 
     def wait(self, timeout_s: float) -> int | None:
@@ -63,13 +67,13 @@ class Child:
             return None
 
     def stop(self) -> None:
-        """End the whole group: asked first, then forced; once, for later the id may be somebody else's."""
+        """End the whole group, by SIGTERM and then SIGKILL; only once, because the id may be reused later."""
         if self._stopped:
             return
         self._stopped = True
         self._signal(signal.SIGTERM)
         self.wait(_STOP_S)
-        # Some servers leave workers behind; the group is theirs, and nobody else's.
+        # Some servers leave workers behind; no other process is in the group.
         deadline_s = time.monotonic() + _KILL_S
         while self._signal(signal.SIGKILL) and time.monotonic() < deadline_s:
             time.sleep(_LOOK_S)
@@ -82,7 +86,7 @@ class Child:
         return "\n".join(lines[-count:])
 
     def _signal(self, number: int) -> bool:
-        """Send to the group; False when nobody is left in it."""
+        """Send a signal to the group; False when no process is left in it."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -90,8 +94,8 @@ class Child:
         return True
 
 
-def free_port() -> int:
-    """Return a TCP port of the loopback address that nobody uses now."""
+def find_free_port() -> int:
+    """Return a TCP port of the loopback address that is not in use now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -99,5 +103,5 @@ def free_port() -> int:
 
 
 def _end_with_parent() -> None:
-    # Runs between fork and exec: a runner that is killed outright cannot stop its server any more.
+    # Runs between fork and exec. A runner that is killed outright cannot stop its server, so the kernel does.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

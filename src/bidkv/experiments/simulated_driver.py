@@ -1,4 +1,4 @@
-"""The simulator behind the driver interface: the same experiment, on as many cores as there are."""
+"""The simulator behind the driver interface: the same experiment, on all cores."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from bidkv.experiments.driver import Done, EngineFacts, Task
-from bidkv.experiments.plan import policy_of
+from bidkv.experiments.plan import policy_for_label
 from bidkv.policy import policy_options, resolve
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
@@ -21,12 +21,12 @@ SimConfig = EngineConfig | SglangConfig
 """What is simulated: a vLLM replica or an SGLang one."""
 
 SEND_DELAY_S = 1e-3
-"""Mean lateness of a request where noise is on: what a load generator on the same machine shows."""
+"""Mean delay in seconds of a request with noise: what a load generator on the same machine shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimEngine:
-    """A simulated engine as plain data, which any process can run cells on.
+    """A simulated engine as plain data, on which any process can run cells.
 
     Attributes:
         config: the engine's options.
@@ -45,7 +45,7 @@ class SimEngine:
     timeline_points: int = 500
 
     def run(self, task: Task) -> Done:
-        """Run one cell; an error becomes part of the answer."""
+        """Run one cell; an error becomes the answer's reason."""
         started = time.perf_counter()
         try:
             result = self._simulate(task)
@@ -59,11 +59,11 @@ class SimEngine:
         requests = list(task.requests)
         if self.noise > 0.0:
             draw = Random(f"{self.seed}:{cell.cell_id}")
-            profile = scaled(profile, draw.lognormvariate(0.0, self.noise))
-            requests = _late(requests, draw)
-        policy = resolve(_seeded(policy_of(cell.strategy), cell.block.repetition))
+            profile = scale_profile(profile, draw.lognormvariate(0.0, self.noise))
+            requests = _delay_arrivals(requests, draw)
+        policy = resolve(_with_seed(policy_for_label(cell.strategy), cell.group.repetition))
         result = simulate(requests, policy, self.config, profile, timeline_points=self.timeline_points)
-        # In the order of the workload, as every engine's results are: a request has the same row in all runs.
+        # In the order of the workload, as in every engine's results: a request has the same row in all runs.
         place = {request.request_id: index for index, request in enumerate(task.requests)}
         records = sorted(result.records, key=lambda record: place[record.request_id])
         return replace(result, strategy=cell.strategy, records=records)
@@ -74,8 +74,8 @@ class SimDriver:
 
     Args:
         engine: the engine.
-        map_cells: runs a function over tasks and yields its answers in any order; the default one after
-            another, :func:`bidkv.experiments.parallel.on_cores` on all cores.
+        map_cells: maps a function over tasks and yields its answers in any order; by default one after
+            another, with :func:`bidkv.experiments.parallel.map_on_cores` on all cores.
     """
 
     one_sitting = False
@@ -97,7 +97,7 @@ class SimDriver:
         """Nothing to stop."""
 
     def facts(self) -> EngineFacts:
-        """Say what is simulated."""
+        """Return what is simulated."""
         config = self._engine.config
         scheduler = "SGLang" if isinstance(config, SglangConfig) else "vLLM"
         notes = {
@@ -108,11 +108,11 @@ class SimDriver:
         return EngineFacts(config.usable_blocks, config.block_size, config.model_len, notes)
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
-        """Run tasks, on several cores where the driver was made so."""
+        """Run tasks, on several cores if the driver was made so."""
         return iter(self._map_cells(self._engine.run, tasks))
 
 
-def scaled(profile: StepTimeProfile, factor: float) -> StepTimeProfile:
+def scale_profile(profile: StepTimeProfile, factor: float) -> StepTimeProfile:
     """Return a profile in which every step takes `factor` times as long."""
 
     def regime(given: Regime) -> Regime:
@@ -130,13 +130,13 @@ def scaled(profile: StepTimeProfile, factor: float) -> StepTimeProfile:
     )
 
 
-def _late(requests: Iterable[WorkloadRequest], draw: Random) -> list[WorkloadRequest]:
+def _delay_arrivals(requests: Iterable[WorkloadRequest], draw: Random) -> list[WorkloadRequest]:
     late = [replace(r, arrival_s=r.arrival_s + draw.expovariate(1.0 / SEND_DELAY_S)) for r in requests]
     return sorted(late, key=lambda request: request.arrival_s)
 
 
-def _seeded(spec: str, seed: int) -> str:
-    """Give a strategy that draws at random the repetition's seed, unless its own text states one."""
+def _with_seed(spec: str, seed: int) -> str:
+    """Give a randomized strategy the repetition's seed, unless its own text states one."""
     name, _, options = spec.partition(":")
     if "seed" not in policy_options(name) or "seed" in options:
         return spec

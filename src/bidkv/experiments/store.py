@@ -1,8 +1,8 @@
-"""An experiment's folder: what was planned, what ran on what, what came out; whole after any interruption.
+"""An experiment's folder: the plan, the frozen requests, the results; whole after any interruption.
 
-Layout: `manifest.json` (the plan), `workloads/` (frozen requests with checksums), `runs/` (a result a cell),
-`failures/` (why a cell has none yet), `logs/`. Every file appears whole or not at all (written beside its
-place and renamed), so that a process killed at any point loses only the run it was in.
+Layout: `manifest.json` (the plan), `workloads/` (frozen requests with checksums), `runs/` (one result per
+cell), `failures/` (why a cell has no result yet), `logs/`. Every file is written beside its place and then
+renamed, so a process that is killed at any point loses only the run it was in.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
-from bidkv.experiments.plan import Block, Cell, Plan
+from bidkv.experiments.plan import ExperimentCell, ExperimentPlan, RunGroup
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult, decode, encode
 from bidkv.workloads import freeze, load_frozen, manifest_path
@@ -32,21 +32,21 @@ class StoreError(Exception):
 class StoredRun:
     """A finished cell and its result."""
 
-    cell: Cell
+    cell: ExperimentCell
     result: RunResult
 
 
 class Store:
     """The folder of one experiment; `Store.create` to run it, `Store.open` to read it."""
 
-    def __init__(self, folder: Path, plan: Plan, lock: IO[bytes] | None) -> None:
+    def __init__(self, folder: Path, plan: ExperimentPlan, lock: IO[bytes] | None) -> None:
         self.folder = folder
         self.plan = plan
         self._lock = lock
 
     @classmethod
-    def create(cls, folder: Path, plan: Plan) -> Self:
-        """Start an experiment in `folder`, or go on with the same one; nobody else can until it is closed.
+    def create(cls, folder: Path, plan: ExperimentPlan) -> Self:
+        """Start an experiment in `folder`, or continue the same one; the folder is locked until `close`.
 
         Raises:
             StoreError: the folder holds another experiment, or another process works in it.
@@ -84,50 +84,50 @@ class Store:
         return cls(folder, _read_plan(folder / "manifest.json"), None)
 
     def close(self) -> None:
-        """Let others work in the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.close()
 
     @property
     def logs(self) -> Path:
-        """Where servers and clients write."""
+        """Folder of the servers' and clients' logs."""
         return self.folder / "logs"
 
-    def workload_path(self, block: Block) -> Path:
-        """Where a block's frozen requests are."""
-        return self.folder / "workloads" / f"{block.block_id}.jsonl"
+    def workload_path(self, group: RunGroup) -> Path:
+        """Path of a group's frozen requests."""
+        return self.folder / "workloads" / f"{group.group_id}.jsonl"
 
-    def requests(self, block: Block) -> list[WorkloadRequest]:
-        """Return a block's requests, made and frozen the first time, checked against their checksum later.
+    def requests(self, group: RunGroup) -> list[WorkloadRequest]:
+        """Return a group's requests: made and frozen the first time, later checked against their checksum.
 
         Raises:
             TraceError: the frozen file was changed, or the workload is a broken file.
             ValueError: no such workload.
         """
-        path = self.workload_path(block)
+        path = self.workload_path(group)
         plan = self.plan
         if not manifest_path(path).exists():
-            seed = plan.seed + block.repetition
-            made = requests_of(block.load.workload, plan.requests, block.load.rate_rps, seed)
-            source = {"workload": block.load.workload, "rate_rps": block.load.rate_rps, "seed": seed}
+            seed = plan.seed + group.repetition
+            made = requests_of(group.load.workload, plan.requests, group.load.rate_rps, seed)
+            source = {"workload": group.load.workload, "rate_rps": group.load.rate_rps, "seed": seed}
             freeze(made, path, source=source)
         return list(load_frozen(path)[1])
 
-    def has(self, cell: Cell) -> bool:
-        """Tell whether the cell has a result."""
+    def has(self, cell: ExperimentCell) -> bool:
+        """Return whether the cell has a result."""
         return self._run_path(cell).exists()
 
-    def save(self, cell: Cell, result: RunResult) -> None:
+    def save(self, cell: ExperimentCell, result: RunResult) -> None:
         """Keep a result; from now on the cell is done."""
         _write(self._run_path(cell), encode(result))
         self._failure_path(cell).unlink(missing_ok=True)
 
-    def save_failure(self, cell: Cell, error: str) -> None:
-        """Note why a cell has no result; it is tried again next time."""
+    def save_failure(self, cell: ExperimentCell, error: str) -> None:
+        """Keep the reason why a cell has no result; it is tried again next time."""
         _write(self._failure_path(cell), json.dumps({"cell": str(cell), "error": error}, indent=2) + "\n")
 
-    def discard(self, cell: Cell) -> None:
-        """Forget a result: its block is run again as a whole."""
+    def discard(self, cell: ExperimentCell) -> None:
+        """Delete a result, because its group is run again as a whole."""
         self._run_path(cell).unlink(missing_ok=True)
 
     def runs(self) -> Iterator[StoredRun]:
@@ -141,28 +141,28 @@ class Store:
             if path.exists():
                 yield StoredRun(cell, decode(path.read_bytes(), str(path)))
 
-    def failures(self) -> dict[Cell, str]:
-        """Return why cells have no result.
+    def failures(self) -> dict[ExperimentCell, str]:
+        """Return the reasons why cells have no result.
 
         Raises:
             StoreError: a note of a failure is broken.
         """
-        found = {}
+        reasons = {}
         for cell in self.plan.cells():
             path = self._failure_path(cell)
             if path.exists():
                 try:
-                    found[cell] = str(json.loads(path.read_bytes())["error"])
+                    reasons[cell] = str(json.loads(path.read_bytes())["error"])
                 except (ValueError, LookupError, TypeError, RecursionError) as error:
                     raise StoreError(
                         f"{path}: expected a JSON object with 'error' ({error!r:.80})"
                     ) from error
-        return found
+        return reasons
 
-    def _run_path(self, cell: Cell) -> Path:
+    def _run_path(self, cell: ExperimentCell) -> Path:
         return self.folder / "runs" / f"{cell.cell_id}.json"
 
-    def _failure_path(self, cell: Cell) -> Path:
+    def _failure_path(self, cell: ExperimentCell) -> Path:
         return self.folder / "failures" / f"{cell.cell_id}.json"
 
 
@@ -171,16 +171,16 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _read_plan(path: Path) -> Plan:
+def _read_plan(path: Path) -> ExperimentPlan:
     try:
-        return Plan.from_dict(json.loads(path.read_bytes()))
+        return ExperimentPlan.from_dict(json.loads(path.read_bytes()))
     except OSError as error:
         raise StoreError(f"{path.parent}: no experiment here ({error.strerror})") from error
     except (ValueError, AttributeError, RecursionError) as error:
         raise StoreError(f"{path}: expected the manifest of an experiment ({str(error)[:200]})") from error
 
 
-def _require_same(folder: Path, held: Plan, asked: Plan) -> None:
+def _require_same(folder: Path, held: ExperimentPlan, asked: ExperimentPlan) -> None:
     before, now = json.loads(json.dumps(held.as_dict())), json.loads(json.dumps(asked.as_dict()))
     for name, value in now.items():
         if before[name] != value:

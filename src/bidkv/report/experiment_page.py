@@ -4,57 +4,57 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bidkv.experiments.analysis import JUDGED, Outcome
-from bidkv.experiments.analysis_text import COLUMNS, cautions, mean_rows, sentences
+from bidkv.experiments.analysis import ExperimentAnalysis
+from bidkv.experiments.analysis_text import cautions, mean_rows, verdict_sentences
 from bidkv.report import charts, experiment_charts
 from bidkv.report import experiment_series as rows
 from bidkv.report.page import Section, render
 
 
-def write_experiment_page(path: Path, outcome: Outcome) -> None:
+def write_experiment_page(path: Path, analysis: ExperimentAnalysis) -> None:
     """Write the self-contained page; its folder is made when missing.
 
     Raises:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_experiment_page(outcome), encoding="utf-8")
+    path.write_text(render_experiment_page(analysis), encoding="utf-8")
 
 
-def render_experiment_page(outcome: Outcome) -> str:
-    """Return the page as text; the same outcome gives the same page."""
-    plan = outcome.plan
+def render_experiment_page(analysis: ExperimentAnalysis) -> str:
+    """Return the page as text; the same analysis gives the same page."""
+    plan = analysis.plan
     loads = [str(load) for load in plan.loads]
     compared = len(plan.strategies) > 1
     datasets = {
-        "verdicts": rows.verdict_rows(outcome),
-        "latency": rows.latency_rows(outcome),
-        "timeline": rows.timeline_rows(outcome),
-        "tax": rows.tax_rows(outcome),
-        "requests": rows.request_rows(outcome),
-        "fairness": rows.fairness_rows(outcome),
-        "figures": rows.figure_rows(outcome),
+        "verdicts": rows.verdict_rows(analysis),
+        "latency": rows.latency_rows(analysis),
+        "timeline": rows.timeline_rows(analysis),
+        "tax": rows.tax_rows(analysis),
+        "requests": rows.request_rows(analysis),
+        "fairness": rows.fairness_rows(analysis),
+        "figures": rows.figure_rows(analysis),
     }
     return render(
         "experiment.html.j2",
-        _sections(outcome, loads, compared),
+        _sections(analysis, loads, compared),
         datasets,
         title=f"{len(plan.strategies)} strategies, {len(loads)} loads, {plan.runs} runs on {plan.engine}",
-        verdict=sentences(outcome),
-        cautions=list(cautions(outcome)),
+        verdict=verdict_sentences(analysis),
+        cautions=list(cautions(analysis)),
         strategies=plan.strategies,
-        baseline=outcome.baseline,
+        baseline=analysis.baseline,
         loads=loads,
-        figures=[figure.label for figure in JUDGED] if compared else [],
-        headings=["load", "strategy", *(figure.heading for figure in COLUMNS)],
-        rows=mean_rows(outcome),
-        objective=outcome.objective,
-        config=_config(outcome),
+        figures=[figure.label for figure in analysis.figures] if compared else [],
+        headings=["load", "strategy", *(figure.heading for figure in analysis.columns)],
+        rows=mean_rows(analysis),
+        objective=analysis.objective,
+        config=_config(analysis),
     )
 
 
-def _sections(outcome: Outcome, loads: list[str], compared: bool) -> list[Section]:
-    names, baseline, first = list(outcome.plan.strategies), outcome.baseline, loads[0]
+def _sections(analysis: ExperimentAnalysis, loads: list[str], compared: bool) -> list[Section]:
+    names, baseline, first = list(analysis.plan.strategies), analysis.baseline, loads[0]
     sections = [
         Section(
             "Latency",
@@ -83,7 +83,7 @@ def _sections(outcome: Outcome, loads: list[str], compared: bool) -> list[Sectio
         ),
     ]
     if compared:
-        figures = [figure.label for figure in JUDGED]
+        figures = [figure.label for figure in analysis.figures]
         sections.insert(
             0,
             Section(
@@ -105,8 +105,8 @@ def _sections(outcome: Outcome, loads: list[str], compared: bool) -> list[Sectio
     return sections
 
 
-def _config(outcome: Outcome) -> dict[str, object]:
-    plan = outcome.plan
+def _config(analysis: ExperimentAnalysis) -> dict[str, object]:
+    plan = analysis.plan
     return {
         "engine": plan.engine,
         "strategies": ", ".join(plan.strategies),
@@ -115,5 +115,5 @@ def _config(outcome: Outcome) -> dict[str, object]:
         "requests of a run": plan.requests,
         "seed": plan.seed,
         **plan.options,
-        **outcome.runs[0].result.notes.get("engine", {}),
+        **analysis.runs[0].result.notes.get("engine", {}),
     }

@@ -1,13 +1,12 @@
-"""From an experiment's outcome to rows of plain values, thinned so that any experiment fits one page."""
+"""From an experiment's analysis to rows of plain values, thinned so that any experiment fits one page."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
 
-from bidkv.experiments.analysis import Judged, Outcome, summary_of
-from bidkv.experiments.analysis_text import COLUMNS
-from bidkv.experiments.plan import Load
+from bidkv.experiments.analysis import CellVerdict, ExperimentAnalysis, summarize_run
+from bidkv.experiments.plan import LoadPoint
 from bidkv.experiments.store import StoredRun
 from bidkv.report import series
 from bidkv.report.series import Row, short
@@ -20,12 +19,12 @@ QUARTERS = ("smallest quarter", "second", "third", "largest quarter")
 """Requests of a load by prompt and output tokens."""
 
 
-def verdict_rows(outcome: Outcome) -> list[Row]:
+def verdict_rows(analysis: ExperimentAnalysis) -> list[Row]:
     """Return one row a load, strategy and figure: change, interval, verdict; `gain` > 0 is better."""
-    return [_verdict_row(judged) for judged in outcome.judged]
+    return [_verdict_row(judged) for judged in analysis.cells]
 
 
-def _verdict_row(judged: Judged) -> Row:
+def _verdict_row(judged: CellVerdict) -> Row:
     effect, figure = judged.effect, judged.figure
     row: Row = {
         "load": str(judged.load),
@@ -47,34 +46,34 @@ def _verdict_row(judged: Judged) -> Row:
     return row
 
 
-def latency_rows(outcome: Outcome) -> list[Row]:
+def latency_rows(analysis: ExperimentAnalysis) -> list[Row]:
     """Return latency curves of each load, the runs of a cell taken together."""
-    loads, strategies = outcome.plan.loads, outcome.plan.strategies
+    loads, strategies = analysis.plan.loads, analysis.plan.strategies
     steps = max(12, min(series.CDF_STEPS, _CURVE_POINTS // (2 * len(loads) * len(strategies))))
     rows = []
     for load in loads:
-        together = [_together(label, runs) for label in strategies if (runs := _runs(outcome, load, label))]
+        together = [_together(label, runs) for label in strategies if (runs := _runs(analysis, load, label))]
         rows += [{"load": str(load), **row} for row in series.latency_rows(together, steps)]
     return rows
 
 
-def timeline_rows(outcome: Outcome) -> list[Row]:
+def timeline_rows(analysis: ExperimentAnalysis) -> list[Row]:
     """Return timelines of each load, of each strategy's first run there."""
-    loads, strategies = outcome.plan.loads, outcome.plan.strategies
+    loads, strategies = analysis.plan.loads, analysis.plan.strategies
     steps = max(12, min(series.TIME_STEPS, _TIME_POINTS // (len(loads) * len(strategies))))
     rows = []
     for load in loads:
-        first = [runs[0].result for label in strategies if (runs := _runs(outcome, load, label))]
+        first = [runs[0].result for label in strategies if (runs := _runs(analysis, load, label))]
         rows += [{"load": str(load), **row} for row in series.timeline_rows(first, steps)]
     return rows
 
 
-def tax_rows(outcome: Outcome) -> list[Row]:
+def tax_rows(analysis: ExperimentAnalysis) -> list[Row]:
     """Return what was computed twice: one row a load and strategy, over its runs."""
     rows = []
-    for load in outcome.plan.loads:
-        for label in outcome.plan.strategies:
-            totals = [run.result.totals for run in _runs(outcome, load, label)]
+    for load in analysis.plan.loads:
+        for label in analysis.plan.strategies:
+            totals = [run.result.totals for run in _runs(analysis, load, label)]
             scheduled, again = (
                 sum(t.scheduled_tokens for t in totals),
                 sum(t.recomputed_tokens for t in totals),
@@ -93,16 +92,16 @@ def tax_rows(outcome: Outcome) -> list[Row]:
     return rows
 
 
-def request_rows(outcome: Outcome) -> list[Row]:
+def request_rows(analysis: ExperimentAnalysis) -> list[Row]:
     """Return requests one by one, first run of each load: end-to-end seconds under baseline and strategy."""
-    plan = outcome.plan
-    others = [label for label in plan.strategies if label != outcome.baseline]
+    plan = analysis.plan
+    others = [label for label in plan.strategies if label != analysis.baseline]
     room = max(12, _DOTS // max(1, len(plan.loads) * len(others)))
     rows = []
     for load in plan.loads:
-        base = _runs(outcome, load, outcome.baseline)
+        base = _runs(analysis, load, analysis.baseline)
         for label in others:
-            ours = _runs(outcome, load, label)
+            ours = _runs(analysis, load, label)
             if base and ours:
                 dots = _dots(base[0].result, ours[0].result)
                 step = -(-len(dots) // room)
@@ -126,16 +125,18 @@ def _dots(base: RunResult, ours: RunResult) -> list[Row]:
     ]
 
 
-def fairness_rows(outcome: Outcome) -> list[Row]:
+def fairness_rows(analysis: ExperimentAnalysis) -> list[Row]:
     """Return seconds for each output token by request size, and Jain's index over all requests.
 
     Jain's index (Jain, Chiu, Hawe 1984) of seconds per token: (sum x)^2 / (n * sum x^2), 1 when all wait
     alike.
     """
     rows = []
-    for load in outcome.plan.loads:
-        for label in outcome.plan.strategies:
-            done = [r for run in _runs(outcome, load, label) for r in run.result.completed if r.output_tokens]
+    for load in analysis.plan.loads:
+        for label in analysis.plan.strategies:
+            done = [
+                r for run in _runs(analysis, load, label) for r in run.result.completed if r.output_tokens
+            ]
             if len(done) < len(QUARTERS):
                 continue
             done.sort(key=lambda r: r.prompt_tokens + r.output_tokens)
@@ -155,18 +156,18 @@ def fairness_rows(outcome: Outcome) -> list[Row]:
     return rows
 
 
-def figure_rows(outcome: Outcome) -> list[Row]:
+def figure_rows(analysis: ExperimentAnalysis) -> list[Row]:
     """Return one row a run with every figure."""
     rows = []
-    for run in outcome.runs:
-        summary, cell = summary_of(run, outcome.objective), run.cell
-        place = {"load": str(cell.block.load), "run": cell.block.repetition + 1, "strategy": cell.strategy}
-        rows.append(place | {figure.path: figure.read(summary) for figure in COLUMNS})
+    for run in analysis.runs:
+        summary, cell = summarize_run(run, analysis.objective), run.cell
+        place = {"load": str(cell.group.load), "run": cell.group.repetition + 1, "strategy": cell.strategy}
+        rows.append(place | {figure.path: figure.read(summary) for figure in analysis.columns})
     return rows
 
 
-def _runs(outcome: Outcome, load: Load, strategy: str) -> list[StoredRun]:
-    return [r for r in outcome.runs if (r.cell.block.load, r.cell.strategy) == (load, strategy)]
+def _runs(analysis: ExperimentAnalysis, load: LoadPoint, strategy: str) -> list[StoredRun]:
+    return [r for r in analysis.runs if (r.cell.group.load, r.cell.strategy) == (load, strategy)]
 
 
 def _together(label: str, runs: Sequence[StoredRun]) -> RunResult:

