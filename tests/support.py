@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from bidkv.profiles import CostLine, Regime, StepTimeProfile
+from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.protocol.session_views import SessionTable
@@ -88,7 +89,7 @@ class FakeRequest:
 
 
 @dataclass(eq=False)
-class FakeEngine:
+class FakeEngine(EngineViewDefaults):
     """An engine that stands still: state to set by hand, every running request needs one more block."""
 
     running: list[FakeRequest] = field(default_factory=list)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+from tests.support import FakeEngine
+
 from bidkv.policy import resolve
 from bidkv.policy.parts.classes import WithinClasses
 from bidkv.protocol.policy import Policy
 
-ENGINE: Any = SimpleNamespace(prefix_caching=False, now_s=0.0)
+ENGINE = FakeEngine()
 
 
 def request(name: str, priority: int, *, prompt: int = 10, computed: int = 0) -> Any:

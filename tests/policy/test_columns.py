@@ -13,9 +13,9 @@ from tests.support import FakeEngine, FakeRequest
 
 from bidkv.baselines import bidkv_utility
 from bidkv.policy import least, resolve
-from bidkv.policy.parts.columns import Figure, column, last_least
+from bidkv.policy.parts.columns import last_least
 from bidkv.policy.published.sglang_rules import SlackAware
-from bidkv.protocol.policy import EngineView
+from bidkv.protocol.policy import EngineView, Figure
 from bidkv.protocol.requests import RequestView
 
 
@@ -138,7 +138,7 @@ def test_a_column_is_the_same_read_together_or_one_by_one(requests: list[FakeReq
     figures: tuple[Figure, ...] = ("freed_blocks", "num_computed_tokens", "num_output_tokens")
     for figure in figures:
         views: tuple[EngineView, EngineView] = (together, one_by_one)
-        first, second = (list(column(requests, figure, engine)) for engine in views)
+        first, second = (list(engine.column(requests, figure)) for engine in views)
         assert first == second
     assert together.asked == len(figures)
 

@@ -9,8 +9,8 @@ from tests.support import FakeEngine, FakeRequest, requests_of, steady_profile, 
 
 from bidkv.control import Controller
 from bidkv.policy import PolicySpecError, available, resolve
-from bidkv.policy.published import PastFuture, true_output_tokens
-from bidkv.policy.published.clairvoyant import NotClairvoyantError
+from bidkv.policy.published import PastFuture
+from bidkv.protocol.policy import NotClairvoyantError
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
 
@@ -32,7 +32,7 @@ def test_clairvoyant_rules_are_marked() -> None:
 
 def test_true_lengths_exist_in_the_simulator_only() -> None:
     with pytest.raises(NotClairvoyantError, match="simulator only"):
-        true_output_tokens(FakeRequest("r"), FakeEngine())
+        FakeEngine().true_output_tokens(FakeRequest("r"))
 
 
 @pytest.mark.parametrize("name", ["mc-sf", "peak-gate", "smallest-volume"])

@@ -161,7 +161,7 @@ class Controller(GuardedPolicy):
     def _candidates(self, engine: EngineView, running: Sequence[RequestView]) -> list[RequestView]:
         """Who may be chosen in a step that is short of memory."""
         self.counters.pressured_steps += 1
-        candidates = self._cap.eligible(running, getattr(engine, "most_preemptions", None))
+        candidates = self._cap.eligible(running, engine.most_preemptions)
         self.counters.all_capped += not candidates
         return candidates
 

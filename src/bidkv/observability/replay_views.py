@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bidkv.observability.log_lines import Admission, Candidate, DecisionLine, Finish, Line, Preemption, Start
+from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionTable
 
@@ -31,7 +32,7 @@ class LoggedRequest:
         self.is_last_turn = False
 
 
-class LoggedEngine:
+class LoggedEngine(EngineViewDefaults):
     """The engine's state as the log tells it; an `EngineView`."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from bidkv.baselines import ENGINE_ORDER
 from bidkv.baselines.bidkv import bidkv_disruption, bidkv_utility, highest_utility
-from bidkv.policy.parts.columns import column, last_least
+from bidkv.policy.parts.columns import last_least
 from bidkv.policy.parts.ordering import OrderedAdmission
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
@@ -62,7 +62,7 @@ class LargestFirst(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the most computed tokens."""
-        computed = column(candidates, "num_computed_tokens", engine)
+        computed = engine.column(candidates, "num_computed_tokens")
         return last_least(candidates, [-tokens for tokens in computed])
 
 
@@ -79,8 +79,8 @@ class BidKV(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the highest utility."""
-        generated = column(candidates, "num_output_tokens", engine)
-        private = column(candidates, "freed_blocks", engine) if engine.prefix_caching else None
+        generated = engine.column(candidates, "num_output_tokens")
+        private = engine.column(candidates, "freed_blocks") if engine.prefix_caching else None
         return highest_utility(candidates, generated, private, engine.block_size, self._known)
 
     def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:

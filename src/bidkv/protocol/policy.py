@@ -16,10 +16,17 @@ keeps the cost of a step O(1) and lets the simulator leap over uneventful steps 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionTable, SessionView
+
+Figure = Literal["freed_blocks", "num_computed_tokens", "num_output_tokens"]
+"""What :meth:`EngineView.column` reads; `freed_blocks` is what preempting the request would free."""
+
+
+class NotClairvoyantError(RuntimeError):
+    """A clairvoyant policy runs in an engine that cannot know true output lengths."""
 
 
 class EngineView(Protocol):
@@ -81,6 +88,10 @@ class EngineView(Protocol):
     def num_scheduled_tokens(self) -> int:
         """Tokens computed since the engine started, recomputed ones included."""
 
+    @property
+    def most_preemptions(self) -> int | None:
+        """A number of preemptions that no live request exceeds; None where the engine does not keep one."""
+
     def waiting(self) -> Sequence[RequestView]:
         """The waiting requests in the engine's own order; O(waiting)."""
 
@@ -95,6 +106,20 @@ class EngineView(Protocol):
 
     def block_demand(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes in the coming step without the requests `excluded`; O(running)."""
+
+    def column(self, requests: Sequence[RequestView], figure: Figure) -> Sequence[int]:
+        """One figure of each of the running `requests`, in their order.
+
+        For policies that weigh every candidate: among 2,000 of them, reading figures one by one takes longer
+        than weighing them, so an engine may read them together.
+        """
+
+    def true_output_tokens(self, request: RequestView) -> int:
+        """Tokens that `request` will have generated in the end; only the simulated engines answer.
+
+        Raises:
+            NotClairvoyantError: the engine is a real one.
+        """
 
 
 class Policy:

@@ -6,6 +6,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
+from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionTable
 from bidkv.simulator.request import SimRequest
@@ -89,7 +90,7 @@ def _priority_key(request: SimRequest) -> tuple[int, float, str]:
     return (request.priority, request.arrival_s, request.request_id)
 
 
-class QueueView:
+class QueueView(EngineViewDefaults):
     """What a policy may ask about the requests of a simulated engine, whichever engine that is."""
 
     _waiting: FCFSQueue | PriorityQueue
@@ -116,7 +117,7 @@ class QueueView:
         return request in self._waiting
 
     def true_output_tokens(self, request: RequestView) -> int:
-        """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
+        """Tokens `request` will have generated in the end."""
         if not isinstance(request, SimRequest):
             raise TypeError(f"expected a request of this engine, got {request!r}")
         return request._target_tokens - request.num_prompt_tokens

@@ -7,11 +7,12 @@ from typing import Any
 
 from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
 from bidkv.adapters.sglang.request_view import SglangRequest
+from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionTable
 
 
-class SglangEngineView:
+class SglangEngineView(EngineViewDefaults):
     """An SGLang scheduler as an `EngineView`; one object for its whole life.
 
     Args:

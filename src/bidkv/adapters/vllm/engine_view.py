@@ -8,11 +8,13 @@ from typing import Any, cast
 from bidkv.adapters.vllm.demand import BlockDemand
 from bidkv.adapters.vllm.request_view import RunningRequests, VllmRequest
 from bidkv.adapters.vllm.sharing import SharedBlocks
+from bidkv.protocol.engine_defaults import EngineViewDefaults
+from bidkv.protocol.policy import Figure
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionCache, SessionTable
 
 
-class VllmEngineView:
+class VllmEngineView(EngineViewDefaults):
     """A vLLM v1 scheduler as an `EngineView`.
 
     Args:
@@ -44,7 +46,7 @@ class VllmEngineView:
         self.sessions: SessionTable | None = None
         self.cache: SessionCache | None = None
         # The controller asks for it: no live request was preempted more often.
-        self.most_preemptions = 0
+        self.most_preemptions: int = 0
         self.num_steps = 0
         self.num_scheduled_tokens = 0
 
@@ -143,19 +145,18 @@ class VllmEngineView:
             return len(blocks)
         return sum([block.ref_cnt == 1 for block in blocks if not block.is_null])
 
-    def column(self, requests: Sequence[VllmRequest], figure: str) -> list[int]:
-        """One figure of many running requests: `bidkv.policy.parts.columns` asks for it."""
+    def column(self, requests: Sequence[RequestView], figure: Figure) -> list[int]:
+        """Read one figure of each of the running `requests` together."""
+        views = cast("Sequence[VllmRequest]", requests)
         if figure == "num_computed_tokens":
-            return [view.request.num_computed_tokens for view in requests]
+            return [view.request.num_computed_tokens for view in views]
         if figure == "num_output_tokens":
-            return [len(view.output_token_ids) for view in requests]
-        if figure != "freed_blocks":
-            return [getattr(view, figure) for view in requests]
+            return [len(view.output_token_ids) for view in views]
         if self._sharing is not None:
-            return self._sharing.private_blocks(requests)
+            return self._sharing.private_blocks(views)
         if self.prefix_caching or self._scheduler.connector is not None:
-            return [self.freed_blocks(view) for view in requests]
-        return [len(view.blocks) for view in requests]
+            return [self.freed_blocks(view) for view in views]
+        return [len(view.blocks) for view in views]
 
     def block_demand(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes in the coming step without the requests `excluded`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bidkv.policy.parts.columns import column
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -20,7 +19,7 @@ def cheapest_to_repeat(candidates: Sequence[RequestView], engine: EngineView) ->
 
     `candidates` holds at least one request.
     """
-    computed = column(candidates, "num_computed_tokens", engine)
+    computed = engine.column(candidates, "num_computed_tokens")
     limit = ALIKE * min(computed)
     place = len(computed) - 1
     while computed[place] > limit:

@@ -9,7 +9,6 @@ from bidkv.policy.published.clairvoyant import (
     MemoryConstrainedShortestFirst,
     PeakGate,
     SmallestVolumeFirst,
-    true_output_tokens,
 )
 from bidkv.policy.published.past_future import PastFuture
 from bidkv.policy.published.victims import CostAwareVictim, LeastComputedFirst, MostRemaining
@@ -40,5 +39,4 @@ __all__ = [
     "Priority",
     "SmallestVolumeFirst",
     "Watermark",
-    "true_output_tokens",
 ]

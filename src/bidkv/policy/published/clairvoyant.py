@@ -10,24 +10,6 @@ from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
 
-class NotClairvoyantError(RuntimeError):
-    """A clairvoyant policy runs in an engine that cannot know true output lengths."""
-
-
-def true_output_tokens(request: RequestView, engine: EngineView) -> int:
-    """Return how many tokens `request` will have generated in the end.
-
-    The simulated engines alone answer `true_output_tokens(request)`; it is not part of the protocol.
-
-    Raises:
-        NotClairvoyantError: `engine` is not a simulated one.
-    """
-    look_up = getattr(engine, "true_output_tokens", None)
-    if look_up is None:
-        raise NotClairvoyantError("true output lengths are known in the simulator only")
-    return int(look_up(request))
-
-
 class _Gate(Policy):
     """Admits the head of an order only if the true peak of memory then fits."""
 
@@ -68,7 +50,7 @@ class _Gate(Policy):
 
     @staticmethod
     def _remaining_tokens(request: RequestView, engine: EngineView) -> int:
-        return max(1, true_output_tokens(request, engine) - request.num_output_tokens)
+        return max(1, engine.true_output_tokens(request) - request.num_output_tokens)
 
 
 class PeakGate(_Gate):
@@ -128,7 +110,7 @@ class MemoryConstrainedShortestFirst(_Gate):
 
     @staticmethod
     def _size(request: RequestView, engine: EngineView) -> float:
-        return true_output_tokens(request, engine)
+        return engine.true_output_tokens(request)
 
 
 class SmallestVolumeFirst(MemoryConstrainedShortestFirst):
@@ -142,5 +124,5 @@ class SmallestVolumeFirst(MemoryConstrainedShortestFirst):
 
     @staticmethod
     def _size(request: RequestView, engine: EngineView) -> float:
-        output_tokens = true_output_tokens(request, engine)
+        output_tokens = engine.true_output_tokens(request)
         return output_tokens * (request.num_prompt_tokens + output_tokens / 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bidkv.policy.parts.columns import column, last_least
+from bidkv.policy.parts.columns import last_least
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
@@ -23,7 +23,7 @@ class SglangDefault(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the fewest generated tokens; of equals the longest prompt."""
-        done = column(candidates, "num_output_tokens", engine)
+        done = engine.column(candidates, "num_output_tokens")
         fewest = min(done)
         tied = [request for request, tokens in zip(candidates, done, strict=True) if tokens == fewest]
         return last_least(tied, [-request.num_prompt_tokens for request in tied])
@@ -75,7 +75,7 @@ class SlackAware(Policy):
         step_s = self._mean_step_s(engine)
         means = self._lengths.means_beyond
         chosen, most_slack_s, most_remaining = candidates[-1], -math.inf, 0.0
-        done = column(candidates, "num_output_tokens", engine)
+        done = engine.column(candidates, "num_output_tokens")
         for request, generated in zip(candidates, done, strict=True):
             predicted = means[generated.bit_length()]
             cap = request.max_tokens

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from bidkv.policy.parts.columns import column, last_least
+from bidkv.policy.parts.columns import last_least
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
@@ -23,7 +23,7 @@ class LeastComputedFirst(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the candidate with the fewest computed tokens."""
-        return last_least(candidates, column(candidates, "num_computed_tokens", engine))
+        return last_least(candidates, engine.column(candidates, "num_computed_tokens"))
 
 
 class MostRemaining(Policy):
@@ -40,7 +40,7 @@ class MostRemaining(Policy):
     ) -> RequestView | None:
         """Return the candidate with the most tokens left to its cap."""
         memory_tokens = engine.num_blocks * engine.block_size
-        done = column(candidates, "num_output_tokens", engine)
+        done = engine.column(candidates, "num_output_tokens")
         keys = [
             generated
             - (memory_tokens - request.num_prompt_tokens if (cap := request.max_tokens) is None else cap)
@@ -68,8 +68,8 @@ class CostAwareVictim(Policy):
     ) -> RequestView | None:
         """Return the candidate with the highest score."""
         memory_tokens = engine.num_blocks * engine.block_size
-        freed = column(candidates, "freed_blocks", engine)
-        done = column(candidates, "num_output_tokens", engine)
+        freed = engine.column(candidates, "freed_blocks")
+        done = engine.column(candidates, "num_output_tokens")
         highest = -math.inf
         chosen = candidates[-1]
         for request, blocks, generated in zip(candidates, freed, done, strict=True):

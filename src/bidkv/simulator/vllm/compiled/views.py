@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
-from bidkv.policy.parts.columns import Figure
+from bidkv.protocol.policy import Figure
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.protocol.session_views import SessionTable
 from bidkv.simulator.vllm.compiled import layout as at
@@ -201,7 +201,7 @@ class KernelView:
         return rows is self._rows and rows[_PLACE][slot] == _WAITING and rows[_UID][slot] == request._uid
 
     def true_output_tokens(self, request: RequestView) -> int:
-        """Tokens `request` will have generated in the end; for clairvoyant policies, not in the protocol."""
+        """Tokens `request` will have generated in the end."""
         if not isinstance(request, KernelRequest):
             raise TypeError(f"expected a request of this engine, got {request!r}")
         return self._rows[at.TARGET][request._slot] - request.num_prompt_tokens
@@ -214,13 +214,14 @@ class KernelView:
         """Blocks that preempting `request` frees."""
         return request.num_held_blocks
 
-    def column(self, requests: Sequence[KernelRequest], figure: Figure) -> list[int]:
-        """Read one figure of each of the running `requests`; see :mod:`bidkv.policy.parts.columns`."""
+    def column(self, requests: Sequence[RequestView], figure: Figure) -> list[int]:
+        """Read one figure of each of the running `requests` together."""
+        views = cast("Sequence[KernelRequest]", requests)
         if figure == "num_output_tokens":
             tokens = self._rows[_TOKENS]
-            return [tokens[request._slot] - request.num_prompt_tokens for request in requests]
+            return [tokens[view._slot] - view.num_prompt_tokens for view in views]
         row = self._rows[_COMPUTED if figure == "num_computed_tokens" else _HELD]
-        return [row[request._slot] for request in requests]
+        return [row[view._slot] for view in views]
 
     def block_demand(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes in the coming step without `excluded`."""
