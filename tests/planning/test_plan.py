@@ -12,7 +12,7 @@ from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
-from bidkv.stability import ReplicaShape, Verdict
+from bidkv.stability import ReplicaShape, LoadVerdict
 
 PROFILE = load_profile("h100-llama3.1-8b")
 SHAPE = ReplicaShape(600, max_num_seqs=32)
@@ -43,7 +43,7 @@ def test_a_plan_adds_up():
     assert plan.planned_rps == pytest.approx(0.5 * mu)
     assert plan.replicas == math.ceil(3.0 / (0.5 * mu))
     assert plan.replicas_grown == math.ceil(9.0 / (0.5 * mu))
-    assert plan.one_replica.verdict is Verdict.UNSTABLE
+    assert plan.one_replica.verdict is LoadVerdict.UNSTABLE
     assert plan.each.arrivals_rps == pytest.approx(3.0 / plan.replicas)
     narrow, half = plan.options[0], plan.options[1]
     assert half.sustainable_rps > narrow.sustainable_rps > mu
