@@ -70,7 +70,7 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
             ["plan", "--prompt-tokens", "1:2", "--output-tokens", "1:2"],
             "--rate: stated lengths have no arrivals",
         ),
-        ([*STATED[:2], "1-2", *STATED[3:]], "--prompt-tokens: expected LOW:HIGH"),
+        ([*STATED[:2], "1-2", *STATED[3:]], "--prompt-tokens: expected N or LOW:HIGH"),
         ([*STATED[:2], "9:2", *STATED[3:]], "lengths: prompt must be (low, high)"),
         (["plan", "--trace", "nowhere.csv"], "--trace:"),
         (["plan", "--trace", "mixed"], "state a --rate"),

@@ -216,7 +216,20 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
         (["--watermark", "1.5"], ["watermark", "[0.0, 1.0)"]),
         (["--limit", "0"], ["limit", "at least 1"]),
         (["--num-gpu-blocks", "2"], ["--num-gpu-blocks", "no request"]),
-        (["--trace", "mixed"], ["--trace", "--rate"]),
+        (["--trace", "mixed"], ["--rate", "'mixed'", "state a rate"]),
+        (["--workload", "agents", "--rate", "2"], ["--rate", "--session-rate"]),
+        (["--workload", "agents"], ["sessions", "has no start time"]),
+        (
+            ["--workload", "agents", "--session-rate", "1", "--sessions-at-once"],
+            ["--session-rate and --sessions-at-once", "only one"],
+        ),
+        (["--workload", "agents", "--session-rate", "-1"], ["--session-rate", "above 0"]),
+        (["--concurrent-sessions", "3"], ["azure-conv holds single requests"]),
+        (["--duration-s", "0"], ["--duration-s", "above 0"]),
+        (
+            ["--workload", "agents", "--sessions-at-once", "--replicas", "2"],
+            ["--replicas", "one replica"],
+        ),
         (["--trace", "sharegpt-lengths"], ["--trace", "rate"]),
         (["--rate", "fast"], ["--rate", "number"]),
         (["--replicas", "0"], ["--replicas", "from 1 to 10,000"]),
@@ -274,3 +287,33 @@ def test_scheduling_ahead_takes_more_steps_for_the_same_tokens(mooncake: Path) -
     assert (plain["config"]["async_scheduling"], ahead["config"]["async_scheduling"]) == (False, True)
     assert ahead["runs"][0]["completed"] == plain["runs"][0]["completed"] == 3
     assert ahead["runs"][0]["steps"] > plain["runs"][0]["steps"]
+
+
+SESSIONS = ["simulate", "--workload", "agents", "--sessions", "12", "--enable-prefix-caching"]
+
+
+def test_sessions_run_in_closed_loop_under_every_kind_of_arrival() -> None:
+    small = ["--num-gpu-blocks", "6000", "--strategy", "preempt-evict,fair"]
+    turns = None
+    for starts in (["--session-rate", "1"], ["--concurrent-sessions", "4"], ["--sessions-at-once"]):
+        document = simulated(*SESSIONS, *small, *starts)
+        config = document["config"]
+        assert config["sessions"] + config["left_out"] == 12
+        assert config["arrival_rate_rps"] is None
+        assert [run["completed"] for run in document["runs"]] == [config["requests"]] * 2
+        assert turns in (None, config["requests"])
+        turns = config["requests"]
+
+
+def test_a_run_that_is_cut_counts_only_what_is_complete() -> None:
+    arguments = [*SESSIONS, "--concurrent-sessions", "6", "--strategy", "preempt-evict"]
+    whole, cut = simulated(*arguments), simulated(*arguments, "--duration-s", "20")
+    assert 0 < cut["runs"][0]["completed"] < whole["runs"][0]["completed"] == whole["config"]["requests"]
+
+
+def test_the_size_of_the_engine_is_that_of_the_profiles_gpu_unless_stated() -> None:
+    arguments = ("simulate", "--limit", "20", "--strategy", "lcf")
+    config = simulated(*arguments)["config"]
+    assert (config["num_gpu_blocks"], config["max_num_seqs"]) == (27949, 256)
+    assert simulated(*arguments, "--block-size", "32")["config"]["num_gpu_blocks"] == 27949 // 2
+    assert "27,949 KV blocks, 256 sequences, 2,048 tokens a step" in run(*arguments).stdout

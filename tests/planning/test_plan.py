@@ -12,7 +12,7 @@ from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
-from bidkv.stability import ReplicaShape, LoadVerdict
+from bidkv.stability import LoadVerdict, ReplicaShape
 
 PROFILE = load_profile("h100-llama3.1-8b")
 SHAPE = ReplicaShape(600, max_num_seqs=32)

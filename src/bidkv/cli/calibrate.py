@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bidkv.cli.engine_options import read_profile
 from bidkv.cli.errors import bad_input, fail
-from bidkv.cli.outputs import require_report_extra
+from bidkv.cli.options import (
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    DEFAULT_MAX_NUM_SEQS,
+    HtmlFile,
+    JsonFile,
+)
+from bidkv.cli.outputs import require_extra, write_json
 
 if TYPE_CHECKING:
-    from bidkv.calibration import Calibration, RegimeError, StepLog
     from bidkv.calibration.page import Judged
     from bidkv.profiles import StepTimeProfile
 
 
-class Engine(StrEnum):
-    """Engines of `--engine`."""
+class RecordedEngine(StrEnum):
+    """Values of `--engine`."""
 
     VLLM = "vllm"
 
@@ -30,48 +35,45 @@ def command(
         Path | None, typer.Option(metavar="FILE", help="Step log (CSV) to fit a profile to.")
     ] = None,
     engine: Annotated[
-        Engine | None,
-        typer.Option(help="Record the step log of --steps on this engine first, or go on with it."),
+        RecordedEngine | None,
+        typer.Option(help="Record the step log of --steps on this engine first, or continue it."),
     ] = None,
-    time_limit_s: Annotated[float, typer.Option(metavar="S", help="Longest recording by --engine.")] = 540.0,
+    time_limit_s: Annotated[float, typer.Option(metavar="S", help="Most seconds to record.")] = 540.0,
     analytic: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Compute a profile instead: a config.json, or llama-3.1-8b."),
+        typer.Option(metavar="MODEL", help="Compute a profile from a config.json, or for llama-3.1-8b."),
     ] = None,
     gpu: Annotated[str, typer.Option(metavar="NAME", help="GPU of --analytic.")] = "h100-sxm",
     profile: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="Only --check this profile, fit nothing.")
+        str | None, typer.Option(metavar="NAME|FILE", help="Only --check this profile; nothing is fitted.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the new profile; default: that of the file.")
+        str | None, typer.Option(help="Name of the new profile.  [default: that of the file]")
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the new profile (JSON).")] = None,
-    notes: Annotated[str, typer.Option(help="Where the steps come from; goes into the profile.")] = "",
+    notes: Annotated[str, typer.Option(help="Where the steps come from; kept in the profile.")] = "",
     model: Annotated[str | None, typer.Option(metavar="MODEL", help="Step-time model to fit.")] = None,
     graph_max_tokens: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Largest CUDA graph captured; default: as recorded, or 512."),
+        typer.Option(metavar="N", help="Largest CUDA graph captured.  [default: as recorded, or 512]"),
     ] = None,
     prefill_graphs: Annotated[
         bool | None,
-        typer.Option(help="Whether steps with prefill ran in graphs; default: as recorded, or yes."),
+        typer.Option(help="Whether steps with prefill ran in graphs.  [default: as recorded, or yes]"),
     ] = None,
     compare: Annotated[bool, typer.Option(help="Cross-validate every step-time model.")] = True,
     check: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Step log of a run that is not fitted: how far off?")
+        Path | None,
+        typer.Option(metavar="FILE", help="State the error on another run's step log."),
     ] = None,
     check_max_num_seqs: Annotated[
         int, typer.Option(metavar="N", help="Sequence limit of that run's engine.")
-    ] = 256,
+    ] = DEFAULT_MAX_NUM_SEQS,
     check_max_num_batched_tokens: Annotated[
         int, typer.Option(metavar="N", help="Token budget of that run's engine.")
-    ] = 2048,
-    json_file: Annotated[
-        str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON; - is stdout.")
-    ] = None,
-    html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the report as a page with plots.")
-    ] = None,
+    ] = DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    json_file: JsonFile = None,
+    html_file: HtmlFile = None,
 ) -> None:
     """Fit a step-time profile to an engine's step log, and say how good it is.
 
@@ -84,49 +86,45 @@ def command(
     """
     if sum(source is not None for source in (steps, analytic, profile)) != 1:
         fail("expected exactly one of --steps, --analytic and --profile")
+    if name is not None and not name.isprintable():
+        fail(f"--name: expected printable text, found {name!r}")
     if engine is not None:
         if steps is None:
             fail("--engine: expected --steps, the step log to record")
         _record(steps, time_limit_s)
-    if name is not None and not name.isprintable():
-        fail(f"--name: expected printable text, found {name!r}")
     if html_file is not None:
         if steps is None and check is None:
             fail("--html: expected --steps or --check, there is nothing to plot")
-        require_report_extra()
-
-    lines: list[str] = []
-    document: dict[str, Any] = {}
-    judged: dict[str, Judged] = {}
-    from bidkv.calibration import as_text, errors_as_text
-
+        require_extra("report", "--html")
     if steps is not None:
-        with bad_input("--steps"):
-            log, result = _fit(
-                steps, name or steps.stem, model, graph_max_tokens, prefill_graphs, notes, compare
-            )
-        step_times, written = result.profile, result.profile_json()
-        lines.append(as_text(result, log))
-        document = result.document()
-        judged["fitted"] = (step_times, log)
+        graphs = (graph_max_tokens, prefill_graphs)
+        made = _fit(steps, name or steps.stem, model, graphs, notes, compare)
     else:
-        step_times, written = _without_steps(analytic, gpu, profile, name)
-        lines.append(f"{step_times.name} ({step_times.kind}): {step_times.notes}")
+        made = _without_steps(analytic, gpu, profile, name)
     if check is not None:
-        timed = step_times.for_engine(check_max_num_seqs, check_max_num_batched_tokens)
-        held_out, errors = _checked(timed, check)
-        lines += ["", *errors_as_text(f"Error on {check}, not fitted", errors)]
-        judged["not fitted"] = (timed, held_out)
-        document["check"] = [asdict(error) for error in errors]
+        _check(made, check, check_max_num_seqs, check_max_num_batched_tokens)
     if out is not None:
         with bad_input("--out"):
-            out.write_text(written, encoding="utf-8")
+            out.write_text(made.written, encoding="utf-8")
+    text = "\n".join(made.lines)
     if html_file is not None:
         from bidkv.calibration.page import write_page
 
         with bad_input("--html"):
-            write_page(html_file, "\n".join(lines), step_times, judged)
-    _show("\n".join(lines), document, json_file)
+            write_page(html_file, text, made.profile, made.judged)
+    if not write_json(made.document, json_file):
+        typer.echo(text)
+
+
+@dataclass(slots=True)
+class _Made:
+    """A profile and what is said about it: as text, as JSON, and beside step logs on a page."""
+
+    profile: StepTimeProfile
+    written: str
+    lines: list[str]
+    document: dict[str, Any] = field(default_factory=dict)
+    judged: dict[str, Judged] = field(default_factory=dict)
 
 
 def _record(steps: Path, time_limit_s: float) -> None:
@@ -142,22 +140,28 @@ def _fit(
     steps: Path,
     name: str,
     model: str | None,
-    graph_max_tokens: int | None,
-    prefill_graphs: bool | None,
+    graphs: tuple[int | None, bool | None],
     notes: str,
     compare: bool,
-) -> tuple[StepLog, Calibration]:
-    from bidkv.calibration import CHOSEN, calibrate, read_step_log, recorded_graphs
+) -> _Made:
+    require_extra("sim", "calibrate --steps")
+    from bidkv.calibration import CHOSEN, as_text, calibrate, read_step_log, recorded_graphs
 
-    graphs = recorded_graphs(steps, graph_max_tokens, prefill_graphs)
-    log = read_step_log(steps)
-    return log, calibrate(log, name, graphs=graphs, model=model or CHOSEN, notes=notes, compare=compare)
+    with bad_input("--steps"):
+        recorded = recorded_graphs(steps, *graphs)
+        log = read_step_log(steps)
+        result = calibrate(log, name, graphs=recorded, model=model or CHOSEN, notes=notes, compare=compare)
+    return _Made(
+        result.profile,
+        result.profile_json(),
+        [as_text(result, log)],
+        result.document(),
+        {"fitted": (result.profile, log)},
+    )
 
 
-def _without_steps(
-    analytic: str | None, gpu: str, profile: str | None, name: str | None
-) -> tuple[StepTimeProfile, str]:
-    from bidkv.profiles import dump_profile, load_profile
+def _without_steps(analytic: str | None, gpu: str, profile: str | None, name: str | None) -> _Made:
+    from bidkv.profiles import dump_profile
     from bidkv.profiles.analytic import analytic_profile
 
     if analytic is not None:
@@ -165,25 +169,21 @@ def _without_steps(
             step_times = analytic_profile(analytic, gpu, name)
     else:
         assert profile is not None
-        with bad_input("--profile"):
-            step_times = load_profile(profile)
-    return step_times, dump_profile(step_times)
+        step_times = read_profile(profile)
+    about = f"{step_times.name} ({step_times.kind}): {step_times.notes}"
+    return _Made(step_times, dump_profile(step_times), [about])
 
 
-def _checked(step_times: StepTimeProfile, check: Path) -> tuple[StepLog, list[RegimeError]]:
-    from bidkv.calibration import check as measure
-    from bidkv.calibration import read_step_log
+def _check(made: _Made, check: Path, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+    """Add the error of the profile on a step log that is not fitted."""
+    require_extra("sim", "--check")
+    from bidkv.calibration import check as measure_errors
+    from bidkv.calibration import errors_as_text, read_step_log
 
     with bad_input("--check"):
         log = read_step_log(check)
-    return log, measure(step_times, log)
-
-
-def _show(text: str, document: dict[str, Any], json_file: str | None) -> None:
-    if json_file == "-":
-        typer.echo(json.dumps(document, indent=2))
-        return
-    typer.echo(text)
-    if json_file:
-        with bad_input("--json"):
-            Path(json_file).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    timed = made.profile.for_engine(max_num_seqs, max_num_batched_tokens)
+    errors = measure_errors(timed, log)
+    made.lines += ["", *errors_as_text(f"Error on {check}, not fitted", errors)]
+    made.judged["not fitted"] = (timed, log)
+    made.document["check"] = [asdict(error) for error in errors]

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from bidkv.cli.options import EngineName, PrintJson
+from bidkv.cli.outputs import write_json
 
 if TYPE_CHECKING:
     from bidkv.adapters.doctor import Report
 
 NOT_READY = 1
-
-
-class EngineName(StrEnum):
-    """Values of `--engine`."""
-
-    VLLM = "vllm"
-    SGLANG = "sglang"
+"""Exit code where no policy would be in charge, or something is in the way."""
 
 
 def command(
@@ -30,11 +25,11 @@ def command(
         EngineName | None, typer.Option(help="Only this engine.  [default: all that are installed]")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Do not import the engines: their hooks are not tried.")
+        bool, typer.Option("--quick", help="Do not import the engines, so that their hooks are not tried.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: PrintJson = False,
 ) -> None:
-    """Say whether the policy of BIDKV_STRATEGY would be in charge here, and what is in the way.
+    """Tell whether the policy of BIDKV_STRATEGY would be in charge here, and what is in the way.
 
     Looks at the engines and their versions, the plugin's entry point, the hook itself (the engine is
     imported in a process of its own), the policy, the metrics port, the control file and the decision log.
@@ -53,9 +48,7 @@ def command(
         engine=None if engine is None else engine.value,
         try_hooks=not quick,
     )
-    if as_json:
-        typer.echo(json.dumps(report.as_dict(), indent=2))
-    else:
+    if not write_json(report.as_dict(), "-" if as_json else None):
         _print(report)
     if not report.ready:
         raise typer.Exit(NOT_READY)

@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 BAD_INPUT = 2
+"""Exit code for input that cannot be used, as command-line libraries have it."""
 
 
 def fail(message: str) -> NoReturn:
@@ -21,8 +22,8 @@ def fail(message: str) -> NoReturn:
 def bad_input(what: str) -> Iterator[None]:
     """Turn the errors that readers raise about their input into :func:`fail`.
 
-    Wrap only the reading of what a user gave: the same exceptions raised by a run are bugs and must keep
-    their traceback.
+    Wrap only the reading of a user's input. The same exceptions raised by a run are bugs and must keep their
+    traceback.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""`bidkv experiment`: strategies compared on an engine, in alternating order, a verdict for each cell."""
+"""`bidkv experiment`: strategies compared on an engine, in alternating order, with verdicts."""
 
 from __future__ import annotations
 
@@ -6,27 +6,31 @@ import typer
 
 from bidkv.cli.errors import fail
 
-CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
-"""The words go to the engine's own runner, which needs no command-line package beside the engine."""
+CONTEXT_SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+"""All arguments, `--help` too, go to the engine's own runner, which needs no command-line package."""
+
+_ENGINES = ("vllm", "sglang", "sim")
 
 
 def command(context: typer.Context) -> None:
     """Compare strategies on real vLLM, real SGLang or the simulator, with a verdict for each cell.
 
-    Options are those of the engine's own runner (python -m bidkv.experiments.vllm.runner).
+    The options are those of the engine's own runner (python -m bidkv.experiments.vllm.runner), listed below.
 
     \b
     Examples:
-      bidkv experiment -- --help
+      bidkv experiment --help
       bidkv experiment --engine sim --strategies preempt-evict,lcf --output-dir results/sim
       bidkv experiment --engine vllm --model DIR --strategies preempt-evict,lcf --output-dir results/vllm
     """
     from bidkv.experiments.sglang.runner import main as sglang
     from bidkv.experiments.vllm.runner import main as vllm
 
-    words = list(context.args)
-    joined = " ".join(words).replace("=", " ").split()
+    arguments = [argument for argument in context.args if argument != "--"] or ["--help"]
+    if "--help" in arguments or "-h" in arguments:
+        typer.echo(context.get_help() + "\n")
+    joined = " ".join(arguments).replace("=", " ").split()
     engine = joined[joined.index("--engine") + 1] if "--engine" in joined[:-1] else "vllm"
-    if engine not in ("vllm", "sglang", "sim"):
+    if engine not in _ENGINES:
         fail(f"--engine: expected vllm, sglang or sim, got {engine!r}")
-    raise typer.Exit((sglang if engine == "sglang" else vllm)(words))
+    raise typer.Exit((sglang if engine == "sglang" else vllm)(arguments))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,25 +9,28 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.options import LogArgument, PrintJson
+from bidkv.cli.outputs import write_json
 
 if TYPE_CHECKING:
     from bidkv.observability.explain import Story
 
 _SHOWN_IDS = 5
+"""Ids that a message about an ambiguous beginning names."""
 
 
 def command(
-    log: Annotated[Path, typer.Argument(metavar="LOG", help="Decision log (BIDKV_DECISION_LOG).")],
+    log: LogArgument,
     request: Annotated[
         str | None,
-        typer.Option(metavar="ID", help="Tell this request's whole story; the beginning of its id will do."),
+        typer.Option(metavar="ID", help="Tell this request's whole story; the start of its id is enough."),
     ] = None,
-    top: Annotated[int, typer.Option(metavar="N", help="Without --request: list this many.")] = 20,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    top: Annotated[int, typer.Option(metavar="N", help="Without --request, list this many.")] = 20,
+    as_json: PrintJson = False,
 ) -> None:
-    """Say in words why a request was preempted, against whom, by which figures, and what it cost.
+    """Explain why a request was preempted, by which figures, instead of which others, and what it cost.
 
-    Without --request: the preempted requests, those with the most recomputed tokens first.
+    Without --request, list the preempted requests, those with the most recomputed tokens first.
 
     \b
     Examples:
@@ -44,31 +46,30 @@ def command(
         told = stories(read_log(log), name)
     if name is not None:
         story = told[name]
-        typer.echo(json.dumps(story_as_dict(story), indent=2) if as_json else story_in_words(story))
-    elif as_json:
-        typer.echo(json.dumps([story_as_dict(story) for story in told.values()], indent=2))
-    else:
+        if not write_json(story_as_dict(story), "-" if as_json else None):
+            typer.echo(story_in_words(story))
+    elif not write_json([story_as_dict(story) for story in told.values()], "-" if as_json else None):
         _print_summary(told.values(), top)
 
 
 def _full_id(log: Path, given: str) -> str:
-    """Return the id that is meant: engines append to what a client is told (`cmpl-1-0-ab`, not `cmpl-1`)."""
+    """Return the one id that begins so: an engine appends to the client's id (`cmpl-1`: `cmpl-1-0-ab`)."""
     from bidkv.observability.log_lines import Admission, Finish, Preemption
     from bidkv.observability.log_reader import read_log
 
-    alike: set[str] = set()
+    matching: set[str] = set()
     for line in read_log(log):
         if isinstance(line, (Admission, Preemption, Finish)) and line.request_id.startswith(given):
             if line.request_id == given:
                 return given
-            alike.add(line.request_id)
-    if not alike:
+            matching.add(line.request_id)
+    if not matching:
         fail(f"--request: {log} does not know {given!r}")
-    if len(alike) > 1:
-        more = ", ..." if len(alike) > _SHOWN_IDS else ""
-        some = ", ".join(sorted(alike)[:_SHOWN_IDS])
-        fail(f"--request: {len(alike)} requests begin with {given!r}: {some}{more}")
-    return alike.pop()
+    if len(matching) > 1:
+        more = ", ..." if len(matching) > _SHOWN_IDS else ""
+        some = ", ".join(sorted(matching)[:_SHOWN_IDS])
+        fail(f"--request: {len(matching)} requests begin with {given!r}: {some}{more}")
+    return matching.pop()
 
 
 def _print_summary(told: Collection[Story], top: int) -> None:

@@ -1,9 +1,11 @@
-"""What `bidkv simulate` hands out: JSON, the report page, the table for people."""
+"""What commands write: JSON, tables, and the checks that their files can be written at all."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,67 +16,37 @@ from bidkv.cli.errors import bad_input, fail
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bidkv.results import RunResult
-    from bidkv.simulator.fleet import FleetResult
+_PIPED_WIDTH = 160
+"""Columns of a table where no terminal states its width: enough for the widest table of figures."""
 
-_PIPED_WIDTH = 120
-"""Columns of the table where no terminal says how many there are."""
-
-
-def hand_out(
-    results: Sequence[RunResult],
-    config: dict[str, Any],
-    json_file: str | None,
-    html_file: Path | None,
-    fleets: Sequence[FleetResult] = (),
-) -> None:
-    """Write the JSON, the page and the tables, as asked; `fleets` are what `results` are the whole of."""
-    summaries = [result.summary() for result in results]
-    for summary, fleet in zip(summaries, fleets, strict=False):
-        summary["replicas"] = [result.summary() for result in fleet.replicas]
-    if json_file is not None:
-        text = json.dumps({"config": config, "runs": summaries}, indent=2, allow_nan=False) + "\n"
-        if json_file == "-":
-            typer.echo(text, nl=False)
-        else:
-            Path(json_file).write_text(text, encoding="utf-8")
-    if json_file != "-":
-        title = f"{config['trace']}: {config['requests']:,} requests, {config['num_gpu_blocks']:,} KV blocks"
-        if fleets:
-            title += f" on each of {config['replicas']} replicas ({config['router']})"
-        _print_table(summaries, title, config["arrival_rate_rps"])
-        for summary in summaries if fleets else ():
-            _print_replicas(summary)
-    if html_file is not None:
-        from bidkv.report.page import write_report
-
-        write_report(html_file, results, config)
-        typer.echo(f"report: {html_file}", err=json_file == "-")
+_EXTRAS: Mapping[str, Sequence[str]] = {
+    "report": ("altair", "vl_convert", "jinja2"),
+    "sim": ("numpy", "scipy"),
+    "experiments": ("joblib", "scipy"),
+    "metrics": ("prometheus_client",),
+}
+"""The packages that a command needs of each extra."""
 
 
-def _print_table(summaries: Sequence[dict[str, Any]], title: str, arrival_rps: float | None) -> None:
-    from bidkv.evaluation.tables import summary_table
-    from bidkv.report import judge
+def write_json(document: Any, target: str | None) -> bool:
+    """Write a document as JSON to a file, or to stdout for `-`; nothing for None.
 
-    console = table_console()
-    console.print(summary_table(summaries, title))
-    console.print(f"\n{judge(summaries, arrival_rps)}", markup=False)
-
-
-def _print_replicas(summary: dict[str, Any]) -> None:
-    from bidkv.evaluation.tables import summary_table
-
-    rows = [
-        part | {"strategy": f"{index}: {part['requests']:,} requests"}
-        for index, part in enumerate(summary["replicas"])
-    ]
-    console = table_console()
-    console.print()
-    console.print(summary_table(rows, f"{summary['strategy']}, replica by replica"))
+    Returns:
+        Whether stdout is taken, so that nothing else may be printed there.
+    """
+    if target is None:
+        return False
+    text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        typer.echo(text, nl=False)
+        return True
+    with bad_input("--json"):
+        Path(target).write_text(text, encoding="utf-8")
+    return False
 
 
 def table_console() -> Console:
-    """Return a console for a command's table: as wide as the terminal, or wide enough where there is none."""
+    """Return a console for tables, as wide as the terminal, or wide enough where there is none."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -83,16 +55,48 @@ def table_console() -> Console:
     return console
 
 
-def require_report_extra() -> None:
-    """Say before the run, not after it, that the page cannot be made."""
-    from importlib.util import find_spec
+def require_extra(extra: str, purpose: str) -> None:
+    """Say in one line, before the run, that an extra is missing.
 
-    if missing := [name for name in ("altair", "vl_convert", "jinja2") if find_spec(name) is None]:
-        fail(f"--html: the page needs {', '.join(missing)}: install bidkv with its [report] extra")
+    Args:
+        extra: a name out of pyproject.toml's optional dependencies.
+        purpose: the option or command that needs it, for the message.
+    """
+    if missing := [name for name in _EXTRAS[extra] if find_spec(name) is None]:
+        fail(
+            f"{purpose} needs {', '.join(missing)}: install bidkv with its [{extra}] extra "
+            f"(pip install 'bidkv[{extra}]')"
+        )
 
 
 def require_writable(option: str, file: Path) -> None:
-    """Say before the run, not after it, that a file cannot be written."""
+    """Say before the run that a file cannot be written; make its folder where there is none, and say so."""
     with bad_input(option):
-        file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.parent.exists():
+            file.parent.mkdir(parents=True)
+            typer.echo(f"bidkv: {option}: made the folder {file.parent}", err=True)
         file.open("a").close()
+
+
+def require_all_writable(files: Iterable[tuple[str, Path | str | None]]) -> None:
+    """Check every (option, file) with :func:`require_writable`; None and `-` need no file."""
+    for option, file in files:
+        if file is not None and file != "-":
+            require_writable(option, Path(file))
+
+
+@contextmanager
+def progress_bar(total: int | None, label: str = "") -> Iterator[Any]:
+    """Show a bar on a terminal's stderr; yield what moves it, called with (label, done, total or None)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+
+        def advance(label: str, done: float, total: float | None = total) -> None:
+            bar.update(task, description=label, completed=done, total=total)
+
+        yield advance

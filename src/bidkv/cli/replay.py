@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.options import LogArgument, PrintJson
+from bidkv.cli.outputs import write_json
 
 if TYPE_CHECKING:
     from bidkv.observability.replay import Replay
 
 
 def command(
-    log: Annotated[Path, typer.Argument(metavar="LOG", help="Decision log (BIDKV_DECISION_LOG).")],
+    log: LogArgument,
     strategy: Annotated[
         str, typer.Option(metavar="A[,B...]", help="Policies to ask: name or name:key=value;key=value.")
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: PrintJson = False,
 ) -> None:
-    """Score what other policies would have done with the logged decisions.
+    """Score what other policies would have chosen at the logged decisions.
 
-    Every logged question is put to every policy as it stood: the same candidates, the same need. One
-    decision deep: what would have followed is for `bidkv simulate` to say.
+    Every policy is asked every logged question: the same candidates, the same need. The score is one decision
+    deep; bidkv simulate tells what would have followed.
 
     \b
     Examples:
@@ -42,10 +42,8 @@ def command(
         policies = [(name, resolve(name)) for name in names]
     with bad_input("LOG"):
         outcome = replay(read_log(log), policies)
-    if as_json:
-        document = {"truncated": outcome.truncated, "scores": [asdict(score) for score in outcome.scores]}
-        typer.echo(json.dumps(document, indent=2))
-    else:
+    document = {"truncated": outcome.truncated, "scores": [asdict(score) for score in outcome.scores]}
+    if not write_json(document, "-" if as_json else None):
         _print(outcome)
 
 

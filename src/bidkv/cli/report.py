@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bidkv.cli.errors import bad_input, fail
-from bidkv.cli.outputs import require_report_extra, require_writable, table_console
+from bidkv.cli.options import HtmlFile
+from bidkv.cli.outputs import require_all_writable, require_extra, table_console
+
+if TYPE_CHECKING:
+    from bidkv.experiments.analysis import ExperimentAnalysis
 
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An experiment's --output-dir.")],
-    html_file: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Write the self-contained page.")
-    ] = None,
+    html_file: HtmlFile = None,
     markdown_file: Annotated[
         Path | None, typer.Option("--markdown", metavar="FILE", help="Write everything as Markdown tables.")
     ] = None,
     csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write one row for each run, all figures.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write one row per run with all figures.")
     ] = None,
     ttft_slo_s: Annotated[
-        float, typer.Option(metavar="S", help="LatencyTarget: seconds to the first token.")
+        float, typer.Option(metavar="S", help="Target: most seconds to the first token.")
     ] = 2.0,
     tpot_slo_s: Annotated[
-        float, typer.Option(metavar="S", help="LatencyTarget: seconds for each token after it, on average.")
+        float, typer.Option(metavar="S", help="Target: most seconds per later token, on average.")
     ] = 0.1,
 ) -> None:
     """Judge an experiment, finished or not, as far as it has run.
@@ -36,22 +38,14 @@ def command(
       bidkv report results/vllm_experiment
       bidkv report results/vllm_experiment --html report.html --markdown report.md
     """
-    from importlib.util import find_spec
-
-    if find_spec("scipy") is None:
-        fail("the verdict needs scipy: install bidkv with its [experiments] extra")
+    require_extra("experiments", "the verdict")
     if html_file is not None:
-        require_report_extra()
-    for option, file in (("--html", html_file), ("--markdown", markdown_file), ("--csv", csv_file)):
-        if file is not None:
-            require_writable(option, file)
-
-    from rich.table import Table
-    from rich.text import Text
+        require_extra("report", "--html")
+    require_all_writable((("--html", html_file), ("--markdown", markdown_file), ("--csv", csv_file)))
 
     from bidkv.evaluation.latency_target import LatencyTarget
     from bidkv.experiments.analysis import analyze_store
-    from bidkv.experiments.analysis_text import describe, markdown, mean_rows, runs_csv
+    from bidkv.experiments.analysis_text import markdown, runs_csv
     from bidkv.experiments.store import Store, StoreError
 
     try:
@@ -59,14 +53,7 @@ def command(
             analysis = analyze_store(Store.open(folder), LatencyTarget(ttft_s=ttft_slo_s, tpot_s=tpot_slo_s))
     except StoreError as error:
         fail(f"report: {error}")
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in ("load", "strategy", *(figure.heading for figure in analysis.columns)):
-        table.add_column(heading, justify="left" if heading in ("load", "strategy") else "right")
-    for row in mean_rows(analysis):
-        table.add_row(*map(Text, row))
-    console = table_console()
-    console.print(table)
-    console.print(f"\n{describe(analysis)}", markup=False)
+    _print(analysis)
     if markdown_file is not None:
         markdown_file.write_text(markdown(analysis), encoding="utf-8")
     if csv_file is not None:
@@ -77,3 +64,19 @@ def command(
         write_experiment_page(html_file, analysis)
     for file in filter(None, (html_file, markdown_file, csv_file)):
         typer.echo(f"written: {file}")
+
+
+def _print(analysis: ExperimentAnalysis) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from bidkv.experiments.analysis_text import describe, mean_rows
+
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("load", "strategy", *(figure.heading for figure in analysis.columns)):
+        table.add_column(heading, justify="left" if heading in ("load", "strategy") else "right")
+    for row in mean_rows(analysis):
+        table.add_row(*map(Text, row))
+    console = table_console()
+    console.print(table)
+    console.print(f"\n{describe(analysis)}", markup=False)

@@ -9,18 +9,17 @@ from typing import Annotated
 import typer
 
 from bidkv.cli.errors import bad_input
+from bidkv.cli.options import LogArgument
 from bidkv.cli.outputs import require_writable
 
 
 def command(
-    log: Annotated[
-        Path, typer.Argument(metavar="LOG", help="Decision log, of an engine or of bidkv simulate.")
-    ],
+    log: LogArgument,
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Write the trace (Chrome Trace Event JSON).")
     ] = Path("timeline.json"),
 ) -> None:
-    """Turn a decision log into a trace: who ran when, who waited, who was preempted, how full memory was.
+    """Turn a decision log into a trace: when requests ran, waited or were preempted, and memory in use.
 
     Open the file at https://ui.perfetto.dev (it stays on your machine) or in chrome://tracing.
 

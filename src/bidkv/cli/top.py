@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bidkv.cli.errors import fail
+from bidkv.cli.outputs import require_extra
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,8 +23,8 @@ def command(
             metavar="[ADDRESS]...", help=f"/metrics addresses of one server.  [default: {DEFAULT_ADDRESS}]"
         ),
     ] = None,
-    interval: Annotated[float, typer.Option(metavar="S", min=0.1, help="Seconds between two looks.")] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look twice, print, and leave.")] = False,
+    interval: Annotated[float, typer.Option(metavar="S", min=0.1, help="Seconds between readings.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Read twice, print, and leave.")] = False,
 ) -> None:
     """Watch one server: memory and floor, load and stability, preemptions, recompute tax, decision time.
 
@@ -34,17 +35,12 @@ def command(
       bidkv top
       bidkv top 127.0.0.1:9400 127.0.0.1:8000
     """
-    try:
-        from bidkv.observability.samples import Samples, read_samples
-        from bidkv.observability.view import rows
-    except ModuleNotFoundError as error:
-        if error.name != "prometheus_client":
-            raise
-        fail("top: prometheus-client is missing: install bidkv's [metrics] extra")
-
+    require_extra("metrics", "top")
     from rich.live import Live
 
     from bidkv.cli.outputs import table_console
+    from bidkv.observability.samples import Samples, read_samples
+    from bidkv.observability.view import rows
 
     urls = [_url(address) for address in addresses or [DEFAULT_ADDRESS]]
 

@@ -9,9 +9,10 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
+from bidkv.evaluation.seeds import add_seed
 from bidkv.experiments.driver import Done, EngineFacts, Task
 from bidkv.experiments.plan import policy_for_label
-from bidkv.policy import policy_options, resolve
+from bidkv.policy import resolve
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
@@ -61,7 +62,7 @@ class SimEngine:
             draw = Random(f"{self.seed}:{cell.cell_id}")
             profile = scale_profile(profile, draw.lognormvariate(0.0, self.noise))
             requests = _delay_arrivals(requests, draw)
-        policy = resolve(_with_seed(policy_for_label(cell.strategy), cell.group.repetition))
+        policy = resolve(add_seed(policy_for_label(cell.strategy), cell.group.repetition))
         result = simulate(requests, policy, self.config, profile, timeline_points=self.timeline_points)
         # In the order of the workload, as in every engine's results: a request has the same row in all runs.
         place = {request.request_id: index for index, request in enumerate(task.requests)}
@@ -133,11 +134,3 @@ def scale_profile(profile: StepTimeProfile, factor: float) -> StepTimeProfile:
 def _delay_arrivals(requests: Iterable[WorkloadRequest], draw: Random) -> list[WorkloadRequest]:
     late = [replace(r, arrival_s=r.arrival_s + draw.expovariate(1.0 / SEND_DELAY_S)) for r in requests]
     return sorted(late, key=lambda request: request.arrival_s)
-
-
-def _with_seed(spec: str, seed: int) -> str:
-    """Give a randomized strategy the repetition's seed, unless its own text states one."""
-    name, _, options = spec.partition(":")
-    if "seed" not in policy_options(name) or "seed" in options:
-        return spec
-    return f"{name}:{';'.join(filter(None, [options, f'seed={seed}']))}"

@@ -39,8 +39,9 @@ FORMAT = "bidkv-step-time-profile/1"
 DEFAULT_PROFILE = "h100-llama3.1-8b"
 """The packaged profile used unless another is named: the one fitted to recorded H100 steps."""
 _REQUIRED = ("format", "name", "kind", "graph_max_tokens", "prefill_graphs", "empty_step_s", "regimes")
-_OPTIONAL = ("notes", "evidence")
+_OPTIONAL = ("notes", "evidence", "num_gpu_blocks")
 _MOST_S = 1e9
+_MOST_BLOCKS = 10**8
 _REGIMES = ("decode", "graph", "eager")
 _COEFFICIENTS = tuple(f.name for f in fields(CostLine))
 
@@ -107,6 +108,7 @@ def read_profile(content: str, where: str) -> StepTimeProfile:
         graph_max_tokens=graph_max_tokens,
         prefill_graphs=prefill_graphs,
         notes=_text(document, where, "notes") if "notes" in document else "",
+        num_gpu_blocks=_blocks(document, where) if "num_gpu_blocks" in document else None,
     )
 
 
@@ -117,6 +119,7 @@ def dump_profile(profile: StepTimeProfile, evidence: Mapping[str, object] | None
         "name": profile.name,
         "kind": profile.kind,
         "notes": profile.notes,
+        **({} if profile.num_gpu_blocks is None else {"num_gpu_blocks": profile.num_gpu_blocks}),
         "graph_max_tokens": profile.graph_max_tokens,
         "prefill_graphs": profile.prefill_graphs,
         "empty_step_s": profile.empty_step_s,
@@ -170,6 +173,16 @@ def _text(document: Mapping[str, object], where: str, field: str) -> str:
     value = document[field]
     if not isinstance(value, str):
         raise ProfileError(f"{where}: field {field}: expected text, got {quoted(value)}")
+    return value
+
+
+def _blocks(document: Mapping[str, object], where: str) -> int:
+    value = document["num_gpu_blocks"]
+    if isinstance(value, bool) or not isinstance(value, int) or not 2 <= value <= _MOST_BLOCKS:
+        raise ProfileError(
+            f"{where}: field num_gpu_blocks: expected a whole number from 2 to {_MOST_BLOCKS:,}, "
+            f"got {quoted(value)}"
+        )
     return value
 
 

@@ -104,6 +104,7 @@ class StepTimeProfile:
         graph_max_tokens: the largest captured graph, in tokens; 0 when the engine captures none.
         prefill_graphs: whether steps with prefill run in captured graphs at all (False with compilation off).
         notes: where the figures come from, for people.
+        num_gpu_blocks: KV blocks of 16 tokens that fit on the GPU beside the weights; None when unknown.
     """
 
     name: str
@@ -115,6 +116,7 @@ class StepTimeProfile:
     graph_max_tokens: int = 512
     prefill_graphs: bool = True
     notes: str = ""
+    num_gpu_blocks: int | None = None
     _decode_lines: tuple[tuple[float, float, float, float], ...] = field(
         init=False, repr=False, compare=False
     )

@@ -1,0 +1,114 @@
+"""From the engine options of a command line to a simulated engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.options import EngineName
+
+if TYPE_CHECKING:
+    from bidkv.profiles import StepTimeProfile
+    from bidkv.simulator import EngineConfig, SglangConfig
+
+FALLBACK_NUM_GPU_BLOCKS = 8192
+"""KV blocks where neither an option nor the profile states any: 131,072 tokens at 16 per block."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """The engine options of a command line, under vLLM's names; None in `num_gpu_blocks` takes the GPU's.
+
+    Attributes:
+        name: the engine whose scheduler is simulated.
+        num_gpu_blocks: KV blocks, the null block included.
+        block_size: tokens per block.
+        max_num_seqs: most requests that run at once.
+        max_num_batched_tokens: token budget of one step.
+        enable_prefix_caching: share blocks between equal prefixes.
+        watermark: share of the blocks that an admission leaves free.
+        async_scheduling: schedule one step ahead.
+        schedule_conservativeness: SGLang's factor on reserved output.
+        clip_max_new_tokens: SGLang's limit on it.
+    """
+
+    name: EngineName
+    num_gpu_blocks: int | None
+    block_size: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    enable_prefix_caching: bool = False
+    watermark: float = 0.0
+    async_scheduling: bool = False
+    schedule_conservativeness: float = 1.0
+    clip_max_new_tokens: int = 4096
+
+    def blocks(self, profile: StepTimeProfile) -> int:
+        """Return the stated number of blocks, or what fits on the profile's GPU beside the weights."""
+        if self.num_gpu_blocks is not None:
+            return self.num_gpu_blocks
+        if profile.num_gpu_blocks is None:
+            return FALLBACK_NUM_GPU_BLOCKS
+        # A profile counts blocks of 16 tokens.
+        return max(profile.num_gpu_blocks * 16 // max(self.block_size, 1), 2)
+
+    def make_engine(self, profile: StepTimeProfile) -> EngineConfig | SglangConfig:
+        """Return the engine; a value it could not run with ends the command with one line."""
+        from bidkv.simulator import SglangConfig
+
+        if self.name is EngineName.SGLANG:
+            blocks = self.blocks(profile)
+            if self.enable_prefix_caching or self.watermark or self.async_scheduling:
+                fail(
+                    "--enable-prefix-caching, --watermark and --async-scheduling: "
+                    "the simulated SGLang has none of them"
+                )
+            with bad_input("engine options"):
+                return SglangConfig(
+                    # As many tokens as vLLM would have, whose null block SGLang does not need.
+                    max_total_tokens=(blocks - 1) * self.block_size,
+                    page_size=self.block_size,
+                    max_running_requests=self.max_num_seqs,
+                    chunked_prefill_size=self.max_num_batched_tokens,
+                    schedule_conservativeness=self.schedule_conservativeness,
+                    clip_max_new_tokens=self.clip_max_new_tokens,
+                )
+        return self.make_vllm(profile)
+
+    def make_vllm(self, profile: StepTimeProfile) -> EngineConfig:
+        """Return a vLLM replica of these options, whatever engine they name."""
+        from bidkv.simulator import EngineConfig
+
+        with bad_input("engine options"):
+            return EngineConfig(
+                num_gpu_blocks=self.blocks(profile),
+                block_size=self.block_size,
+                max_num_seqs=self.max_num_seqs,
+                max_num_batched_tokens=self.max_num_batched_tokens,
+                enable_prefix_caching=self.enable_prefix_caching,
+                watermark=self.watermark,
+                async_scheduling=self.async_scheduling,
+            )
+
+    def as_config(self, profile: StepTimeProfile) -> dict[str, Any]:
+        """Return the options under their JSON names."""
+        return {
+            "num_gpu_blocks": self.blocks(profile),
+            "block_size": self.block_size,
+            "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": self.max_num_batched_tokens,
+            "enable_prefix_caching": self.enable_prefix_caching,
+            "watermark": self.watermark,
+            "async_scheduling": self.async_scheduling,
+            "schedule_conservativeness": self.schedule_conservativeness,
+            "clip_max_new_tokens": self.clip_max_new_tokens,
+        }
+
+
+def read_profile(name: str) -> StepTimeProfile:
+    """Return the profile of `--profile`."""
+    from bidkv.profiles import load_profile
+
+    with bad_input("--profile"):
+        return load_profile(name)

@@ -1,0 +1,165 @@
+"""Options that several commands share: each has one name, one type and one help text."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class TraceFormat(StrEnum):
+    """Values of `--trace-format`."""
+
+    AUTO = "auto"
+    MOONCAKE = "mooncake"
+    AZURE = "azure"
+    LENGTHS = "lengths"
+
+
+class EngineName(StrEnum):
+    """Values of `--engine`."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
+
+
+class RouterName(StrEnum):
+    """Values of `--router`."""
+
+    ROUND_ROBIN = "round-robin"
+    LEAST_LOADED = "least-loaded"
+    PREFIX_AWARE = "prefix-aware"
+
+
+class SplitName(StrEnum):
+    """Values of `--split`."""
+
+    TUNING = "tuning"
+    HELD_OUT = "held_out"
+
+
+# What is run.
+
+Trace = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|NAME",
+        help="A trace file, a trace that ships (azure-conv, mooncake-conv, arxiv-lengths, sharegpt-lengths), "
+        "or a generated workload.",
+    ),
+]
+WorkloadName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A generated workload or a workload family instead of --trace: single requests (mixed, "
+        "long_context, ...) or sessions (agents, chat-sessions, rollouts, ...).",
+    ),
+]
+TraceFormatOption = Annotated[
+    TraceFormat, typer.Option(help="How to read the trace; auto decides by its first line.")
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="RPS",
+        help="Mean arrival rate of single requests. A trace that has arrival times is stretched to it; "
+        "workloads without arrival times need it.",
+    ),
+]
+Limit = Annotated[int | None, typer.Option(metavar="N", help="Take only the first N requests.")]
+Sessions = Annotated[
+    int | None, typer.Option(metavar="N", help="Number of sessions to generate.  [default: 100]")
+]
+SessionRate = Annotated[
+    float | None, typer.Option(metavar="R", help="Sessions that start per second, as a Poisson process.")
+]
+ConcurrentSessions = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Sessions alive at any time; each one that ends starts the next."),
+]
+SessionStagger = Annotated[
+    float, typer.Option(metavar="S", help="Seconds between the starts of the first concurrent sessions.")
+]
+SessionsAtOnce = Annotated[bool, typer.Option("--sessions-at-once", help="Start all sessions at time 0.")]
+Duration = Annotated[
+    float | None,
+    typer.Option(metavar="T", help="Cut the run after T seconds; what is unfinished then is not counted."),
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(metavar="H", help="Repeat the trace, each time from another place, until it lasts H hours."),
+]
+Seed = Annotated[
+    int, typer.Option(metavar="S", help="Seed of generated workloads, arrivals and random strategies.")
+]
+Strategies = Annotated[
+    str, typer.Option(metavar="A[,B...]", help="Strategies to compare: name or name:key=value;key=value.")
+]
+
+# On which engine.
+
+Profile = Annotated[
+    str, typer.Option(metavar="NAME|FILE", help="Step-time profile: how long a step of the engine takes.")
+]
+Engine = Annotated[
+    EngineName,
+    typer.Option("--engine", help="The engine whose scheduler is simulated, decision for decision."),
+]
+Replicas = Annotated[int, typer.Option(metavar="N", help="Equal replicas behind a router, on one clock.")]
+Router = Annotated[RouterName, typer.Option(help="How the router chooses the replica of a request.")]
+NumGpuBlocks = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="KV blocks, vLLM's reserved null block included.  [default: what fits on the profile's GPU "
+        "beside the weights]",
+    ),
+]
+BlockSize = Annotated[int, typer.Option(metavar="N", help="Tokens per KV block.")]
+MaxNumSeqs = Annotated[int, typer.Option(metavar="N", help="Most requests that run at once.")]
+MaxNumBatchedTokens = Annotated[int, typer.Option(metavar="N", help="Token budget of one step.")]
+PrefixCaching = Annotated[
+    bool, typer.Option(help="Share KV blocks between equal prefixes (of sessions, or by a trace's hash_ids).")
+]
+Watermark = Annotated[
+    float, typer.Option(metavar="F", help="Share of the blocks that an admission must leave free.")
+]
+AsyncScheduling = Annotated[
+    bool, typer.Option(help="Schedule one step ahead of the tokens, as vLLM does by default on a GPU.")
+]
+ScheduleConservativeness = Annotated[
+    float, typer.Option(metavar="F", help="SGLang: scales the output that running requests reserve.")
+]
+ClipMaxNewTokens = Annotated[
+    int, typer.Option(metavar="N", help="SGLang: most output tokens that one request reserves.")
+]
+
+# What comes out.
+
+JsonFile = Annotated[
+    str | None, typer.Option("--json", metavar="FILE|-", help="Write the figures as JSON; - is stdout.")
+]
+HtmlFile = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page.")]
+DecisionLog = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write every decision of the one --strategy as JSON lines."),
+]
+PrintJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogArgument = Annotated[
+    Path, typer.Argument(metavar="LOG", help="Decision log, of an engine or of bidkv simulate.")
+]
+
+DEFAULT_BLOCK_SIZE = 16
+"""Tokens per KV block, vLLM's default on a GPU."""
+
+DEFAULT_MAX_NUM_SEQS = 256
+"""vLLM's default limit of running requests for an offline engine and for servers on most GPUs."""
+
+DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
+"""Token budget of a step; the packaged profiles were recorded with it."""
+
+DEFAULT_SESSION_STAGGER_S = 0.2
+"""Seconds between the starts of the first concurrent sessions, as in the recorded runs of sessions."""
