@@ -59,7 +59,8 @@ def test_the_options_are_listed() -> None:
     done = RUNNER.invoke(app, ["experiment", "--", "--help"])
     assert done.exit_code == 0
     assert "--mixed-rates" not in done.stdout  # one for every workload: told in words
-    assert "Where no rates are named: 0.8, 1.0, 1.3 of the throughput" in done.stdout
+    assert "Where no rates are given: 0.8, 1.0, 1.3 of the throughput" in " ".join(done.stdout.split())
+    assert RUNNER.invoke(app, ["experiment", "--help"]).stdout == done.stdout
 
 
 def test_another_engine_is_refused() -> None:
