@@ -1,12 +1,25 @@
 """Calibration: fit a step-time profile to an engine's step log, and say how good it is.
 
-Needs the ``sim`` extra. From a shell: ``bidkv calibrate``.
+Needs the ``sim`` extra. From a shell: ``bidkv calibrate``. Names are imported when first used, because a
+GPU host reads the plan and the columns of this room without scipy.
 """
 
-from bidkv.calibration.errors_by_regime import CandidateError, RegimeError
-from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, recorded_graphs
-from bidkv.calibration.report import Calibration, as_text, calibrate, check, errors_as_text
-from bidkv.calibration.step_log import StepLog, StepLogError, read_step_log
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bidkv.calibration.errors_by_regime import CandidateError, RegimeError
+    from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, recorded_graphs
+    from bidkv.calibration.report import Calibration, as_text, calibrate, check, errors_as_text
+    from bidkv.calibration.step_log import StepLog, StepLogError, read_step_log
+
+_MODULES = {
+    "errors_by_regime": ("CandidateError", "RegimeError"),
+    "fitting": ("CANDIDATES", "CHOSEN", "Graphs", "recorded_graphs"),
+    "report": ("Calibration", "as_text", "calibrate", "check", "errors_as_text"),
+    "step_log": ("StepLog", "StepLogError", "read_step_log"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "CANDIDATES",
@@ -24,3 +37,9 @@ __all__ = [
     "read_step_log",
     "recorded_graphs",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
