@@ -285,10 +285,10 @@ def test_the_plugin_attaches_the_service_of_the_environment(hooks, monkeypatch):
 
 @pytest.mark.parametrize("name", ["sglang_default", "slack_aware", "bidkv", "fair", "lcf"])
 def test_serve_accepts_every_policy_name(monkeypatch, name):
-    from bidkv.experiments.sglang.serve import check_environment
+    from bidkv.adapters.sglang.server import find_environment_problem
 
     monkeypatch.setenv("BIDKV_STRATEGY", name)
-    assert check_environment() is None
+    assert find_environment_problem() is None
 
 
 def test_serve_refuses_a_bad_environment_before_it_loads_anything(monkeypatch, capsys):

