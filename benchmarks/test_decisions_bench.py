@@ -12,12 +12,12 @@ from bidkv.policy import available, resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.simulator import Engine, EngineConfig, SimRequest
+from bidkv.simulator import EngineConfig, SimRequest, VllmStepEngine
 
 RUNNING = (256, 2048)
 
 
-def full_engine(policy: Policy, running: int, *, spare_blocks: int) -> tuple[Controller, Engine]:
+def full_engine(policy: Policy, running: int, *, spare_blocks: int) -> tuple[Controller, VllmStepEngine]:
     """An engine with `running` decoding requests and memory for `spare_blocks` blocks more than they took."""
     draw = random.Random(0)
     sources = [
@@ -32,7 +32,7 @@ def full_engine(policy: Policy, running: int, *, spare_blocks: int) -> tuple[Con
         max_model_len=16_000,
     )
     control = Controller(policy, time_budget_s=None)
-    engine = Engine(config, load_profile("h100-llama3.1-8b"), control)
+    engine = VllmStepEngine(config, load_profile("h100-llama3.1-8b"), control)
     for order, source in enumerate(sources):
         engine.submit(SimRequest(source, order, config.model_len))
     engine.step()

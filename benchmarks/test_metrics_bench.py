@@ -13,7 +13,7 @@ from bidkv.control import Controller
 from bidkv.experiments.server_process import find_free_port
 from bidkv.observability.metrics import MetricsExporter
 from bidkv.policy import resolve
-from bidkv.simulator import Engine
+from bidkv.simulator import VllmStepEngine
 from bidkv.stability import QueueingConfig, QueueingController
 
 FEW, RUNNING = 32, 256
@@ -29,7 +29,7 @@ def watched(control: Controller, port: int) -> MetricsExporter:
     return exporter
 
 
-def serve_one(control: Controller, engine: Engine) -> None:
+def serve_one(control: Controller, engine: VllmStepEngine) -> None:
     """Tell of one request, from its arrival to its end."""
     request = engine.running[0]
     engine.now_s += 0.01
@@ -39,7 +39,7 @@ def serve_one(control: Controller, engine: Engine) -> None:
 
 
 @pytest.fixture(params=[False, True], ids=["no metrics", "metrics"])
-def observed(request: pytest.FixtureRequest) -> Iterator[tuple[Controller, Engine]]:
+def observed(request: pytest.FixtureRequest) -> Iterator[tuple[Controller, VllmStepEngine]]:
     """An engine one block short, and its controller: few requests and a fast policy, so that little shows."""
     _, roomy = full_engine(resolve("lcf"), FEW, spare_blocks=0)
     short = roomy.block_demand(frozenset()) - 1
@@ -50,12 +50,12 @@ def observed(request: pytest.FixtureRequest) -> Iterator[tuple[Controller, Engin
         exporter.close()
 
 
-def test_a_decision(benchmark: Any, observed: tuple[Controller, Engine]) -> None:
+def test_a_decision(benchmark: Any, observed: tuple[Controller, VllmStepEngine]) -> None:
     control, engine = observed
     assert len(benchmark(lambda: control.before_step(engine))) == 1
 
 
-def test_a_request(benchmark: Any, observed: tuple[Controller, Engine]) -> None:
+def test_a_request(benchmark: Any, observed: tuple[Controller, VllmStepEngine]) -> None:
     control, engine = observed
     benchmark(lambda: serve_one(control, engine))
     assert control.counters.completions > 0

@@ -10,8 +10,7 @@ from tests.support import steady_profile
 
 from bidkv.policy import resolve
 from bidkv.protocol import EngineView, Policy, RequestView, Session, SessionArrivals, SessionView, Turn
-from bidkv.simulator import EngineConfig, simulate_sessions
-from bidkv.simulator.vllm.engine import Engine
+from bidkv.simulator import EngineConfig, VllmStepEngine, simulate_sessions
 
 
 class Watching(Policy):
@@ -27,7 +26,7 @@ class Watching(Policy):
         self.dropped = 0
 
     def check(self, engine: EngineView) -> None:
-        assert isinstance(engine, Engine)
+        assert isinstance(engine, VllmStepEngine)
         sessions = engine.sessions
         assert sessions is not None
         cache = engine._cache

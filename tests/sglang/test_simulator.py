@@ -17,7 +17,7 @@ from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import SimRequest
 from bidkv.simulator.sglang.config import SglangConfig
-from bidkv.simulator.sglang.engine import SglangEngine
+from bidkv.simulator.sglang.engine import SglangStepEngine
 from workloads import attach
 
 pytestmark = pytest.mark.sglang
@@ -95,7 +95,7 @@ def _real(config: SglangConfig, requests, hooks, policy, tree="disabled"):
 
 def _simulated(config: SglangConfig, requests, policy):
     controller = Controller(policy, time_budget_s=None)
-    engine = SglangEngine(config, load_profile("h100-llama3.1-8b"), controller)
+    engine = SglangStepEngine(config, load_profile("h100-llama3.1-8b"), controller)
     queue = list(requests)
     batches, retractions, ratios, aborted = [], [], [], []
     now = 0

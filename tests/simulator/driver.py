@@ -11,7 +11,7 @@ from bidkv.control import Controller
 from bidkv.policy.parts.classes import WithinClasses
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
-from bidkv.simulator import Engine, EngineConfig, SimRequest
+from bidkv.simulator import EngineConfig, SimRequest, VllmStepEngine
 
 
 class WatchedController(Controller):
@@ -80,7 +80,7 @@ class CheckedRun:
             if config.scheduling_policy == "priority":
                 policy = WithinClasses(policy)
             self.control = WatchedController(policy, time_budget_s=None)
-        self.engine = Engine(config, steady_profile(), self.control)
+        self.engine = VllmStepEngine(config, steady_profile(), self.control)
         self.books = Books()
         self.reserve = reserve
         self.coming = [r for r in requests if r.prompt_tokens < config.model_len]

@@ -15,7 +15,7 @@ from tests.support import requests_of, steady_profile, workloads
 from bidkv.control import Controller
 from bidkv.policy import resolve
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.simulator import Engine, EngineConfig, SimRequest, simulate
+from bidkv.simulator import EngineConfig, SimRequest, VllmStepEngine, simulate
 
 ENGINE = EngineConfig(
     num_gpu_blocks=5, block_size=4, max_num_seqs=4, max_num_batched_tokens=64, async_scheduling=True
@@ -25,8 +25,10 @@ Log = list[tuple[float, list[tuple[str, int]], list[str], list[str]]]
 """Of every step: when it was over, what was scheduled and preempted in it, who was complete at its end."""
 
 
-def engine_with(requests: list[WorkloadRequest], config: EngineConfig = ENGINE) -> Engine:
-    engine = Engine(config, steady_profile(), Controller(resolve("preempt-evict"), time_budget_s=None))
+def engine_with(requests: list[WorkloadRequest], config: EngineConfig = ENGINE) -> VllmStepEngine:
+    engine = VllmStepEngine(
+        config, steady_profile(), Controller(resolve("preempt-evict"), time_budget_s=None)
+    )
     for order, request in enumerate(requests):
         engine.submit(SimRequest(request, order, config.model_len))
     return engine

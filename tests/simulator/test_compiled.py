@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.support import shared_totals
 
 from bidkv.policy import available, resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
-from bidkv.results import EngineTotals, RunResult
+from bidkv.results import RunResult
 from bidkv.simulator import EngineConfig, SimulationError, simulate
 from bidkv.simulator.run import Backend
 
@@ -58,12 +59,6 @@ def random_workload(rng: random.Random) -> tuple[EngineConfig, list[WorkloadRequ
             )
         )
     return config, requests
-
-
-def shared_totals(result: RunResult) -> EngineTotals:
-    """The counters that the compiled engine keeps, too."""
-    unknown = dict.fromkeys(("prompt_tokens_seen", "prefix_hit_tokens", "lost_prefix_tokens", "token_gaps"))
-    return dataclasses.replace(result.totals, **unknown)
 
 
 def assert_equal(stepped: RunResult, leaped: RunResult) -> None:

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
+from tests.support import shared_totals
 
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.results import EngineTotals, Outcome, RequestRecord, RunResult, TimelinePoint
+from bidkv.results import Outcome, RequestRecord, RunResult, TimelinePoint
 from bidkv.simulator import EngineConfig, SglangConfig, SimulationError, simulate
 from bidkv.simulator.fleet import (
     ArrivingRequest,
@@ -78,12 +79,6 @@ def fleet(
         backend=backend,
         timeline_points=100_000,
     )
-
-
-def shared_totals(result: RunResult) -> EngineTotals:
-    """The counters that the compiled engine keeps, too."""
-    unknown = dict.fromkeys(("prompt_tokens_seen", "prefix_hit_tokens", "lost_prefix_tokens", "token_gaps"))
-    return replace(result.totals, **unknown)
 
 
 def assert_alike(one: RunResult, other: RunResult) -> None:

@@ -15,24 +15,26 @@ from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome
-from bidkv.simulator import SglangConfig, SglangEngine, SimRequest, SimulationError, simulate
+from bidkv.simulator import SglangConfig, SglangStepEngine, SimRequest, SimulationError, simulate
 
 PROFILE = load_profile("h100-llama3.1-8b")
 
 
-def engine(**options: Any) -> SglangEngine:
+def engine(**options: Any) -> SglangStepEngine:
     spec = options.pop("policy", "preempt-evict")
-    return SglangEngine(SglangConfig(**options), PROFILE, Controller(resolve(spec), time_budget_s=None))
+    return SglangStepEngine(SglangConfig(**options), PROFILE, Controller(resolve(spec), time_budget_s=None))
 
 
-def submit(replica: SglangEngine, name: str, prompt: int, output: int, cap: int | None = None) -> SimRequest:
+def submit(
+    replica: SglangStepEngine, name: str, prompt: int, output: int, cap: int | None = None
+) -> SimRequest:
     source = WorkloadRequest(name, replica.now_s, prompt, output, max_tokens=cap)
     request = SimRequest(source, 0, replica.config.model_len)
     replica.submit(request)
     return request
 
 
-def batch(replica: SglangEngine) -> dict[str, int]:
+def batch(replica: SglangStepEngine) -> dict[str, int]:
     replica.step()
     return {request.request_id: tokens for request, tokens in replica.scheduled}
 

@@ -7,7 +7,7 @@ from bidkv.control import Controller
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.simulator import Engine, EngineConfig, SimRequest
+from bidkv.simulator import EngineConfig, SimRequest, VllmStepEngine
 from bidkv.stability import CycleReport, LimitCycleDetector
 
 
@@ -65,7 +65,7 @@ def test_rising_recompute_is_seen():
 
 def test_equal_requests_that_start_together_cycle_in_the_simulated_engine():
     config = EngineConfig(num_gpu_blocks=2001, max_num_seqs=256)
-    engine = Engine(config, load_profile("h100-llama3.1-8b"), Controller(resolve("preempt-evict")))
+    engine = VllmStepEngine(config, load_profile("h100-llama3.1-8b"), Controller(resolve("preempt-evict")))
     for index in range(1500):
         engine.submit(SimRequest(WorkloadRequest(f"r{index}", 0.0, 100, 400), index, config.model_len))
     detector = LimitCycleDetector(window_s=60.0)

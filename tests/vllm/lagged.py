@@ -29,7 +29,7 @@ from vllm.v1.request import Request
 from bidkv.control import Controller
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.simulator import Engine, SimRequest
+from bidkv.simulator import SimRequest, VllmStepEngine
 
 STOP_TOKEN = 7
 
@@ -203,7 +203,7 @@ def _request(index: int, request: WorkloadRequest, case: Case) -> Request:
 def simulate_lagged(case: Case, policy: Policy) -> Served:
     """Serve a case by the simulator with asynchronous scheduling."""
     config = engine_config(case, async_scheduling=True)
-    engine = Engine(config, OneSecondSteps(), Controller(policy, time_budget_s=None))
+    engine = VllmStepEngine(config, OneSecondSteps(), Controller(policy, time_budget_s=None))
     arrivals = deque(enumerate(case.requests))
     served = Served()
     while arrivals or not engine.idle:

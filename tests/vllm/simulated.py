@@ -11,7 +11,7 @@ from bidkv.control import Controller
 from bidkv.protocol.policy import Policy
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.vllm.config import EngineConfig
-from bidkv.simulator.vllm.engine import Engine
+from bidkv.simulator.vllm.engine import VllmStepEngine
 
 
 class OneSecondSteps:
@@ -46,7 +46,7 @@ def simulate_case(case: Case, policy: Policy) -> tuple[list[Step], Controller]:
     """Serve a case to its end in the simulator; return its steps and the controller that was in charge."""
     config = engine_config(case)
     controller = Controller(policy, time_budget_s=None)
-    engine = Engine(config, OneSecondSteps(), controller)
+    engine = VllmStepEngine(config, OneSecondSteps(), controller)
     arrivals = deque(enumerate(case.requests))
     steps: list[Step] = []
     second = 0

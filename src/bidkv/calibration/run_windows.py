@@ -25,7 +25,7 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult, TimelinePoint
 from bidkv.simulator import EngineConfig
 from bidkv.simulator.request import SimRequest
-from bidkv.simulator.vllm.engine import Engine
+from bidkv.simulator.vllm.engine import VllmStepEngine
 
 _TRIES = 10
 _MET_S = 1e-7  # a window that ends this close to the record needs no other try
@@ -80,7 +80,7 @@ class _Drive:
     def __init__(self, config: EngineConfig, profile: StepTimeProfile, policy: str) -> None:
         self.times = _Stretched(profile.for_engine(config.max_num_seqs, config.max_num_batched_tokens))
         controller = Controller(resolve(policy), time_budget_s=None)
-        self.engine = Engine(config, cast("StepTimeProfile", self.times), controller)
+        self.engine = VllmStepEngine(config, cast("StepTimeProfile", self.times), controller)
         self.submitted = 0
         self.idle_s = 0.0
 

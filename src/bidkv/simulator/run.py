@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from bidkv.control import Controller
@@ -20,8 +20,11 @@ from bidkv.simulator.arrivals import OpenSource, RequestSource
 from bidkv.simulator.progress import ProgressCallback, RecordCallback
 from bidkv.simulator.sessions import SessionSource
 from bidkv.simulator.sglang.config import SglangConfig
+from bidkv.simulator.sglang.engine import SglangStepEngine
+from bidkv.simulator.step_engine import ReplicaConfig, StepEngine
 from bidkv.simulator.stepping import SteppingRun
 from bidkv.simulator.vllm.config import EngineConfig
+from bidkv.simulator.vllm.engine import VllmStepEngine
 
 if TYPE_CHECKING:
     from bidkv.simulator.vllm.compiled import CompiledRun
@@ -30,11 +33,16 @@ if TYPE_CHECKING:
 
 Backend = Literal["auto", "compiled", "python"]
 
+_STEP_ENGINES: Mapping[type, Callable[[Any, StepTimeProfile, Controller], StepEngine]] = {
+    EngineConfig: VllmStepEngine,
+    SglangConfig: SglangStepEngine,
+}
+
 
 def simulate(
     requests: Iterable[WorkloadRequest] | RequestSource,
     policy: Policy,
-    engine: EngineConfig | SglangConfig,
+    engine: ReplicaConfig,
     profile: StepTimeProfile,
     *,
     progress: ProgressCallback | None = None,
@@ -50,7 +58,7 @@ def simulate(
         requests: in the order of arrival; streamed, never held as a whole. Or a `RequestSource`, which learns
             when requests leave (:class:`bidkv.simulator.SessionSource`).
         policy: a fresh policy object (it learns while it runs).
-        engine: the options of a vLLM replica, or with a `SglangConfig` of an SGLang replica.
+        engine: the options of the replica: an `EngineConfig` (vLLM) or a `SglangConfig`.
         profile: turns a step's batch into seconds.
         progress: called every few hundred finished requests.
         timeline_points: most points of the timeline kept, at least 2.
@@ -68,7 +76,7 @@ def simulate(
         run (prompt as long as the model's limit) are recorded as rejected.
 
     Raises:
-        SimulationError: arrivals are not in order, a name occurs twice, or preemption goes in a circle.
+        SimulationError: arrivals are not in order, an id occurs twice, or preemption goes in a circle.
         ValueError: the compiled backend was asked for what it does not cover.
     """
     started = time.perf_counter()
@@ -104,7 +112,7 @@ def simulate_sessions(
     sessions: Sequence[Session],
     arrivals: SessionArrivals,
     policy: Policy,
-    engine: EngineConfig | SglangConfig,
+    engine: ReplicaConfig,
     profile: StepTimeProfile,
     *,
     patience_s: float | None = None,
@@ -138,7 +146,7 @@ def simulate_sessions(
 def start_run(
     requests: Iterable[WorkloadRequest] | RequestSource,
     policy: Policy,
-    engine: EngineConfig | SglangConfig,
+    engine: ReplicaConfig,
     profile: StepTimeProfile,
     on_record: RecordCallback,
     *,
@@ -151,25 +159,35 @@ def start_run(
     """Make what :func:`simulate` runs, not a step taken yet; arguments as there."""
     # The machine's speed must not change a simulated result, so the time budget is off.
     controller = Controller(
-        WithinClasses(policy) if _by_priority(engine) else policy,
+        WithinClasses(policy) if engine.schedules_by_priority else policy,
         time_budget_s=None,
         observer=observer,
     )
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
     told = (on_record, progress, timeline_points)
-    if isinstance(requests, Iterable):
-        if _runs_compiled(backend, engine, may_be_cut):
-            from bidkv.simulator.vllm.compiled import CompiledRun
+    is_open = isinstance(requests, Iterable)
+    if _runs_compiled(backend, engine, closed_or_cut=may_be_cut or not is_open):
+        from bidkv.simulator.vllm.compiled import CompiledRun
 
-            return CompiledRun(cast("EngineConfig", engine), timed, controller, requests, *told), controller
-        run = SteppingRun(engine, timed, controller, OpenSource(requests), *told)
-        if policy.drops_idle:
-            run.replica.track_sessions(find_by_prefix=True)
-        return run, controller
-    _runs_compiled(backend, engine, closed_or_cut=True)  # says so where only the compiled backend will do
-    run = SteppingRun(engine, timed, controller, requests, *told)
-    run.replica.track_sessions(find_by_prefix=not requests.tells_sessions)
-    return run, controller
+        arriving = cast("Iterable[WorkloadRequest]", requests)
+        return CompiledRun(cast("EngineConfig", engine), timed, controller, arriving, *told), controller
+    replica = make_step_engine(engine, timed, controller)
+    source = OpenSource(requests) if isinstance(requests, Iterable) else requests
+    if policy.drops_idle or not is_open:
+        replica.track_sessions(find_by_prefix=is_open or not source.tells_sessions)
+    return SteppingRun(replica, engine.model_len, source, *told), controller
+
+
+def make_step_engine(config: ReplicaConfig, profile: StepTimeProfile, controller: Controller) -> StepEngine:
+    """Return a fresh simulated replica with these options.
+
+    Raises:
+        TypeError: no simulated engine has options of this type.
+    """
+    for options, make in _STEP_ENGINES.items():
+        if isinstance(config, options):
+            return make(config, profile, controller)
+    raise TypeError(f"expected an EngineConfig or a SglangConfig, got {config!r}")
 
 
 def make_result(run: Run, controller: Controller, records: list[RequestRecord], wall_s: float) -> RunResult:
@@ -185,10 +203,6 @@ def make_result(run: Run, controller: Controller, records: list[RequestRecord], 
     )
 
 
-def _by_priority(engine: EngineConfig | SglangConfig) -> bool:
-    return isinstance(engine, EngineConfig) and engine.scheduling_policy == "priority"
-
-
 def _completed_by(end_s: float, sink: RecordCallback) -> RecordCallback:
     """Pass on the records of what was complete at `end_s`: the last step may end later."""
 
@@ -199,13 +213,13 @@ def _completed_by(end_s: float, sink: RecordCallback) -> RecordCallback:
     return take
 
 
-def _runs_compiled(backend: Backend, engine: EngineConfig | SglangConfig, closed_or_cut: bool) -> bool:
+def _runs_compiled(backend: Backend, engine: ReplicaConfig, closed_or_cut: bool) -> bool:
     if backend not in ("auto", "compiled", "python"):
         raise ValueError(f"backend must be 'auto', 'compiled' or 'python', got {backend!r}")
     if backend == "python":
         return False
     uncovered = (
-        isinstance(engine, SglangConfig)
+        not isinstance(engine, EngineConfig)
         or engine.scheduling_policy != "fcfs"
         or engine.enable_prefix_caching
         or engine.async_scheduling

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 
-from bidkv.control import Controller
-from bidkv.profiles import StepTimeProfile
 from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import RequestSource, SimulationError, make_rejection
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.request import SimRequest
-from bidkv.simulator.sglang.config import SglangConfig
-from bidkv.simulator.sglang.engine import SglangEngine
+from bidkv.simulator.step_engine import StepEngine
 from bidkv.simulator.timeline import TimelineRecorder
-from bidkv.simulator.vllm.config import EngineConfig
-from bidkv.simulator.vllm.engine import Engine
 
 _PATIENCE_STEPS = 20_000
 """Who runs first computes a token a step at least: a run that is no circle shows one far earlier."""
@@ -31,19 +26,15 @@ class SteppingRun:
 
     def __init__(
         self,
-        config: EngineConfig | SglangConfig,
-        profile: StepTimeProfile,
-        controller: Controller,
+        replica: StepEngine,
+        model_len: int,
         source: RequestSource,
         on_record: RecordCallback,
         progress: ProgressCallback | None,
         timeline_points: int,
     ) -> None:
-        self.replica: Engine | SglangEngine = (
-            SglangEngine(config, profile, controller)
-            if isinstance(config, SglangConfig)
-            else Engine(config, profile, controller)
-        )
+        self.replica = replica
+        self._model_len = model_len
         self._on_record = on_record
         self._records = 0
         self._timeline = TimelineRecorder(timeline_points)
@@ -53,13 +44,13 @@ class SteppingRun:
         self._used_block_seconds = 0.0
         self._last_finish_s = 0.0
         self._count = 0
-        self._patience_steps = max(_PATIENCE_STEPS, 4 * config.model_len)
+        self._patience_steps = max(_PATIENCE_STEPS, 4 * model_len)
         self._next_check = self._patience_steps
         self._progress_made = (0, 0)
         self._first_arrival_s = 0.0
 
     @property
-    def view(self) -> Engine | SglangEngine:
+    def view(self) -> StepEngine:
         """The engine as a policy sees it."""
         return self.replica
 
@@ -101,9 +92,8 @@ class SteppingRun:
             )
             for request in replica.finished:
                 self._record(request)
-            if isinstance(replica, SglangEngine):
-                for request in replica.aborted:
-                    self._record(request, Outcome.FAILED, "it did not fit into the KV pool even alone")
+            for request in replica.aborted:
+                self._record(request, Outcome.FAILED, "it did not fit into the KV pool even alone")
             if replica.num_steps >= self._next_check:
                 self._require_progress()
 
@@ -123,7 +113,7 @@ class SteppingRun:
 
     def _take_arrivals(self) -> None:
         replica, source, live = self.replica, self._source, self._live
-        model_len = replica.config.model_len
+        model_len = self._model_len
         while source.next_arrival_s <= replica.now_s:
             arriving, new_tokens, past_tokens, ends_session = source.take()
             if self._count == 0:

@@ -1,14 +1,12 @@
-"""Waiting queues, first come first served or by (priority, arrival, id), and what may be asked of them."""
+"""Waiting queues: first come first served, or by (priority, arrival, id)."""
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.requests import RequestView
-from bidkv.protocol.session_views import SessionTable
 from bidkv.simulator.request import SimRequest
 
 
@@ -39,7 +37,7 @@ class FCFSQueue:
         self._members.move_to_end(request.request_id, last=False)
 
     def head(self) -> SimRequest:
-        """Who the engine itself would admit next."""
+        """Return the request that the engine itself would admit next."""
         return next(iter(self._members.values()))
 
     def remove(self, request: SimRequest) -> None:
@@ -73,7 +71,7 @@ class PriorityQueue:
     prepend = append  # a preempted request keeps its place in the order
 
     def head(self) -> SimRequest:
-        """Who the engine itself would admit next."""
+        """Return the request that the engine itself would admit next."""
         heap, members = self._heap, self._members
         while heap[0][2] not in members:
             heapq.heappop(heap)
@@ -88,36 +86,3 @@ class PriorityQueue:
 
 def _priority_key(request: SimRequest) -> tuple[int, float, str]:
     return (request.priority, request.arrival_s, request.request_id)
-
-
-class QueueView(EngineViewDefaults):
-    """What a policy may ask about the requests of a simulated engine, whichever engine that is."""
-
-    _waiting: FCFSQueue | PriorityQueue
-    sessions: SessionTable | None = None
-
-    def track_sessions(self, *, find_by_prefix: bool) -> None:
-        """Show sessions to the policy; an engine without a prefix cache has nothing of them to show."""
-
-    def cached_tokens(self, request: RequestView) -> int:
-        """0 in an engine without a prefix cache."""
-        return 0
-
-    @property
-    def num_waiting(self) -> int:
-        """Requests that wait to enter."""
-        return len(self._waiting)
-
-    def waiting(self) -> Sequence[SimRequest]:
-        """The waiting requests in the engine's own order."""
-        return list(self._waiting)
-
-    def is_waiting(self, request: RequestView) -> bool:
-        """Whether `request` waits to enter."""
-        return request in self._waiting
-
-    def true_output_tokens(self, request: RequestView) -> int:
-        """Tokens `request` will have generated in the end."""
-        if not isinstance(request, SimRequest):
-            raise TypeError(f"expected a request of this engine, got {request!r}")
-        return request._target_tokens - request.num_prompt_tokens

@@ -14,9 +14,7 @@ from bidkv.simulator.arrivals import Inbox
 from bidkv.simulator.fleet.router import ArrivingRequest
 from bidkv.simulator.progress import RecordCallback
 from bidkv.simulator.run import Backend, make_result, start_run
-from bidkv.simulator.sglang.config import SglangConfig
-from bidkv.simulator.vllm.config import EngineConfig
-from bidkv.simulator.vllm.engine import Engine
+from bidkv.simulator.step_engine import ReplicaConfig
 
 _STRIDE = 512
 """Requests a replica may have before it when nobody looks: bounds the memory, and keeps strides long."""
@@ -39,7 +37,7 @@ class Replica:
         index: int,
         clock: FleetClock,
         policy: Policy,
-        engine: EngineConfig | SglangConfig,
+        engine: ReplicaConfig,
         profile: StepTimeProfile,
         *,
         timeline_points: int,
@@ -132,7 +130,4 @@ class Replica:
     def cached_tokens(self, request: ArrivingRequest) -> int:
         """Leading prompt tokens found in its prefix cache; 0 without one."""
         self._catch_up()
-        view = self._run.view
-        if not isinstance(view, Engine):
-            return 0
-        return view.cached_prompt_tokens(request)
+        return self._run.view.cached_prompt_tokens(request)

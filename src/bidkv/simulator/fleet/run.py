@@ -19,8 +19,7 @@ from bidkv.simulator.fleet.replica import FleetClock, Replica
 from bidkv.simulator.fleet.router import Router
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.run import Backend
-from bidkv.simulator.sglang.config import SglangConfig
-from bidkv.simulator.vllm.config import EngineConfig
+from bidkv.simulator.step_engine import ReplicaConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +52,7 @@ MOST_REPLICAS = 10_000
 def simulate_fleet(
     requests: Iterable[WorkloadRequest],
     policy: Policy,
-    engine: EngineConfig | SglangConfig,
+    engine: ReplicaConfig,
     profile: StepTimeProfile,
     *,
     replicas: int,
@@ -71,7 +70,7 @@ def simulate_fleet(
     Args:
         requests: in the order of arrival; streamed, never held as a whole.
         policy: a fresh policy object; every replica gets a copy of it.
-        engine: the options of each replica.
+        engine: the options of each replica: an `EngineConfig` (vLLM) or a `SglangConfig`.
         profile: turns a step's batch into seconds.
         replicas: how many, from 1 to 10,000.
         router: a name out of :func:`available_routers`, or a fresh router object.

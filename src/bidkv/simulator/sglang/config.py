@@ -107,6 +107,11 @@ class SglangConfig:
         return limit - 1
 
     @property
+    def schedules_by_priority(self) -> bool:
+        """False: priority scheduling is not simulated."""
+        return False
+
+    @property
     def initial_ratio(self) -> float:
         """Share of its output that a running request reserves, before anything has run."""
         return min(self.init_new_token_ratio * self.schedule_conservativeness, 1.0)

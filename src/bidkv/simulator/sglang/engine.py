@@ -1,6 +1,6 @@
 """The step engine in SGLang's way: prefill batches before decode batches, retraction instead of preemption.
 
-One :meth:`SglangEngine.step` is one turn of the event loop of SGLang. Its rules, by number in
+One :meth:`SglangStepEngine.step` is one turn of the event loop of SGLang. Its rules, by number in
 docs/reference/simulator.md:
 
 S1. Who was prefilled joins the decode batch at its tail; a prompt still in chunks waits beside it.
@@ -25,7 +25,7 @@ from bidkv.simulator.sglang.admission import PrefillBudget
 from bidkv.simulator.sglang.state import SglangState
 
 
-class SglangEngine(SglangState):
+class SglangStepEngine(SglangState):
     """One simulated SGLang replica.
 
     `submit` requests, `step` until nothing is left; `finished` collects what left in the last step, `aborted`

@@ -8,35 +8,20 @@ from itertools import chain
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import RequestView
-from bidkv.simulator.books import TokenBooks
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.sglang.config import SglangConfig
-from bidkv.simulator.waiting import FCFSQueue, QueueView
+from bidkv.simulator.state import EngineState
 
 
-class SglangState(QueueView):
+class SglangState(EngineState):
     """What one replica knows; it is the `EngineView` its policy sees. It decides nothing."""
 
     prefix_caching = False
 
     def __init__(self, config: SglangConfig, profile: StepTimeProfile, controller: Controller) -> None:
+        super().__init__(config, profile, controller)
         self.config = config
-        self.block_size = config.page_size
-        self.num_blocks = self.free_blocks = config.usable_blocks
-        self.max_num_seqs = config.max_num_seqs
-        self.max_num_batched_tokens = config.max_num_batched_tokens
-        self.now_s = 0.0
-        self.num_steps = 0
-        self.num_preemptions = 0
-        self.num_scheduled_tokens = 0
-        self.books = TokenBooks(config.page_size)
-        self.used_blocks_in_step = 0
-        self.idle_session_blocks_in_step = 0
         self.new_token_ratio = config.initial_ratio
-        self.scheduled: list[tuple[SimRequest, int]] = []
-        self.preempted: list[SimRequest] = []
-        self.finished: list[SimRequest] = []
-        self.aborted: list[SimRequest] = []
         self._decoding: list[SimRequest] = []
         self._prefilled: list[SimRequest] = []
         self._chunked: SimRequest | None = None
@@ -44,14 +29,11 @@ class SglangState(QueueView):
         self._last_end_s = 0.0
         self._admissions: dict[str, int] = {}
         self._num_admissions = 0
-        self._waiting = FCFSQueue()
-        self._profile = profile
-        self._control = controller
 
     # --- what a policy may ask -------------------------------------------------------------------
     @property
     def running(self) -> Sequence[SimRequest]:
-        """Who runs, first admitted first; O(running)."""
+        """The running requests, first admitted first; O(running)."""
         running = {request.request_id: request for request in chain(self._decoding, self._prefilled)}
         if self._chunked is not None:
             running[self._chunked.request_id] = self._chunked

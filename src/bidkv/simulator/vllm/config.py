@@ -94,6 +94,11 @@ class EngineConfig:
         return capacity if self.max_model_len is None else min(self.max_model_len, capacity)
 
     @property
+    def schedules_by_priority(self) -> bool:
+        """Whether requests are ordered by priority before anything else."""
+        return self.scheduling_policy == "priority"
+
+    @property
     def watermark_blocks(self) -> int:
         """Blocks the engine's own watermark keeps free at an admission."""
         return int(self.watermark * self.num_gpu_blocks)

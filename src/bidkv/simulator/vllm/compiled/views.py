@@ -8,6 +8,7 @@ from typing import Any, cast
 from bidkv.protocol.policy import Figure
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.protocol.session_views import SessionTable
+from bidkv.simulator.content import Prompt
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.kernel import block_demand
 from bidkv.simulator.vllm.config import EngineConfig
@@ -207,6 +208,10 @@ class KernelView:
         return self._rows[at.TARGET][request._slot] - request.num_prompt_tokens
 
     def cached_tokens(self, request: RequestView) -> int:
+        """0: the compiled engine caches no prefixes."""
+        return 0
+
+    def cached_prompt_tokens(self, prompt: Prompt) -> int:
         """0: the compiled engine caches no prefixes."""
         return 0
 
