@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bidkv.control import ControlCounters, Controller
-from bidkv.observability.metrics import ADDRESS, Gauge, MetricsExporter
+from bidkv.observability.metrics import ADDRESS, MetricSource, MetricsExporter
 from bidkv.policy import resolve
 from bidkv.stability import QueueingController
 
@@ -33,7 +33,7 @@ def controller():
 
 def test_every_counter_gauge_and_queueing_figure_is_served(controller):
     port = free_port()
-    exporter = MetricsExporter(controller, port, {"free_blocks": Gauge("Free blocks.", lambda: 17)})
+    exporter = MetricsExporter(controller, port, {"free_blocks": MetricSource("Free blocks.", lambda: 17)})
     try:
         assert exporter.serving
         controller.counters.decisions = 3
