@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from bidkv.control import ControlCounters, Controller
-from bidkv.observability.metrics import ADDRESS, MetricSource, MetricsExporter
+from bidkv.observability.metrics import ADDRESS, MetricsExporter, MetricSource
 from bidkv.policy import resolve
 from bidkv.stability import QueueingController
 
