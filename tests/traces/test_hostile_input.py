@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bidkv.workloads.traces import TRACE_FORMATS, TraceError, read_trace
+from bidkv.workloads.traces.formats.mooncake import OPTIONAL_FIELDS
 from bidkv.workloads.traces.limits import MAX_LINE_BYTES
-from bidkv.workloads.traces.mooncake import OPTIONAL_FIELDS
 
 FORMATS = [f for f in TRACE_FORMATS if f != "auto"]
 AZURE = b"TIMESTAMP,ContextTokens,GeneratedTokens\n"

@@ -24,7 +24,8 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
 from bidkv.workloads.traces import TraceError
 from bidkv.workloads.traces.errors import fail
-from bidkv.workloads.traces.table import parse_tokens, read_rows
+from bidkv.workloads.traces.table import read_rows
+from bidkv.workloads.traces.values import parse_tokens
 
 
 @dataclass(frozen=True, slots=True)

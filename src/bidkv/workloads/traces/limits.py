@@ -11,6 +11,9 @@ MAX_TIME_MS = 10_000_000_000_000
 MAX_LINE_BYTES = 1024 * 1024
 """Longest line; the chunk hashes of a prompt of tens of millions of tokens fit."""
 
+MAX_DOCUMENT_BYTES = 512 * 1024 * 1024
+"""Largest JSON document that is not one row a line; it is held in memory as a whole."""
+
 MAX_TEXT_CHARS = 256
 """Longest request or agent name."""
 

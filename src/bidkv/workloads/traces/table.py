@@ -1,4 +1,4 @@
-"""What the two CSV readers share: the header, the cells of a row, and counts of tokens."""
+"""Tables written as CSV: the header, and the cells of a row."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bidkv.workloads.traces.errors import fail
-from bidkv.workloads.traces.limits import MAX_TOKENS
 from bidkv.workloads.traces.lines import read_lines
 
-_TOKENS = f"a whole number from 1 to {MAX_TOKENS:,}"
 _MOST_COLUMNS = 256
-_MOST_DIGITS = len(str(MAX_TOKENS))
 
 
 def split_header(file: str, line: bytes) -> list[str]:
@@ -51,13 +48,3 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[b
         yield number, tuple([cells[place] for place in places])
     if number < 2:
         fail(file, 0, "", "at least one request below the header; there is none")
-
-
-def parse_tokens(file: str, number: int, column: str, cell: bytes) -> int:
-    """Return a cell's count of tokens; TraceError unless it is a whole number in range."""
-    digits = cell.strip()
-    if digits.isdigit() and len(digits) <= _MOST_DIGITS:
-        tokens = int(digits)
-        if 1 <= tokens <= MAX_TOKENS:
-            return tokens
-    fail(file, number, column, _TOKENS, cell)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from decimal import Decimal
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, Any
+from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads.traces.atomic import atomic_file
 from bidkv.workloads.traces.errors import fail
+from bidkv.workloads.traces.formats.mooncake import RowParser
 from bidkv.workloads.traces.limits import MAX_LINE_BYTES
-from bidkv.workloads.traces.mooncake import RowParser
+
+__all__ = ["atomic_file", "write_mooncake"]
 
 
 def write_mooncake(requests: Iterable[WorkloadRequest], path: str | Path) -> int:
@@ -47,24 +47,6 @@ def write_mooncake(requests: Iterable[WorkloadRequest], path: str | Path) -> int
         if not count:
             raise ValueError(f"{path}: a workload needs at least one request")
     return count
-
-
-@contextmanager
-def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `path` when the block ends well, and vanishes otherwise."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            # Temporary files are private; a workload is as readable as any other new file.
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(file.name, 0o666 & ~umask)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
 
 
 def _row(index: int, r: WorkloadRequest) -> str:

@@ -1,0 +1,202 @@
+"""Tables with one row a request, told by the names of their columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.workloads.traces.clock import Clock, make_clock
+from bidkv.workloads.traces.errors import fail
+from bidkv.workloads.traces.formats.base import Format, Timing
+from bidkv.workloads.traces.limits import MAX_ABS_PRIORITY, MAX_WEIGHT
+from bidkv.workloads.traces.options import TraceOptions
+from bidkv.workloads.traces.report import TraceReport
+from bidkv.workloads.traces.source import Source
+from bidkv.workloads.traces.values import (
+    find_column,
+    parse_count,
+    parse_name,
+    parse_number,
+    parse_tokens,
+)
+
+NO_ANSWER = "without an answer, failed or cancelled"
+NO_PROMPT = "without a prompt"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnLayout:
+    """Where a table keeps what a request is made of. Names are compared without case, spaces and underscores.
+
+    Attributes:
+        prompt: names of the column of prompt tokens, the first one found counts.
+        output: names of the column of output tokens.
+        time: names of the column of arrivals; () when the table has none.
+        time_unit: unit of numeric arrivals, "date" where they are dates; "" when the layout leaves it open,
+            so that it must be stated.
+        images: names of a column of image counts.
+        agent: names of a column that says who sent a request.
+        priority: names of a column of priorities; a lower one is more important.
+        max_tokens: names of a column of caps.
+        weight: names of a column of weights.
+        zero_is_failure: rows without prompt or answer tokens are left out and counted; otherwise they are an
+            error.
+        also: columns a table must have besides, to be of this layout.
+    """
+
+    prompt: tuple[str, ...]
+    output: tuple[str, ...]
+    time: tuple[str, ...] = ()
+    time_unit: str = ""
+    images: tuple[str, ...] = ()
+    agent: tuple[str, ...] = ()
+    priority: tuple[str, ...] = ()
+    max_tokens: tuple[str, ...] = ()
+    weight: tuple[str, ...] = ()
+    zero_is_failure: bool = False
+    also: tuple[str, ...] = ()
+
+
+def make_column_format(name: str, about: str, layout: ColumnLayout) -> Format:
+    """Return the format of tables laid out like `layout`."""
+
+    def matches(source: Source, options: TraceOptions) -> bool:
+        needed = [layout.prompt, layout.output, *((column,) for column in layout.also)]
+        if layout.time:
+            needed.append(layout.time)
+        return all(find_column(source.columns, names) for names in needed)
+
+    def has_times(source: Source, options: TraceOptions) -> bool:
+        return bool(layout.time)
+
+    def requests(
+        source: Source, options: TraceOptions, report: TraceReport, timing: Timing
+    ) -> Iterator[WorkloadRequest]:
+        return read_table(source, layout, options, report, timing)
+
+    return Format(name, about, matches, requests, has_times=has_times)
+
+
+def read_table(
+    source: Source, layout: ColumnLayout, options: TraceOptions, report: TraceReport, timing: Timing
+) -> Iterator[WorkloadRequest]:
+    """Stream the requests of a table, called "r0", "r1", ... in the order of its rows.
+
+    Raises:
+        TraceError: a broken row, rows out of order of time, a column that is missing, or no request at all.
+    """
+    file = str(source.path)
+    prompt_name, output_name = _need(source, layout.prompt), _need(source, layout.output)
+    time_name = _need(source, layout.time) if layout.time else None
+    images_name = find_column(source.columns, layout.images)
+    extra_roles = {
+        role: column
+        for role, names in (
+            ("agent_id", layout.agent),
+            ("priority", layout.priority),
+            ("max_tokens", layout.max_tokens),
+            ("weight", layout.weight),
+        )
+        if (column := find_column(source.columns, names)) is not None
+    }
+    names = [prompt_name, output_name, *(n for n in (time_name, images_name) if n), *extra_roles.values()]
+    clock: Clock | None = None
+    if time_name is not None:
+        sample = [row.get(time_name) for _, row in source.sample]
+        clock = make_clock(file, time_name, sample, layout.time_unit, options, report)
+    start_s, stretch, given = timing.start_s, timing.stretch, timing.given_s
+    time_place = 2 if time_name else 0
+    images_place = 2 + bool(time_name)
+    extra_place = images_place + bool(images_name)
+    tokens = parse_count if layout.zero_is_failure or images_name else parse_tokens
+    index = 0
+    for number, cells in source.tuples(names):
+        prompt = tokens(file, number, prompt_name, cells[0])
+        output = tokens(file, number, output_name, cells[1])
+        arrival_s = clock.read(number, cells[time_place]) if clock is not None else 0.0
+        if images_name is not None:
+            images = parse_count(file, number, images_name, cells[images_place])
+            prompt += images * (options.tokens_per_image or 0)
+            if images and options.tokens_per_image is None:
+                _warn_images(report, images_name)
+        if not prompt or not output:
+            report.leave_out(NO_PROMPT if not prompt else NO_ANSWER)
+            continue
+        if given is not None:
+            arrival_s = next(given)
+        request = WorkloadRequest(f"r{index}", (arrival_s - start_s) * stretch, prompt, output)
+        if extra_roles:
+            request = _with_extras(file, number, request, extra_roles, cells[extra_place:])
+        index += 1
+        yield request
+    if not index:
+        fail(file, 0, "", "at least one request with a prompt and an answer")
+
+
+def _need(source: Source, names: tuple[str, ...]) -> str:
+    column = find_column(source.columns, names)
+    if column is None:
+        fail(str(source.path), 1, "", f"a column called {' or '.join(names)}", ",".join(source.columns))
+    return column
+
+
+def _warn_images(report: TraceReport, column: str) -> None:
+    report.warn(
+        f"column {column!r} counts images, which are not counted as prompt tokens: --tokens-per-image states "
+        "how many tokens one is"
+    )
+
+
+def _with_extras(
+    file: str, number: int, request: WorkloadRequest, roles: dict[str, str], cells: tuple[Any, ...]
+) -> WorkloadRequest:
+    given: dict[str, Any] = {}
+    for (role, column), cell in zip(roles.items(), cells, strict=True):
+        if cell is None or cell == b"" or (type(cell) is bytes and not cell.strip()):
+            continue
+        given[role] = _EXTRA_PARSERS[role](file, number, column, cell, request)
+    values = {name: getattr(request, name) for name in _KEPT}
+    return WorkloadRequest(**values, **given)
+
+
+_KEPT = ("request_id", "arrival_s", "prompt_tokens", "output_tokens")
+
+
+def _parse_agent(file: str, number: int, column: str, cell: Any, request: WorkloadRequest) -> str:
+    return parse_name(file, number, column, cell)
+
+
+def _parse_priority(file: str, number: int, column: str, cell: Any, request: WorkloadRequest) -> int:
+    expected = f"a whole number from -{MAX_ABS_PRIORITY} to {MAX_ABS_PRIORITY}"
+    value = cell
+    if type(cell) is bytes:
+        digits = cell.strip()
+        value = int(digits) if digits.removeprefix(b"-").isdigit() and len(digits) < 12 else None
+    if type(value) is not int or abs(value) > MAX_ABS_PRIORITY:
+        fail(file, number, column, expected, cell)
+    return value
+
+
+def _parse_cap(file: str, number: int, column: str, cell: Any, request: WorkloadRequest) -> int:
+    cap = parse_tokens(file, number, column, cell)
+    if cap < request.output_tokens:
+        fail(file, number, column, f"a cap of at least the {request.output_tokens:,} output tokens", cell)
+    return cap
+
+
+def _parse_weight(file: str, number: int, column: str, cell: Any, request: WorkloadRequest) -> float:
+    expected = f"a number above 0, at most {MAX_WEIGHT:,}"
+    weight = float(parse_number(file, number, column, cell, expected))
+    if not 0.0 < weight <= MAX_WEIGHT:
+        fail(file, number, column, expected, cell)
+    return weight
+
+
+_EXTRA_PARSERS: dict[str, Callable[[str, int, str, Any, WorkloadRequest], Any]] = {
+    "agent_id": _parse_agent,
+    "priority": _parse_priority,
+    "max_tokens": _parse_cap,
+    "weight": _parse_weight,
+}
