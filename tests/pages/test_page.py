@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.report.series import CDF_STEPS, TIME_STEPS, latency_rows, tax_rows, timeline_rows
+from bidkv.policy import resolve
+from bidkv.profiles import load_profile
+from bidkv.protocol.requests import WorkloadRequest
+from bidkv.protocol.sessions import SessionArrivals
+from bidkv.report.series import CDF_STEPS, TIME_STEPS, latency_rows, memory_rows, tax_rows, timeline_rows
 from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
+from bidkv.simulator import EngineConfig, simulate, simulate_sessions
+from bidkv.workloads.session_families import SESSION_FAMILIES
 
 
 def small_run(strategy: str = "a", end_s: float = 10.0) -> RunResult:
@@ -84,3 +90,37 @@ def test_the_page_says_how_it_was_thinned_and_holds_the_data(page_file: Path, ru
 def test_the_same_results_give_the_same_page(runs: list[RunResult]) -> None:
     page = pytest.importorskip("bidkv.report.page", reason="needs the [report] extra")
     assert page.render_report(runs[:2], {"seed": 1}) == page.render_report(runs[:2], {"seed": 1})
+
+
+def test_a_page_of_sessions_shows_their_figures_and_who_holds_the_cache() -> None:
+    page = pytest.importorskip("bidkv.report.page", reason="needs the [report] extra")
+    runs = [simulate_thrash("preempt-evict"), simulate_thrash("fair")]
+    text = page.render_report(runs, {"trace": "agents", "concurrent_sessions": 20})
+    assert "Figures of sessions" in text
+    assert "session p99" in text
+    assert "computed/new" in text
+    assert "The prefix cache thrashes" in text
+    assert "KV cache under fair" in text
+    rows = memory_rows(runs)
+    by_time: dict[tuple[str, float], float] = {}
+    for row in rows:
+        key = (row["strategy"], row["time_s"])
+        by_time[key] = by_time.get(key, 0.0) + row["share"]
+    assert all(total == pytest.approx(1.0, abs=1e-3) for total in by_time.values())
+    assert max(row["share"] for row in rows if row["part"] == "idle sessions") > 0.2
+    # Runs of single requests have no such part.
+    assert "Figures of sessions" not in page.render_report([simulate_single()], {"trace": "requests"})
+
+
+def simulate_thrash(name: str) -> RunResult:
+    sessions = SESSION_FAMILIES["agents-8-turns"](40, 1)
+    engine = EngineConfig(num_gpu_blocks=4000, max_num_seqs=64, enable_prefix_caching=True)
+    arrivals = SessionArrivals.at_concurrency(20)
+    profile = load_profile("h100-llama3.1-8b")
+    return simulate_sessions(sessions, arrivals, resolve(name), engine, profile, duration_s=60.0)
+
+
+def simulate_single() -> RunResult:
+    requests = [WorkloadRequest(f"r{index}", float(index), 100, 20) for index in range(30)]
+    engine = EngineConfig(num_gpu_blocks=600, enable_prefix_caching=True)
+    return simulate(requests, resolve("preempt-evict"), engine, load_profile("h100-llama3.1-8b"))

@@ -138,7 +138,7 @@ def show_results(
         summary["replicas"] = [result.summary() for result in fleet.replicas]
     is_stdout_taken = write_json({"config": config, "runs": summaries}, json_file)
     if not is_stdout_taken:
-        _print_tables(summaries, config)
+        _print_tables(results, summaries, config)
     if html_file is not None:
         from bidkv.report.page import write_report
 
@@ -146,10 +146,12 @@ def show_results(
         typer.echo(f"report: {html_file}", err=is_stdout_taken)
 
 
-def _print_tables(summaries: Sequence[dict[str, Any]], config: dict[str, Any]) -> None:
+def _print_tables(
+    results: Sequence[RunResult], summaries: Sequence[dict[str, Any]], config: dict[str, Any]
+) -> None:
     from bidkv.evaluation.figures import SESSION_TABLE, measured_figures
     from bidkv.evaluation.tables import summary_table
-    from bidkv.report import judge
+    from bidkv.report import find_growths, judge
 
     console = table_console()
     console.print(_title(config), markup=False)
@@ -157,7 +159,8 @@ def _print_tables(summaries: Sequence[dict[str, Any]], config: dict[str, Any]) -
     if columns := measured_figures(summaries, SESSION_TABLE):
         console.print("\nsessions")
         console.print(summary_table(summaries, figures=columns))
-    console.print(f"\n{judge(summaries, config['arrival_rate_rps'])}", markup=False)
+    growths = find_growths(results, config)
+    console.print(f"\n{judge(summaries, growths)}", markup=False)
     for summary in summaries:
         if "replicas" in summary:
             rows = [

@@ -1,10 +1,10 @@
 """The report: a verdict in words, and one self-contained HTML page.
 
 :func:`~bidkv.report.verdict.judge` needs the standard library alone. The page
-(:func:`bidkv.report.page.write_report`) needs the `[report]` extra and is imported from its
-module, so that nobody pays for a chart library who only wants the sentence.
+(:func:`bidkv.report.page.write_report`) needs the `[report]` extra. It is imported from its own module, so
+that the verdict does not load a chart library.
 """
 
-from bidkv.report.verdict import Verdict, judge
+from bidkv.report.verdict import RunVerdict, find_growths, judge
 
-__all__ = ["Verdict", "judge"]
+__all__ = ["RunVerdict", "find_growths", "judge"]

@@ -1,4 +1,4 @@
-"""From full results to what a plot can carry: rows of plain values, thinned so that the page stays small.
+"""Rows of plain values for the plots, from full results, thinned so that the page stays small.
 
 The thinning is stated on the page: :data:`CDF_STEPS` and :data:`TIME_STEPS` are printed there.
 """
@@ -16,13 +16,13 @@ CDF_STEPS = 200
 """Points of one latency curve: the nearest-rank percentiles 0.5, 1, 1.5, ... 100."""
 
 TIME_STEPS = 160
-"""Points of one timeline: means over that many equal parts of the longest run."""
+"""Points of one timeline: means over as many equal parts of the longest run."""
 
 Row = dict[str, Any]
 
 
 def latency_rows(results: Sequence[RunResult], steps: int = CDF_STEPS) -> list[Row]:
-    """Return the latency curves: one row a strategy, metric (`TTFT`, `end to end`) and percentile."""
+    """Return the latency curves: one row per strategy, metric (`TTFT`, `end to end`) and percentile."""
     rows = []
     for result in results:
         done = result.completed
@@ -40,9 +40,9 @@ def latency_rows(results: Sequence[RunResult], steps: int = CDF_STEPS) -> list[R
 
 
 def timeline_rows(results: Sequence[RunResult], steps: int = TIME_STEPS) -> list[Row]:
-    """Return KV use (share of usable blocks), preemptions so far and queue: a row a strategy and part.
+    """Return KV use (share of usable blocks), preemptions so far and queue: a row per strategy and part.
 
-    Every strategy has the same grid of times, that of the longest run; shorter runs have fewer rows.
+    Every strategy has the same grid of times, that of the longest run. Shorter runs have fewer rows.
     """
     end_s = max((result.simulated_s for result in results), default=0.0)
     if end_s <= 0.0:
@@ -57,7 +57,7 @@ def timeline_rows(results: Sequence[RunResult], steps: int = TIME_STEPS) -> list
         for begin, end in pairwise(edges):
             if begin >= result.simulated_s:
                 break
-            used = _mean_used(points, times, begin, min(end, result.simulated_s))
+            used = _mean(points, times, begin, min(end, result.simulated_s), "used_blocks")
             last = points[max(bisect_right(times, end) - 1, 0)]
             rows.append(
                 {
@@ -71,8 +71,51 @@ def timeline_rows(results: Sequence[RunResult], steps: int = TIME_STEPS) -> list
     return rows
 
 
+def memory_rows(results: Sequence[RunResult], steps: int = TIME_STEPS) -> list[Row]:
+    """Return the parts of the KV cache over time: a row per strategy, part of the run and part of the cache.
+
+    Empty where no run had idle sessions. `share` is a share of the usable blocks; `order` stacks the parts
+    from the bottom: running requests, idle sessions, free.
+    """
+    if not any(point.idle_session_blocks for result in results for point in result.timeline):
+        return []
+    rows = []
+    for result in results:
+        usable = result.totals.usable_blocks
+        for end, used, idle in _mean_blocks(result, result.simulated_s, steps):
+            shares = (
+                ("running requests", used / usable),
+                ("idle sessions", idle / usable),
+                ("free", max(1.0 - (used + idle) / usable, 0.0)),
+            )
+            rows += [
+                {
+                    "strategy": result.strategy,
+                    "time_s": short(end),
+                    "part": part,
+                    "share": short(share),
+                    "order": order,
+                }
+                for order, (part, share) in enumerate(shares)
+            ]
+    return rows
+
+
+def _mean_blocks(result: RunResult, end_s: float, steps: int) -> list[tuple[float, float, float]]:
+    """Return the end of each of `steps` equal parts of a run, and its mean used and idle blocks."""
+    points = result.timeline
+    if not points or not result.totals.usable_blocks or end_s <= 0.0:
+        return []
+    times = [point.time_s for point in points]
+    found = []
+    for begin, end in pairwise([end_s * step / steps for step in range(steps + 1)]):
+        used = _mean(points, times, begin, end, "used_blocks")
+        found.append((end, used, _mean(points, times, begin, end, "idle_session_blocks")))
+    return found
+
+
 def tax_rows(results: Sequence[RunResult]) -> list[Row]:
-    """Return what was computed twice: one row a strategy."""
+    """Return the recompute tax: one row per strategy."""
     return [
         {
             "strategy": result.strategy,
@@ -88,19 +131,21 @@ def tax_rows(results: Sequence[RunResult]) -> list[Row]:
     ]
 
 
-def _mean_used(points: Sequence[TimelinePoint], times: Sequence[float], begin: float, end: float) -> float:
-    """Time average of the used blocks over [begin, end]; a point holds from its time to the next one's."""
+def _mean(
+    points: Sequence[TimelinePoint], times: Sequence[float], begin: float, end: float, field: str
+) -> float:
+    """Return the time average of a field over [begin, end]; a point holds from its time to the next one's."""
     index = max(bisect_right(times, begin) - 1, 0)
     held = 0.0
     at = begin
     while at < end:
         until = min(times[index + 1], end) if index + 1 < len(times) else end
-        held += points[index].used_blocks * (until - at)
+        held += getattr(points[index], field) * (until - at)
         at = until
         index += 1
     return held / (end - begin)
 
 
 def short(value: float) -> float:
-    """Keep five significant digits: more would only make the page larger."""
+    """Keep five significant digits, since more would only make the page larger."""
     return float(f"{value:.5g}")

@@ -1,37 +1,73 @@
-"""What the figures say, in sentences computed from them: who is best, by how much, where it loses."""
+"""The verdict on runs of one workload, in sentences computed from their figures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from bidkv.evaluation.conditions import (
+    QueueGrowth,
+    describe_memory,
+    describe_overload,
+    find_queue_growth,
+)
 from bidkv.evaluation.figures import (
+    COMPLETION_MEAN,
+    COMPLETION_P99,
     E2E_MEAN,
     E2E_P99,
+    FIRST_WAIT_P99,
+    LOST_PREFIX,
+    SESSIONS_DONE,
     TAX,
     THROUGHPUT,
     TTFT_MEAN,
     TTFT_P99,
+    TURN_MEAN,
+    TURN_P99,
+    TURN_RATE,
     Figure,
     Summary,
     baseline_summary,
     nearly_equal,
 )
+from bidkv.results import RunResult
 
 _HEADLINE = (E2E_MEAN, E2E_P99, TAX)
+"""Figures of the first sentence for single requests; the first of them decides which strategy leads."""
+
 _JUDGED = (E2E_MEAN, E2E_P99, TTFT_MEAN, TTFT_P99, THROUGHPUT, TAX)
-_KEEPING_UP = 0.95
-"""Part of the arrivals that must be served in the end; some lag is the last requests' own latency."""
+"""Figures in which the leader is compared with the others."""
+
+_SESSION_HEADLINE = (COMPLETION_MEAN, COMPLETION_P99, TURN_RATE)
+"""The same for sessions, which are judged by when they complete."""
+
+_SESSION_JUDGED = (
+    COMPLETION_MEAN,
+    COMPLETION_P99,
+    TURN_MEAN,
+    TURN_P99,
+    FIRST_WAIT_P99,
+    TURN_RATE,
+    LOST_PREFIX,
+)
+
+_IN_POINTS = (TAX, LOST_PREFIX)
+"""Shares: two of them are compared in percentage points."""
+
+_FEW_SESSIONS = 20
+"""Below this many completed sessions their 99th percentile is the slowest one, and says little."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RunVerdict:
     """The verdict on runs of one workload.
 
     Attributes:
-        headline: which strategy has the best mean, p99 and tax, and by how much against the baseline.
+        headline: which strategies have the best figures, and by how much against the baseline.
         losses: where the strategy with the best mean is not the best; empty when there is none to compare.
-        caution: what these runs cannot show.
+        caution: under which conditions the runs were, and what they cannot show.
     """
 
     headline: str
@@ -42,44 +78,69 @@ class Verdict:
         return " ".join(part for part in (self.headline, self.losses, self.caution) if part)
 
 
-def judge(summaries: Sequence[Summary], arrival_rps: float | None = None) -> Verdict:
+def judge(summaries: Sequence[Summary], growths: Sequence[QueueGrowth | None] | None = None) -> RunVerdict:
     """Compare runs of one workload.
 
     Args:
-        summaries: one :meth:`~bidkv.results.RunResult.summary` a strategy, at least one.
-        arrival_rps: mean arrival rate of the workload, to tell an overloaded engine; None when unknown.
+        summaries: one :meth:`~bidkv.results.RunResult.summary` per strategy, at least one.
+        growths: for each run the growth of its queue
+            (:func:`~bidkv.evaluation.conditions.find_queue_growth`), which tells an overloaded engine; None
+            where arrivals are no load (sessions in closed loop).
 
     Raises:
         ValueError: there is no run to judge.
     """
     if not summaries:
         raise ValueError("a verdict needs at least one run")
-    return Verdict(_headline(summaries), _losses(summaries), _caution(summaries, arrival_rps))
+    has_sessions = all(summary.get("sessions") for summary in summaries)
+    headline = _SESSION_HEADLINE if has_sessions else _HEADLINE
+    candidates: Sequence[Figure] = _SESSION_JUDGED if has_sessions else _JUDGED
+    judged = [figure for figure in candidates if any(figure.read(s) is not None for s in summaries)]
+    return RunVerdict(
+        _headline(summaries, headline, judged),
+        _losses(summaries, judged),
+        _caution(summaries, growths, has_sessions),
+    )
 
 
-def _headline(summaries: Sequence[Summary]) -> str:
+def find_growths(results: Sequence[RunResult], config: Mapping[str, Any]) -> list[QueueGrowth | None] | None:
+    """Return for each run the growth of its queue; None where sessions arrive in closed loop.
+
+    Args:
+        results: runs of one workload.
+        config: what was run, the `config` object of `bidkv simulate --json`.
+    """
+    if config.get("concurrent_sessions") or config.get("sessions_at_once"):
+        return None
+    return [find_queue_growth(result) for result in results]
+
+
+def _headline(summaries: Sequence[Summary], figures: Sequence[Figure], judged: Sequence[Figure]) -> str:
     baseline = baseline_summary(summaries)
     if len(summaries) == 1:
-        figures = [f"{f.label} {_shown(f, baseline)}" for f in _HEADLINE]
-        return f"{baseline['strategy']} ran alone: {_listed(figures)}."
-    if all(_same(f, s, baseline) for f in _JUDGED for s in summaries):
-        return f"All {len(summaries)} strategies give the same figures here."
+        shown = [f"{f.label} {_shown(f, baseline)}" for f in figures]
+        return f"{baseline['strategy']} ran alone: {_join(shown)}."
+    if all(_same(f, s, baseline) for f in judged for s in summaries):
+        number = "Both" if len(summaries) == 2 else f"All {len(summaries)}"
+        return f"{number} strategies give the same figures here."
     won: dict[str, list[str]] = {}
-    for figure in _HEADLINE:
+    for figure in figures:
         if leaders := figure.leaders(summaries):
-            who = _listed([s["strategy"] for s in leaders]) + (" has" if len(leaders) == 1 else " share")
-            won.setdefault(who, []).append(f"{figure.label} ({_against(figure, summaries)})")
-    parts = [f"{who} the best {_listed(figures)}" for who, figures in won.items()]
+            names = _join([s["strategy"] for s in leaders]) + (" has" if len(leaders) == 1 else " share")
+            won.setdefault(names, []).append(f"{figure.label} ({_against(figure, summaries)})")
+    parts = [f"{names} the best {_join(shown)}" for names, shown in won.items()]
     return f"Of {len(summaries)} strategies on the same workload, {'; '.join(parts)}."
 
 
-def _losses(summaries: Sequence[Summary]) -> str:
-    if len(summaries) == 1 or not (leaders := E2E_MEAN.leaders(summaries)):
+def _losses(summaries: Sequence[Summary], judged: Sequence[Figure]) -> str:
+    if len(summaries) == 1 or not judged or not (leaders := judged[0].leaders(summaries)):
+        return ""
+    baseline = baseline_summary(summaries)
+    if all(_same(f, s, baseline) for f in judged for s in summaries):
         return ""
     leader = leaders[0]
-    baseline = baseline_summary(summaries)
     lost = []
-    for figure in _JUDGED:
+    for figure in judged:
         if leader in figure.leaders(summaries):
             continue
         rival = figure.leaders(summaries)[0]
@@ -88,25 +149,25 @@ def _losses(summaries: Sequence[Summary]) -> str:
             text += f", {baseline['strategy']} {_shown(figure, baseline)}"
         lost.append(text + ")")
     if not lost:
-        return f"{leader['strategy']} is beaten on none of the {len(_JUDGED)} figures compared."
-    return f"{leader['strategy']} does not lead on {_listed(lost)}."
+        return f"{leader['strategy']} is beaten on none of the {len(judged)} figures compared."
+    return f"{leader['strategy']} does not lead on {_join(lost)}."
 
 
-def _caution(summaries: Sequence[Summary], arrival_rps: float | None) -> str:
+def _caution(
+    summaries: Sequence[Summary], growths: Sequence[QueueGrowth | None] | None, has_sessions: bool
+) -> str:
     parts = []
     if unfinished := [s for s in summaries if s["completed"] < s["requests"]]:
-        who = _listed([f"{s['strategy']} {s['completed']:,} of {s['requests']:,}" for s in unfinished])
-        parts.append(f"Not every request completed ({who}); latencies are of the completed ones.")
-    served_rps = THROUGHPUT.best(summaries)
-    if arrival_rps is not None and served_rps is not None and served_rps < _KEEPING_UP * arrival_rps:
-        parts.append(
-            f"The engine is overloaded: {arrival_rps:.2f} requests a second arrive, at most {served_rps:.2f} "
-            "leave; latencies are mostly waiting and grow with the length of the trace."
-        )
-    if not any(s["preemptions"] for s in summaries):
-        parts.append("Nothing was preempted: memory was never short, so no choice of victim mattered.")
+        counts = _join([f"{s['strategy']} {s['completed']:,} of {s['requests']:,}" for s in unfinished])
+        parts.append(f"Not every request completed ({counts}); latencies are of the completed ones.")
+    if growths is not None:
+        overload = describe_overload([s["strategy"] for s in summaries], growths)
+        parts += [overload] if overload else []
+    parts += describe_memory(summaries)
+    if has_sessions and (done := min(SESSIONS_DONE.read(s) or 0.0 for s in summaries)) < _FEW_SESSIONS:
+        parts.append(f"Only {done:,.0f} sessions completed: their 99th percentile is about the slowest one.")
     parts.append(
-        "One run a strategy on one workload: this says nothing about other workloads, loads or memory sizes."
+        "One run per strategy on one workload says nothing about other workloads, loads or memory sizes."
     )
     return " ".join(parts)
 
@@ -129,7 +190,7 @@ def _distance(figure: Figure, ours: Summary, theirs: Summary) -> str:
     if mine is None or other is None:
         return "not measured for"
     way = "below" if mine < other else "above"
-    if figure is TAX:
+    if figure in _IN_POINTS:
         return f"{100 * abs(mine - other):.1f} points {way}"
     return f"{100 * abs(mine - other) / other:.1f}% {way}" if other else f"{way}"
 
@@ -151,10 +212,10 @@ def _shown(figure: Figure, summary: Summary) -> str:
     return "not measured" if value is None else figure.show(value)
 
 
-def _listed(parts: Sequence[str]) -> str:
+def _join(parts: Sequence[str]) -> str:
     """Join words as a sentence does.
 
-    >>> _listed(["a"]), _listed(["a", "b"]), _listed(["a", "b", "c"])
+    >>> _join(["a"]), _join(["a", "b"]), _join(["a", "b", "c"])
     ('a', 'a and b', 'a, b and c')
     """
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

@@ -34,7 +34,7 @@
       rule: { color: color("ink") },
       range: {
         category: Array.from({ length: 10 }, (_, i) => color(`c${i}`)),
-        diverging: [color("c4"), color("line"), color("c1")],
+        diverging: [color("worse"), color("line"), color("better")],
       },
     };
   }
@@ -65,7 +65,7 @@
   function applyTheme() {
     const dark = chosenTheme === null ? systemDark.matches : chosenTheme === "dark";
     root.dataset.theme = dark ? "dark" : "light";
-    themeButton.setAttribute("aria-pressed", String(dark));
+    themeButton.textContent = `Switch to ${dark ? "light" : "dark"} theme`;
     drawAll();
   }
 
@@ -95,6 +95,20 @@
       for (const view of views.values()) view.signal("shown", shown()).runAsync();
     });
   }
+
+  // A pointer or the focus on a strategy's button brings its lines forward in every plot.
+  const highlight = (strategy) => {
+    for (const [id, view] of views) if (has(id, "highlight")) view.signal("highlight", strategy).runAsync();
+  };
+  for (const chip of chips) {
+    for (const name of ["pointerenter", "focus"]) chip.addEventListener(name, () => highlight(chip.dataset.strategy));
+    for (const name of ["pointerleave", "blur"]) chip.addEventListener(name, () => highlight(""));
+  }
+
+  const regions = [...document.querySelectorAll(".scroll")];
+  const mark = () => regions.forEach((r) => r.classList.toggle("overflows", r.scrollWidth > r.clientWidth + 1));
+  addEventListener("resize", mark);
+  mark();
 
   for (const select of selects) {
     select.addEventListener("change", () => {
