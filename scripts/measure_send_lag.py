@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bidkv.experiments.collector import get_text
 from bidkv.experiments.load_samples import read_samples
 from bidkv.experiments.server_process import ChildProcess, find_free_port
+from bidkv.observability.prometheus_page import get_text
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads.traces import write_mooncake
 

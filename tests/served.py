@@ -17,10 +17,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bidkv.experiments.collector import get_text
 from bidkv.experiments.server_process import ChildProcess, find_free_port
 from bidkv.observability.explain import Setback, Story, stories
 from bidkv.observability.log_reader import read_log
+from bidkv.observability.prometheus_page import get_text
 from bidkv.observability.timeline import trace_events
 
 ROOT = Path(__file__).parents[1]

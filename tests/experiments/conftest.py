@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.experiments.collector import get_text
 from bidkv.experiments.server_process import ChildProcess, find_free_port
+from bidkv.observability.prometheus_page import get_text
 
 FAKE_SERVER = Path(__file__).with_name("fake_server.py")
 

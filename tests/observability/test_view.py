@@ -12,7 +12,7 @@ pytest.importorskip("prometheus_client", reason="needs the [metrics] extra")
 typer_testing = pytest.importorskip("typer.testing", reason="needs the [cli] extra")
 
 from bidkv.cli.app import app  # noqa: E402
-from bidkv.observability.samples import Samples, samples_of  # noqa: E402
+from bidkv.observability.samples import Samples, parse_samples  # noqa: E402
 from bidkv.observability.view import rows  # noqa: E402
 
 RUNNER = typer_testing.CliRunner()
@@ -55,7 +55,7 @@ def view(now: Samples, before: Samples) -> dict[str, str]:
 
 
 def test_figures_and_rates() -> None:
-    before, now = samples_of([page()], 10.0), samples_of([page(completions=6, preemptions=3)], 12.0)
+    before, now = parse_samples([page()], 10.0), parse_samples([page(completions=6, preemptions=3)], 12.0)
     seen = view(now, before)
     assert seen["policy"] == "fair is in charge"
     assert seen["KV memory"].endswith("75% of 200 blocks")
@@ -68,8 +68,8 @@ def test_figures_and_rates() -> None:
 
 
 def test_a_policy_that_is_off_says_why() -> None:
-    killed = samples_of([page(active=0, killed=1)], 1.0)
-    failed = samples_of([page(active=0, failures=1)], 1.0)
+    killed = parse_samples([page(active=0, killed=1)], 1.0)
+    failed = parse_samples([page(active=0, failures=1)], 1.0)
     assert "kill switch" in view(killed, killed)["policy"]
     assert "it failed" in view(failed, failed)["policy"]
     assert ("failures", "1 fail-overs, kill switch thrown 0 times", "bad") not in rows(killed, killed)
@@ -77,7 +77,7 @@ def test_a_policy_that_is_off_says_why() -> None:
 
 
 def test_a_counter_that_starts_anew_is_no_negative_rate() -> None:
-    before, now = samples_of([page(completions=50)], 0.0), samples_of([page(completions=2)], 1.0)
+    before, now = parse_samples([page(completions=50)], 0.0), parse_samples([page(completions=2)], 1.0)
     assert "0.00 finish a second" in view(now, before)["requests"]
 
 
@@ -93,7 +93,7 @@ def test_a_counter_that_starts_anew_is_no_negative_rate() -> None:
     ],
 )
 def test_an_engine_alone_is_shown_too(text: str, engine: str) -> None:
-    before, now = samples_of([text], 0.0), samples_of([text], 1.0)
+    before, now = parse_samples([text], 0.0), parse_samples([text], 1.0)
     seen = view(now, before)
     assert seen["engine"] == engine
     assert seen["requests"].startswith("2 run, 1 wait")
@@ -101,7 +101,7 @@ def test_an_engine_alone_is_shown_too(text: str, engine: str) -> None:
 
 
 def test_pages_of_strangers_say_so() -> None:
-    stranger = samples_of(["go_threads 9\n"], 0.0)
+    stranger = parse_samples(["go_threads 9\n"], 0.0)
     assert "nothing known" in view(stranger, stranger)[""]
 
 

@@ -46,7 +46,7 @@ from bidkv.experiments.store import Store, StoreError
 from bidkv.observability.explain import stories
 from bidkv.observability.log_reader import LogError, read_log
 from bidkv.observability.replay import replay
-from bidkv.observability.samples import samples_of
+from bidkv.observability.samples import parse_samples
 from bidkv.observability.timeline import trace_events
 from bidkv.observability.words import story_as_dict, story_in_words
 from bidkv.policy import PolicySpecError, resolve, resolve_all
@@ -230,7 +230,7 @@ def _samples(content: bytes) -> None:
 
 def _metrics_page(content: bytes) -> None:
     text = content.decode(errors="replace")
-    samples = samples_of([text], 1.0)
+    samples = parse_samples([text], 1.0)
     samples.quantile("x", 0.5)
     samples.get("x", "y")
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.reliability.readers import Reader, feed, readers
 from tests.reliability.valid_inputs import HOSTILE
 
-from bidkv.observability.samples import samples_of
+from bidkv.observability.samples import parse_samples
 
 READERS = list(readers())
 edits = st.lists(
@@ -94,4 +94,4 @@ def test_what_fuzzing_found_is_refused(name: str, content: bytes) -> None:
 
 def test_a_histogram_that_counts_nonsense_has_no_quantile() -> None:
     page = '# TYPE x histogram\nx_bucket{le="1"} 1\nx_bucket{le="+Inf"} NaN\n'
-    assert samples_of([page], 0.0).quantile("x", 0.5) is None
+    assert parse_samples([page], 0.0).quantile("x", 0.5) is None

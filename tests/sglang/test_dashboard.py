@@ -17,9 +17,9 @@ pytest.importorskip("sglang", reason="SGLang is not installed: run `make test-sg
 from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 from tiny_model import VOCABULARY, write_model
 
-from bidkv.experiments.collector import get_text
 from bidkv.observability.log_lines import Finish
 from bidkv.observability.log_reader import read_log
+from bidkv.observability.prometheus_page import get_text
 from bidkv.policy.parts.recompute import cheapest_to_repeat
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]

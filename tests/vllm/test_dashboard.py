@@ -16,7 +16,7 @@ import pytest
 from tests.engine_model import VOCABULARY, write_model
 from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 
-from bidkv.experiments.collector import get_text
+from bidkv.observability.prometheus_page import get_text
 from bidkv.policy.parts.recompute import cheapest_to_repeat
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
@@ -65,7 +65,7 @@ def test_every_panel_and_every_alert_has_data(served: Served) -> None:
 def test_the_rules_are_loaded_and_none_fails(served: Served) -> None:
     groups = json.loads(get_text(f"{served.prometheus_url}/api/v1/rules"))["data"]["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
-    assert len(rules) == 9
+    assert len(rules) == 13
     assert [rule["name"] for rule in rules if rule.get("lastError")] == []
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from bidkv.adapters.cycle_watch import CycleWatch
-from bidkv.adapters.engine_metrics import make_engine_metrics
+from bidkv.adapters.engine_metrics import POLICY_FIGURES, make_engine_metrics, make_session_readers
 from bidkv.adapters.environment import Environment
 from bidkv.baselines import ENGINE_ORDER
 from bidkv.control import DEFAULT_TIME_BUDGET_S, Controller
@@ -17,7 +17,7 @@ from bidkv.observability.decision_log import DecisionLog
 from bidkv.observability.watchdog import PROCESS_WATCHDOG
 from bidkv.policy import resolve
 from bidkv.policy.parts.classes import WithinClasses
-from bidkv.protocol.policy import Policy
+from bidkv.protocol.policy import EngineView, Policy
 from bidkv.stability import QueueingConfig, QueueingController
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class EngineService(ABC):
         PROCESS_WATCHDOG.watch(self.controller)
         PROCESS_WATCHDOG.start()
         self.metrics: MetricsExporter | None = None
+        self._policy_figures: dict[str, float] = {}
         self._cycles = CycleWatch(self.controller.counters, max_running)
 
     @abstractmethod
@@ -85,16 +86,29 @@ class EngineService(ABC):
         if command is not None:
             obey(command, self.controller, self.resolve)
 
-    def _look(self, free_blocks: int, num_blocks: int, num_running: int) -> None:
-        """Feed the queueing controller and the cycle watch; a few times a second is plenty."""
+    def _look(self, engine: EngineView, free_blocks: int) -> None:
+        """Feed the queueing controller and the cycle watch, and read the policy's own figures.
+
+        Called in the engine's thread; a few times a second is plenty.
+        """
+        figures = self.controller.read_figures(engine)
+        for name in POLICY_FIGURES:
+            value = figures.get(name, 0.0)
+            self._policy_figures[name] = float(value) if isinstance(value, int | float) else 0.0
         stability = self.controller.stability
         if stability is not None:
-            stability.compute_stability_state(free_blocks, num_blocks)
-        self._cycles.look(self._clock(), num_running)
+            stability.compute_stability_state(free_blocks, engine.num_blocks)
+        self._cycles.look(self._clock(), engine.num_running)
 
     def _export(self, port: int, readers: dict[str, Callable[[], float]]) -> MetricsExporter:
         """Serve metrics: the controller's, the cycle watch's, and those of `readers`."""
         from bidkv.observability.metrics import MetricsExporter
 
-        sources = make_engine_metrics({**readers, "limit_cycle": lambda: self._cycles.cycling})
+        sources = make_engine_metrics(
+            {
+                **readers,
+                **make_session_readers(self.controller, self._policy_figures),
+                "limit_cycle": lambda: self._cycles.cycling,
+            }
+        )
         return MetricsExporter(self.controller, port, sources)

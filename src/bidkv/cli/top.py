@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bidkv.cli.errors import fail
-from bidkv.cli.outputs import require_extra
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,18 +34,17 @@ def command(
       bidkv top
       bidkv top 127.0.0.1:9400 127.0.0.1:8000
     """
-    require_extra("metrics", "top")
     from rich.live import Live
 
     from bidkv.cli.outputs import table_console
-    from bidkv.observability.samples import Samples, read_samples
+    from bidkv.observability.samples import Samples, fetch_samples
     from bidkv.observability.view import rows
 
     urls = [_url(address) for address in addresses or [DEFAULT_ADDRESS]]
 
     def look() -> Samples:
         try:
-            return read_samples(urls, time.monotonic())
+            return fetch_samples(urls, time.monotonic())
         except (OSError, ValueError) as error:
             fail(f"{', '.join(urls)}: {getattr(error, 'reason', None) or error}")
 

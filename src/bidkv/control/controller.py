@@ -71,6 +71,11 @@ class Controller(GuardedPolicy):
         self._refresh()
         return self._sessions
 
+    @property
+    def sessions(self) -> SessionLedger | None:
+        """The books of the engine's sessions; None where they are not kept, or failed."""
+        return self._sessions
+
     def on_cache_reset(self) -> None:
         """The engine threw its whole prefix cache away."""
         if self._sessions is not None:
@@ -303,6 +308,13 @@ class Controller(GuardedPolicy):
                 self._observe(self.observer.session_dropped, self._policy, session, engine)
             self.counters.session_drops += 1
             self.counters.session_blocks_dropped += self._keep_books(sessions.drop, session) or 0
+
+    def read_figures(self, engine: EngineView) -> dict[str, float]:
+        """Return the policy's own figures for an operator; none while it is switched off or starts afresh."""
+        if not self._active or self._resync:
+            return {}
+        figures: Any = self._ask(self._policy.read_figures, engine)
+        return figures if isinstance(figures, dict) else {}
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:

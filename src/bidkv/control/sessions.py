@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from bidkv.control.prefix_tree import PrefixNode, PrefixTree
@@ -74,6 +75,26 @@ class TrackedSession:
         return f"TrackedSession({self.session_id!r}, turns={self.num_turns}, blocks={self.cached_blocks})"
 
 
+@dataclass(slots=True)
+class SessionFigures:
+    """What the books of sessions counted; integers that only grow.
+
+    Attributes:
+        turns_told: arrivals whose client named a session.
+        turns_found: arrivals that were matched by prefix with the past of a session that no client named.
+        prompt_tokens: prompt tokens of all requests at their first admission.
+        prefix_hit_tokens: the part of them that was found in the prefix cache.
+        lost_prefix_tokens: the part of them that an earlier turn of the same session had computed, and that
+            was no longer cached. A past that the client rewrote counts as if it had been kept.
+    """
+
+    turns_told: int = 0
+    turns_found: int = 0
+    prompt_tokens: int = 0
+    prefix_hit_tokens: int = 0
+    lost_prefix_tokens: int = 0
+
+
 class SessionLedger:
     """All sessions of one engine; satisfies `SessionTable`.
 
@@ -84,11 +105,13 @@ class SessionLedger:
     Attributes:
         collects_loose_keys: whether the blocks that sessions leave behind are remembered for :meth:`settle`.
         in_use: whether a session was told, or a second turn was found by its prefix.
+        figures: what was counted, see :class:`SessionFigures`.
         idle: sessions between two turns with cached blocks, the longest idle first; read-only.
     """
 
     def __init__(self, cache: SessionCache, *, find_by_prefix: bool = True) -> None:
         self.in_use = False
+        self.figures = SessionFigures()
         self._cache = cache
         self._find_by_prefix = find_by_prefix
         self._tree = PrefixTree()
@@ -103,6 +126,16 @@ class SessionLedger:
         self._forgotten: list[TrackedSession] = []
         self._loose_keys: list[Hashable] = []
         self.collects_loose_keys = False
+
+    @property
+    def num_running(self) -> int:
+        """Requests that run and belong to a session; safe to read from another thread."""
+        return len(self._held)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait and belong to a session; safe to read from another thread."""
+        return max(0, len(self._by_request) - len(self._held))
 
     @property
     def retained_blocks(self) -> int:
@@ -125,6 +158,8 @@ class SessionLedger:
             request.weight,
         )
         session.num_turns += 1
+        self.figures.turns_told += session.is_told
+        self.figures.turns_found += not session.is_told and session.num_turns > 1
         session.idle_since_s = session.gap_hint_s = None
         session._live.add(request.request_id)
         self._by_request[request.request_id] = session
@@ -155,6 +190,8 @@ class SessionLedger:
         session = self._by_request.get(request.request_id)
         if session is None or request.request_id in self._held:
             return
+        if not request.num_preemptions:
+            self._count_prefix(session, request, cached_tokens, engine.block_size)
         cached = min(cached_tokens // engine.block_size, session._leaf.end)
         if cached < session._leaf.end:  # the LRU took some of them while it waited
             self._shorten(session, cached)
@@ -243,6 +280,18 @@ class SessionLedger:
         self._loose_keys.clear()
 
     # --- helpers ---------------------------------------------------------------------------------
+    def _count_prefix(
+        self, session: TrackedSession, request: RequestView, cached_tokens: int, block_size: int
+    ) -> None:
+        figures = self.figures
+        figures.prompt_tokens += request.num_prompt_tokens
+        figures.prefix_hit_tokens += cached_tokens
+        # Neither the last answer's last token nor the prompt's own last one can come from the cache, and a
+        # block that was not full could not be cached.
+        past = min(session.context_tokens, request.num_prompt_tokens) - 1
+        if session.num_turns > 1 and past > cached_tokens:
+            figures.lost_prefix_tokens += past - past % block_size - cached_tokens
+
     def _release(self, request: RequestView) -> None:
         held = self._held.pop(request.request_id, None)
         if held is not None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bidkv.observability.prometheus_page import get_text, parse_page
 from bidkv.results import TimelinePoint
 
-_TIMEOUT_S = 10.0
-_POLICY = re.compile(r'bidkv_policy_active\{policy="([^"]*)"\}')
+_NOT_TAKEN = "bidkv_decision_seconds"
+"""A histogram: its buckets are no figure of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +68,9 @@ def parse_exporter(page: str) -> Reading:
     """
     values: dict[str, float] = {}
     policies: dict[str, bool] = {}
-    for line in page.splitlines():
-        if not line.startswith("bidkv_") or line.startswith("bidkv_decision_seconds"):
-            continue
-        name, _, text = line.rpartition(" ")
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError(f"the exporter's page: expected NAME VALUE, got {line[:60]!r}") from None
-        policy = _POLICY.match(name)
-        if policy is not None:
-            policies[policy[1]] = value == 1.0
-        elif math.isfinite(value):
+    for name, labels, value in parse_page(page):
+        if name == "bidkv_policy_active":
+            policies[labels.get("policy", "")] = value == 1.0
+        elif name.startswith("bidkv_") and not name.startswith(_NOT_TAKEN) and math.isfinite(value):
             values[name.removeprefix("bidkv_").removesuffix("_total")] = value
     return Reading(values, policies)
-
-
-def get_text(url: str, body: bytes | None = None) -> str:
-    """Fetch a page of a local server; with a body, post it.
-
-    Raises:
-        OSError: no answer, or an error.
-    """
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
-    # The environment's proxy is meant for other machines.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=_TIMEOUT_S) as answer:
-        text: str = answer.read().decode()
-        return text

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from bidkv.adapters.environment import CONTROL_FILE, METRICS_PORT, STRATEGY
 from bidkv.baselines import ENGINE_ORDER
-from bidkv.experiments.collector import Reading, get_text, read_exporter
+from bidkv.experiments.collector import Reading, read_exporter
 from bidkv.experiments.driver import EngineFacts, RunFailed
 from bidkv.experiments.request_bodies import PATHS, Dialect, prepare
 from bidkv.experiments.server_process import ChildProcess, find_free_port
+from bidkv.observability.prometheus_page import get_text
 from bidkv.protocol.requests import WorkloadRequest
 
 LOOK_S = 0.5

@@ -36,13 +36,18 @@ _COUNTERS = {
     "overrides": "Victims other than the engine's own rule would have taken.",
     "abstentions": "Decisions the policy left to the engine.",
     "all_capped": "Decisions left to the engine because every candidate had reached the preemption cap.",
-    "gate_refusals": "Times the policy admitted nobody.",
+    "gate_refusals": "Times the policy admitted no request.",
     "preemptions_by_policy": "Preemptions of the policy's victims.",
     "preemptions_by_engine": "Preemptions by the engine's own rule.",
     "blocks_freed": "KV blocks given up by preempted requests.",
     "tokens_lost": "Computed positions given up by preempted requests.",
     "failures": "Failures of the policy; each hands over to the engine's own rule.",
     "kill_switch_activations": "Times the kill switch was thrown.",
+    "turns": "Turns of sessions that ended.",
+    "sessions_ended": "Sessions whose client said that no turn follows.",
+    "session_drops": "Idle sessions whose cached blocks the policy gave up.",
+    "session_blocks_dropped": "Cached KV blocks given up with them.",
+    "session_failures": "Faults in the books of sessions; the first leaves them to the engine's cache.",
 }
 
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import urllib.request
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from prometheus_client.parser import text_string_to_metric_families
-
-TIMEOUT_S = 5.0
+from bidkv.observability.prometheus_page import get_text, parse_page
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +15,7 @@ class Samples:
 
     Attributes:
         at_s: when.
-        values: sample name to value, summed over labels (one server has few, and all its own).
+        values: sample name to value, summed over labels (one server has few of them).
         labels: sample name to the labels of one of its samples.
         buckets: histogram name to (upper bound, cumulative count), ascending.
     """
@@ -37,7 +34,7 @@ class Samples:
         return None
 
     def rate(self, before: Samples, *names: str) -> float | None:
-        """Return how fast the first of `names` grows, a second; None where it cannot be said."""
+        """Return by how much the first of `names` grows a second; None where it is unknown."""
         for name in names:
             if name in self.values and name in before.values and self.at_s > before.at_s:
                 # A counter that fell belongs to a server that started anew.
@@ -50,11 +47,11 @@ class Samples:
         total = bounds[-1][1] if bounds else 0.0
         if not total:
             return None
-        # The last bucket holds everybody, unless somebody else's counts make no sense.
+        # The last bucket holds every count, unless a foreign page's counts make no sense.
         return next((bound for bound, count in bounds if count >= share * total), None)
 
 
-def samples_of(pages: Iterable[str], at_s: float) -> Samples:
+def parse_samples(pages: Iterable[str], at_s: float) -> Samples:
     """Read the text of /metrics pages.
 
     Raises:
@@ -63,33 +60,26 @@ def samples_of(pages: Iterable[str], at_s: float) -> Samples:
     values: dict[str, float] = {}
     labels: dict[str, Mapping[str, str]] = {}
     buckets: dict[str, dict[float, float]] = {}
-    try:
-        for page in pages:
-            for family in text_string_to_metric_families(page):
-                for sample in family.samples:
-                    if sample.name.endswith("_bucket"):
-                        counts = buckets.setdefault(family.name, {})
-                        bound = float(sample.labels["le"])
-                        counts[bound] = counts.get(bound, 0.0) + float(sample.value)
-                    else:
-                        values[sample.name] = values.get(sample.name, 0.0) + float(sample.value)
-                        labels[sample.name] = sample.labels
-    except (ValueError, KeyError, IndexError, OverflowError) as error:  # what its parser raises, by the input
-        raise ValueError(f"expected Prometheus' text format ({str(error)[:100]})") from error
+    for page in pages:
+        for sample in parse_page(page):
+            if not sample.name.endswith("_bucket"):
+                values[sample.name] = values.get(sample.name, 0.0) + sample.value
+                labels[sample.name] = sample.labels
+                continue
+            try:
+                bound = float(sample.labels["le"])
+            except (KeyError, ValueError):
+                raise ValueError(f"{sample.name}: expected a label le with a number") from None
+            counts = buckets.setdefault(sample.name.removesuffix("_bucket"), {})
+            counts[bound] = counts.get(bound, 0.0) + sample.value
     return Samples(at_s, values, labels, {name: sorted(counts.items()) for name, counts in buckets.items()})
 
 
-def read_samples(urls: Sequence[str], at_s: float) -> Samples:
+def fetch_samples(urls: Sequence[str], at_s: float) -> Samples:
     """Fetch and read pages.
 
     Raises:
-        OSError: nobody answers at one of the addresses.
+        OSError: no answer from one of the addresses.
         ValueError: an address or a page makes no sense.
     """
-    # A proxy of the environment is for other machines.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    pages = []
-    for url in urls:
-        with opener.open(url, timeout=TIMEOUT_S) as answer:
-            pages.append(answer.read().decode(errors="replace"))
-    return samples_of(pages, at_s)
+    return parse_samples([get_text(url) for url in urls], at_s)

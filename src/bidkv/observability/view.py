@@ -8,6 +8,11 @@ Row = tuple[str, str, str]
 """What it is, what it says, and its mood: "good", "bad" or ""."""
 
 _BAR = 30
+"""Characters of the memory bar."""
+
+THRASHING = 0.3
+"""Share of prompt tokens that were cached once and lost above which the prefix cache thrashes: sessions evict
+each other's past faster than they come back for it. The alert uses the same figure."""
 
 
 def rows(now: Samples, before: Samples) -> list[Row]:
@@ -16,6 +21,7 @@ def rows(now: Samples, before: Samples) -> list[Row]:
         *_in_charge(now),
         *_memory(now),
         *_load(now, before),
+        *_sessions(now, before),
         *_preemptions(now, before),
         *_decisions(now, before),
     ]
@@ -74,6 +80,40 @@ def _load(now: Samples, before: Samples) -> list[Row]:
         found.append(("load", text, "good" if now.get("queueing_is_stable") else "bad"))
     if now.get("bidkv_limit_cycle"):
         found.append(("limit cycle", "requests are preempted and come back in waves", "bad"))
+    return found
+
+
+def _sessions(now: Samples, before: Samples) -> list[Row]:
+    told, found_turns = now.get("bidkv_turns_told_total"), now.get("bidkv_turns_found_total")
+    if told is None or found_turns is None or not told + found_turns:
+        return []
+    idle, resident, waiting = (
+        now.get(f"bidkv_sessions_{state}") or 0.0 for state in ("idle", "resident", "waiting")
+    )
+    retained = now.get("bidkv_session_blocks_retained") or 0.0
+    how = "told by clients" if told >= found_turns else "found by prefix"
+    found = [
+        (
+            "sessions",
+            f"{resident:,.0f} resident ({idle:,.0f} idle, {retained:,.0f} blocks), {waiting:,.0f} turns "
+            f"wait; {how} ({told:,.0f} told, {found_turns:,.0f} found)",
+            "",
+        )
+    ]
+    prompts, hits, lost = (
+        now.rate(before, f"bidkv_{name}_tokens_total") for name in ("prompt", "prefix_hit", "lost_prefix")
+    )
+    if prompts and hits is not None and lost is not None:
+        text = (
+            f"{min(1.0, hits / prompts):.0%} of prompt tokens hit, {lost / prompts:.0%} cached once and lost"
+        )
+        found.append(("prefix cache", text, "bad" if lost > THRASHING * prompts else ""))
+    drops = now.get("bidkv_session_drops_total")
+    if drops:
+        price, index = now.get("bidkv_retention_price") or 0.0, now.get("bidkv_retention_index") or 0.0
+        gate = "; the gate is shut" if now.get("bidkv_gate_shut") else ""
+        text = f"{drops:,.0f} idle sessions dropped; price {price:.3g}/s, lowest index {index:.3g}/s{gate}"
+        found.append(("retention", text, ""))
     return found
 
 

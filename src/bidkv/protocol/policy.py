@@ -190,6 +190,14 @@ class Policy:
         """Return the figures behind the drop of `session`, the deciding one first, for decision logs."""
         return {}
 
+    def read_figures(self, engine: EngineView) -> dict[str, float]:
+        """Return figures of the policy's own for an operator, name to value; asked a few times a second.
+
+        `price_per_s` and `index_per_s` are exported: what holding memory costs and what the idle session that
+        would be dropped next is worth, both in returns per second.
+        """
+        return {}
+
     def wait_reason(self, request: RequestView, engine: EngineView) -> str:
         """Return in a few words why a waiting request has not entered, for decision logs; "" if unknown."""
         return ""

@@ -124,7 +124,7 @@ class SglangService(EngineService):
                 "running_requests": running,
                 "waiting_requests": engine.num_waiting,
             }
-            self._look(free, engine.num_blocks, running)
+            self._look(engine, free)
 
     def _readers(self) -> dict[str, Callable[[], float]]:
         """Gauges of this engine; read from the exporter's thread."""

@@ -9,11 +9,12 @@ from typing import Any
 
 from bidkv.adapters.server_setup import LaunchError
 from bidkv.adapters.vllm.server import make_server_setup, read_block_size, read_model
-from bidkv.experiments.collector import Reading, get_text
+from bidkv.experiments.collector import Reading
 from bidkv.experiments.driver import DriverError, EngineFacts
 from bidkv.experiments.options import RunnerOptions
 from bidkv.experiments.server_driver import ServerDriver
 from bidkv.experiments.server_launch import make_server_driver, server_arguments
+from bidkv.observability.prometheus_page import get_text
 
 
 def make_vllm_driver(
