@@ -35,7 +35,7 @@ from bidkv.experiments.store import StoredRun
 from bidkv.results import EngineTotals, RequestRecord, RunResult
 from bidkv.results import Outcome as Fate
 from bidkv.simulator import EngineConfig
-from bidkv.workloads.resolver import requests_of
+from bidkv.workloads.resolver import make_requests
 
 LEVELS = st.sampled_from([0.8, 0.95, 0.99])
 FIGURES = st.lists(st.tuples(st.floats(0.1, 1e3), st.floats(0.1, 1e3)), min_size=2, max_size=12)
@@ -129,7 +129,7 @@ def experiment(plan: ExperimentPlan, simulate: Callable[[Task], object]) -> Expe
     runs = []
     for cells in plan.groups():
         load, repetition = cells[0].group.load, cells[0].group.repetition
-        requests = requests_of(load.workload, plan.requests, load.rate_rps, plan.seed + repetition)
+        requests = make_requests(load.workload, plan.requests, load.rate_rps, plan.seed + repetition)
         for cell in cells:
             done = simulate(Task(cell, requests))
             assert done.result is not None, done.error  # type: ignore[attr-defined]

@@ -6,18 +6,23 @@ import math
 from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.workloads import generate
 from bidkv.workloads.families import FAMILIES
+from bidkv.workloads.resolver import stream_requests
 
 TIMELINE_EVERY = 20
 """Steps from one point of a run's timeline to the next."""
 
 
 def workload(spec: dict[str, Any]) -> list[WorkloadRequest]:
-    """The requests of one run of the plan."""
+    """Return the requests of one run of the plan.
+
+    A plan names its workload by `workload`, as every command does. Recorded plans name a family by `family`
+    instead: with a rate it is the family of that name, without one the synthetic workload.
+    """
     rate = math.inf if spec["rate_rps"] is None else float(spec["rate_rps"])
-    if spec["family"] in FAMILIES and math.isfinite(rate):
-        return FAMILIES[spec["family"]](n=spec["n"], rate_rps=rate, seed=spec["seed"])
-    return list(
-        generate(spec["family"], n=spec["n"], rate_rps=rate, seed=spec["seed"], **spec.get("params", {}))
-    )
+    name = spec.get("workload")
+    if name is None:
+        is_family = spec["family"] in FAMILIES and math.isfinite(rate)
+        name = f"{'family' if is_family else 'synthetic'}:{spec['family']}"
+    params = spec.get("params") if name.startswith("synthetic:") or spec.get("workload") else None
+    return list(stream_requests(name, n=spec["n"], rate_rps=rate, seed=spec["seed"], params=params))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bidkv.cli.errors import bad_input, fail
@@ -104,6 +104,17 @@ class EngineOptions:
             "schedule_conservativeness": self.schedule_conservativeness,
             "clip_max_new_tokens": self.clip_max_new_tokens,
         }
+
+
+def take_hash_chunks(
+    engine: EngineConfig | SglangConfig, tokens_per_hash_id: int | None
+) -> EngineConfig | SglangConfig:
+    """Return the engine with a trace's size of hash chunks; the simulated SGLang shares no prefixes."""
+    from bidkv.simulator import EngineConfig
+
+    if tokens_per_hash_id is None or not isinstance(engine, EngineConfig):
+        return engine
+    return replace(engine, prefix_chunk_tokens=tokens_per_hash_id)
 
 
 def read_profile(name: str) -> StepTimeProfile:

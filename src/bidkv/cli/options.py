@@ -9,15 +9,6 @@ from typing import Annotated
 import typer
 
 
-class TraceFormat(StrEnum):
-    """Values of `--trace-format`."""
-
-    AUTO = "auto"
-    MOONCAKE = "mooncake"
-    AZURE = "azure"
-    LENGTHS = "lengths"
-
-
 class EngineName(StrEnum):
     """Values of `--engine`."""
 
@@ -47,7 +38,7 @@ Trace = Annotated[
     typer.Option(
         metavar="FILE|NAME",
         help="A trace file, a trace that ships (azure-conv, mooncake-conv, arxiv-lengths, sharegpt-lengths), "
-        "or a generated workload.",
+        "or a generated workload; KIND:NAME where two share a name (family:mixed).",
     ),
 ]
 WorkloadName = Annotated[
@@ -59,7 +50,49 @@ WorkloadName = Annotated[
     ),
 ]
 TraceFormatOption = Annotated[
-    TraceFormat, typer.Option(help="How to read the trace; auto decides by its first line.")
+    str,
+    typer.Option(
+        metavar="FORMAT",
+        help="How to read the trace: auto tells it by columns and first rows; docs/reference/workloads.md "
+        "lists the formats.",
+    ),
+]
+TimeUnit = Annotated[
+    str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of the trace's timestamps, where it is open.")
+]
+TokensPerHashId = Annotated[
+    int | None, typer.Option(metavar="N", help="Prompt tokens that one of the trace's hash ids stands for.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROLE=NAME,...",
+        help="Columns of a table of no known format: time=start,prompt=in_tokens,output=out_tokens.",
+    ),
+]
+TokensPerImage = Annotated[
+    int | None, typer.Option(metavar="N", help="Prompt tokens of one image, in traces that count images.")
+]
+CharactersPerToken = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="Estimate the tokens of texts by their length; 4 suits English."),
+]
+Tokenizer = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Count the tokens of texts with a tokenizer.json.")
+]
+InputLengths = Annotated[
+    str | None,
+    typer.Option(
+        metavar="new|whole",
+        help="Whether a turn's input_length counts its new tokens or the whole prompt.",
+    ),
+]
+AnswerTokensPerS = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="Speed of recorded answers, to take their time off the gaps of a trace that has arrivals only.",
+    ),
 ]
 Rate = Annotated[
     float | None,
@@ -71,7 +104,8 @@ Rate = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(metavar="N", help="Take only the first N requests.")]
 Sessions = Annotated[
-    int | None, typer.Option(metavar="N", help="Number of sessions to generate.  [default: 100]")
+    int | None,
+    typer.Option(metavar="N", help="Sessions to generate, or to read of a file.  [default: 100, or all]"),
 ]
 SessionRate = Annotated[
     float | None, typer.Option(metavar="R", help="Sessions that start per second, as a Poisson process.")

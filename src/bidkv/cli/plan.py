@@ -27,7 +27,7 @@ _PICTURES = (".html", ".svg", ".png")
 
 def command(
     trace: opt.Trace = "azure-conv",
-    trace_format: opt.TraceFormatOption = opt.TraceFormat.AUTO,
+    trace_format: opt.TraceFormatOption = "auto",
     prompt_tokens: Annotated[
         str | None,
         typer.Option(metavar="N|LOW:HIGH", help="Prompt length, or uniform lengths, instead of a trace."),

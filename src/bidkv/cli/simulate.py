@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from bidkv.cli import options as opt
-from bidkv.cli.engine_options import EngineOptions, read_profile
+from bidkv.cli.engine_options import EngineOptions, read_profile, take_hash_chunks
 from bidkv.cli.errors import fail
+from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra
 from bidkv.cli.simulation import Simulation, check_strategies, show_results
-from bidkv.cli.workload import SessionOptions, WorkloadOptions, read_workload
+from bidkv.cli.workload import FileStatements, SessionOptions, Workload, WorkloadOptions, read_workload
 from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -17,22 +19,23 @@ if TYPE_CHECKING:
 
     from bidkv.simulator.fleet import FleetResult
 
+_NOTHING_STATED = FileStatements()
+_OWN_STARTS = SessionOptions()
+
 DEFAULT_STRATEGIES = "preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf,fair,fast,on-time"
 """The contract's strategies and this project's own policies."""
 
 
+@expand_groups
 def command(
     trace: opt.Trace = "azure-conv",
     workload: opt.WorkloadName = None,
-    trace_format: opt.TraceFormatOption = opt.TraceFormat.AUTO,
+    trace_format: opt.TraceFormatOption = "auto",
+    stated: FileStatements = _NOTHING_STATED,
     rate: opt.Rate = None,
     limit: opt.Limit = None,
     hours: opt.Hours = None,
-    sessions: opt.Sessions = None,
-    session_rate: opt.SessionRate = None,
-    concurrent_sessions: opt.ConcurrentSessions = None,
-    session_stagger_s: opt.SessionStagger = opt.DEFAULT_SESSION_STAGGER_S,
-    sessions_at_once: opt.SessionsAtOnce = False,
+    starts: SessionOptions = _OWN_STARTS,
     duration_s: opt.Duration = None,
     seed: opt.Seed = 0,
     strategy: opt.Strategies = DEFAULT_STRATEGIES,
@@ -84,9 +87,9 @@ def command(
     )
     replica = engine_options.make_engine(step_times)
     _check(strategies, replicas, duration_s, json_file, html_file, decision_log)
-    starts = SessionOptions(sessions, session_rate, concurrent_sessions, session_stagger_s, sessions_at_once)
-    source = WorkloadOptions(workload or trace, trace_format, rate, limit, hours, seed, starts)
+    source = WorkloadOptions(workload or trace, trace_format, rate, limit, hours, seed, starts, stated)
     work = read_workload(source, replica.usable_blocks, replica.block_size)
+    replica = take_hash_chunks(replica, work.tokens_per_hash_id)
     if work.sessions and replicas > 1:
         fail("--replicas: expected one replica: sessions are simulated on a single one")
     simulation = Simulation(work, replica, step_times, seed, duration_s)
@@ -97,35 +100,40 @@ def command(
     else:
         results = simulation.run_all(strategies, decision_log)
     config = {
-        "trace": source.trace,
-        "trace_format": trace_format.value,
-        "rate_rps": rate,
-        "limit": limit,
-        "hours": hours,
-        "seed": seed,
-        "strategies": strategies,
+        **_workload_config(source, work, strategies),
         "profile": profile,
         "engine": engine.value,
         "replicas": replicas,
         "router": router.value if replicas > 1 else None,
         **engine_options.as_config(step_times),
-        "requests": work.size,
-        "arrival_rate_rps": work.arrival_rate_rps,
-        "left_out": work.left_out,
         **_session_config(starts, duration_s, len(work.sessions)),
     }
     show_results(results, config, json_file, html_file, fleets)
 
 
-def _session_config(starts: SessionOptions, duration_s: float | None, number: int) -> dict[str, Any]:
+def _workload_config(source: WorkloadOptions, work: Workload, strategies: list[str]) -> dict[str, Any]:
+    stated = {name: value for name, value in asdict(source.statements).items() if value is not None}
     return {
-        "sessions": number or None,
-        "session_rate": starts.rate,
-        "concurrent_sessions": starts.concurrent,
-        "session_stagger_s": starts.stagger_s if starts.concurrent is not None else None,
-        "sessions_at_once": starts.at_once,
-        "duration_s": duration_s,
+        "trace": source.trace,
+        "trace_format": source.trace_format,
+        "trace_options": stated or None,
+        "trace_report": None if work.report is None else work.report.as_dict(),
+        "rate_rps": source.rate_rps,
+        "limit": source.limit,
+        "hours": source.hours,
+        "seed": source.seed,
+        "strategies": strategies,
+        "requests": work.size,
+        "arrival_rate_rps": work.arrival_rate_rps,
+        "left_out": work.left_out,
     }
+
+
+def _session_config(starts: SessionOptions, duration_s: float | None, number: int) -> dict[str, Any]:
+    given = asdict(starts)
+    if starts.concurrent_sessions is None:
+        given["session_stagger_s"] = None
+    return {**given, "sessions": number or None, "duration_s": duration_s}
 
 
 def _check(

@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from bidkv.cli import options as opt
 from bidkv.cli.errors import bad_input, fail
-from bidkv.cli.options import TraceFormat
 
 if TYPE_CHECKING:
     from bidkv.protocol.requests import WorkloadRequest
     from bidkv.protocol.sessions import Session, SessionArrivals
-
-_GENERATED_REQUESTS = 1000
-"""Requests of a generated workload where no `--limit` states their number."""
+    from bidkv.workloads.resolver import WorkloadName
+    from bidkv.workloads.traces import Trace, TraceOptions, TraceReport
 
 _GENERATED_SESSIONS = 100
 """Sessions of a generated workload where no `--sessions` states their number."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SessionOptions:
     """The options that say how many sessions there are and when they start."""
 
-    number: int | None = None
-    rate: float | None = None
-    concurrent: int | None = None
-    stagger_s: float = 0.0
-    at_once: bool = False
+    sessions: opt.Sessions = None
+    session_rate: opt.SessionRate = None
+    concurrent_sessions: opt.ConcurrentSessions = None
+    session_stagger_s: opt.SessionStagger = opt.DEFAULT_SESSION_STAGGER_S
+    sessions_at_once: opt.SessionsAtOnce = False
 
     @property
     def is_empty(self) -> bool:
         """Whether none of the options was given."""
-        return self.number is None and self.rate is None and self.concurrent is None and not self.at_once
+        return (
+            self.sessions is None
+            and self.session_rate is None
+            and self.concurrent_sessions is None
+            and not self.sessions_at_once
+        )
 
     def make_arrivals(self, seed: int) -> SessionArrivals:
         """Return when sessions start; the sessions' own times where no option says otherwise."""
@@ -45,20 +48,54 @@ class SessionOptions:
         chosen = [
             option
             for option, given in (
-                ("--session-rate", self.rate is not None),
-                ("--concurrent-sessions", self.concurrent is not None),
-                ("--sessions-at-once", self.at_once),
+                ("--session-rate", self.session_rate is not None),
+                ("--concurrent-sessions", self.concurrent_sessions is not None),
+                ("--sessions-at-once", self.sessions_at_once),
             )
             if given
         ]
         if len(chosen) > 1:
             fail(f"{' and '.join(chosen)}: expected only one of them, since each says when sessions start")
         with bad_input(chosen[0] if chosen else "sessions"):
-            if self.rate is not None:
-                return SessionArrivals.at_rate(self.rate, seed=seed)
-            if self.concurrent is not None:
-                return SessionArrivals.at_concurrency(self.concurrent, stagger_s=self.stagger_s)
-            return SessionArrivals.at_once() if self.at_once else SessionArrivals.at_own_times()
+            if self.session_rate is not None:
+                return SessionArrivals.at_rate(self.session_rate, seed=seed)
+            if self.concurrent_sessions is not None:
+                return SessionArrivals.at_concurrency(
+                    self.concurrent_sessions, stagger_s=self.session_stagger_s
+                )
+            return SessionArrivals.at_once() if self.sessions_at_once else SessionArrivals.at_own_times()
+
+
+@dataclass(frozen=True)
+class FileStatements:
+    """What a command line states about a file that it does not say itself; None leaves it open."""
+
+    time_unit: opt.TimeUnit = None
+    tokens_per_hash_id: opt.TokensPerHashId = None
+    columns: opt.Columns = None
+    tokens_per_image: opt.TokensPerImage = None
+    characters_per_token: opt.CharactersPerToken = None
+    tokenizer: opt.Tokenizer = None
+    input_lengths: opt.InputLengths = None
+    answer_tokens_per_s: opt.AnswerTokensPerS = None
+
+    def make_options(self) -> TraceOptions:
+        """Return them as a reader takes them; one that makes no sense ends the command with one line."""
+        from bidkv.workloads.traces import TraceOptions, parse_columns
+
+        with bad_input("--columns"):
+            columns = {} if self.columns is None else parse_columns(self.columns)
+        with bad_input("trace options"):
+            return TraceOptions(
+                self.time_unit,
+                self.tokens_per_hash_id,
+                columns,
+                self.tokens_per_image,
+                self.characters_per_token,
+                self.tokenizer,
+                self.input_lengths,
+                self.answer_tokens_per_s,
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +103,13 @@ class WorkloadOptions:
     """The workload options of a command line."""
 
     trace: str
-    trace_format: TraceFormat = TraceFormat.AUTO
+    trace_format: str = "auto"
     rate_rps: float | None = None
     limit: int | None = None
     hours: float | None = None
     seed: int = 0
     sessions: SessionOptions = field(default_factory=SessionOptions)
+    statements: FileStatements = field(default_factory=FileStatements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +121,14 @@ class Workload:
         left_out: requests or sessions that could never fit into the KV cache.
         sessions: in the order in which they start; empty for single requests.
         arrivals: when sessions start; None for single requests.
+        report: what was understood of a file; None for what is generated.
     """
 
     requests: Sequence[WorkloadRequest] = ()
     left_out: int = 0
     sessions: Sequence[Session] = ()
     arrivals: SessionArrivals | None = None
+    report: TraceReport | None = None
 
     @property
     def size(self) -> int:
@@ -103,37 +143,50 @@ class Workload:
         span_s = self.requests[-1].arrival_s - self.requests[0].arrival_s
         return (len(self.requests) - 1) / span_s if span_s > 0.0 else None
 
+    @property
+    def tokens_per_hash_id(self) -> int | None:
+        """Prompt tokens that a hash id of the requests stands for, where a file says so."""
+        return self.report.tokens_per_hash_id or None if self.report and self.requests else None
+
 
 def read_workload(options: WorkloadOptions, usable_blocks: int, block_size: int) -> Workload:
     """Read the workload once, so that every strategy gets the identical one.
 
-    Requests and sessions that could never fit into the KV cache are left out with a line on stderr.
+    Requests and sessions that could never fit into the KV cache are left out with a line on stderr, which
+    also says what was understood of a file.
     """
-    from bidkv.workloads import leave_out_unfit, repeat_for
+    from bidkv.workloads.resolver import make_sessions, resolve_workload, stream_requests
 
-    if (sessions := _read_sessions(options)) is not None:
-        return _fit_sessions(options, sessions, usable_blocks * block_size)
-    if not options.sessions.is_empty:
-        fail(f"--trace: {options.trace} holds single requests, and the options for sessions need sessions")
-    if options.rate_rps is None and _is_generated(options.trace):
-        fail(f"--rate: the workload {options.trace!r} has no arrival times of its own: state a rate")
     with bad_input("--trace"):
-        source = read_requests(options)
-        if options.hours is not None:
-            with bad_input("--hours"):
-                source = repeat_for(source, 3600.0 * options.hours, options.seed)
-        fitting, report = leave_out_unfit(source, usable_blocks, block_size)
-        requests = list(fitting)
-    if report.left_out:
-        typer.echo(f"bidkv: {report}", err=True)
-    if not requests:
-        fail("--num-gpu-blocks: no request of the trace fits into the KV cache")
-    return Workload(requests, report.left_out)
+        found = resolve_workload(options.trace)
+    if found.has_sessions:
+        number = _GENERATED_SESSIONS if options.sessions.sessions is None else options.sessions.sessions
+        with bad_input("--sessions"):
+            sessions = make_sessions(found, number, options.seed)
+        return _fit_sessions(options, sessions, usable_blocks * block_size, None)
+    if found.is_generated:
+        _refuse_session_options(options)
+        if options.rate_rps is None:
+            fail(f"--rate: the workload {options.trace!r} has no arrival times of its own: state a rate")
+        with bad_input("--trace"):
+            made = stream_requests(found, n=options.limit, rate_rps=options.rate_rps, seed=options.seed)
+            return _fit_requests(options, made, usable_blocks, block_size, None)
+    trace = _open_trace(options, found)
+    if trace.has_sessions and (options.rate_rps is None and options.hours is None):
+        with bad_input("--trace"):
+            sessions = trace.sessions(options.sessions.sessions)
+        _print_report(trace.report)
+        return _fit_sessions(options, sessions, usable_blocks * block_size, trace.report)
+    _refuse_session_options(options)
+    with bad_input("--trace"):
+        read = trace.requests(rate_rps=options.rate_rps, limit=options.limit, seed=options.seed)
+        workload = _fit_requests(options, read, usable_blocks, block_size, trace.report)
+    if found.kind == "file":
+        _print_report(trace.report)
+    return workload
 
 
-def read_requests(
-    options: WorkloadOptions, generated: int = _GENERATED_REQUESTS
-) -> Iterator[WorkloadRequest]:
+def read_requests(options: WorkloadOptions, generated: int | None = None) -> Iterator[WorkloadRequest]:
     """Return single requests of a file, a shipped trace, or a generated workload.
 
     Args:
@@ -144,53 +197,62 @@ def read_requests(
         ValueError: a generated workload without a rate, or an argument out of range.
         TraceError: a file that is no trace.
     """
-    from bidkv.workloads import available_workloads, generate
-    from bidkv.workloads.families import FAMILIES
-    from bidkv.workloads.traces import available_traces, read_trace
+    from bidkv.workloads.resolver import resolve_workload, stream_requests
 
-    name, rate = options.trace, options.rate_rps
-    number = generated if options.limit is None else options.limit
-    if _is_generated(name) and rate is None:
-        raise ValueError(f"the workload {name!r} has no arrival times of its own: state a --rate")
-    if name in available_workloads() and rate is not None:
-        return generate(name, n=number, rate_rps=rate, seed=options.seed)
-    if name in FAMILIES and name not in available_traces() and not Path(name).exists() and rate is not None:
-        return iter(FAMILIES[name](number, rate, options.seed))
-    return read_trace(
-        name,
-        trace_format=options.trace_format.value,
-        rate_rps=rate,
-        limit=options.limit,
+    found = resolve_workload(options.trace)
+    number = generated if options.limit is None and found.is_generated else options.limit
+    return stream_requests(
+        found,
+        n=number,
+        rate_rps=options.rate_rps,
         seed=options.seed,
+        trace_format=options.trace_format,
+        options=options.statements.make_options(),
     )
 
 
-def _is_generated(name: str) -> bool:
-    from bidkv.workloads import available_workloads
-    from bidkv.workloads.families import FAMILIES
-    from bidkv.workloads.traces import available_traces
+def _open_trace(options: WorkloadOptions, found: WorkloadName) -> Trace:
+    from bidkv.workloads.traces import open_trace
 
-    return name in available_workloads() or (
-        name in FAMILIES and name not in available_traces() and not Path(name).exists()
-    )
+    stated = options.statements.make_options()
+    with bad_input("--trace"):
+        return open_trace(found.name, trace_format=options.trace_format, options=stated)
 
 
-def _read_sessions(options: WorkloadOptions) -> list[Session] | None:
-    """Return the sessions of a file or a generated workload; None where it holds single requests."""
-    from bidkv.workloads import available_session_workloads, generate_sessions
-    from bidkv.workloads.session_families import SESSION_FAMILIES
-
-    name = options.trace
-    number = _GENERATED_SESSIONS if options.sessions.number is None else options.sessions.number
-    with bad_input("--sessions"):
-        if name in available_session_workloads():
-            return list(generate_sessions(name, n=number, seed=options.seed))
-        if name in SESSION_FAMILIES:
-            return SESSION_FAMILIES[name](number, options.seed)
-    return None
+def _print_report(report: TraceReport) -> None:
+    for line in report.lines():
+        typer.echo(f"bidkv: {line}", err=True)
 
 
-def _fit_sessions(options: WorkloadOptions, sessions: list[Session], cache_tokens: int) -> Workload:
+def _refuse_session_options(options: WorkloadOptions) -> None:
+    if not options.sessions.is_empty:
+        fail(f"--trace: {options.trace} holds single requests, and the options for sessions need sessions")
+
+
+def _fit_requests(
+    options: WorkloadOptions,
+    source: Iterable[WorkloadRequest],
+    usable_blocks: int,
+    block_size: int,
+    report: TraceReport | None,
+) -> Workload:
+    from bidkv.workloads import leave_out_unfit, repeat_for
+
+    if options.hours is not None:
+        with bad_input("--hours"):
+            source = repeat_for(source, 3600.0 * options.hours, options.seed)
+    fitting, left_out = leave_out_unfit(source, usable_blocks, block_size)
+    requests = list(fitting)
+    if left_out.left_out:
+        typer.echo(f"bidkv: {left_out}", err=True)
+    if not requests:
+        fail("--num-gpu-blocks: no request of the trace fits into the KV cache")
+    return Workload(requests, left_out.left_out, report=report)
+
+
+def _fit_sessions(
+    options: WorkloadOptions, sessions: list[Session], cache_tokens: int, report: TraceReport | None
+) -> Workload:
     for option, given in (("--rate", options.rate_rps), ("--hours", options.hours)):
         if given is not None:
             fail(
@@ -210,7 +272,7 @@ def _fit_sessions(options: WorkloadOptions, sessions: list[Session], cache_token
     arrivals = options.sessions.make_arrivals(options.seed)
     with bad_input("sessions"):
         arrivals.start_times(fitting)
-    return Workload(left_out=left_out, sessions=fitting, arrivals=arrivals)
+    return Workload(left_out=left_out, sessions=fitting, arrivals=arrivals, report=report)
 
 
 def _longest_context(session: Session) -> int:

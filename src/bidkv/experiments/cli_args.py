@@ -13,7 +13,7 @@ from bidkv.experiments.simulated_driver import SimConfig, SimDriver, SimEngine
 from bidkv.policy import PolicySpecError, resolve
 from bidkv.profiles import DEFAULT_PROFILE, ProfileError, load_profile
 from bidkv.workloads import leave_out_unfit
-from bidkv.workloads.resolver import requests_of, require_workload
+from bidkv.workloads.resolver import make_requests, resolve_workload
 from bidkv.workloads.traces import TraceError
 
 _SATURATION_REQUESTS = 400
@@ -120,7 +120,7 @@ def saturation_rps(workload: str, seed: int, config: SimConfig) -> float:
         ValueError: no such workload, or none of its requests fits.
         TraceError: a file that is no trace.
     """
-    made = requests_of(workload, _SATURATION_REQUESTS, _AT_ONCE_RPS, seed)
+    made = make_requests(workload, _SATURATION_REQUESTS, _AT_ONCE_RPS, seed)
     requests = list(leave_out_unfit(made, config.usable_blocks, config.block_size)[0])
     if not requests:
         raise ValueError(f"no request of {workload!r} fits into {config.usable_blocks} blocks")
@@ -131,7 +131,7 @@ def _read_rates(
     given: RunnerOptions, kind: EngineKind, workload: str, workload_rates: Mapping[str, str]
 ) -> tuple[float, ...]:
     try:
-        require_workload(workload)
+        resolve_workload(workload)
     except ValueError as error:
         raise UsageError(f"--workloads: {error}") from error
     own = workload_rates.get(dashed_name(workload))

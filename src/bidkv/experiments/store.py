@@ -18,7 +18,7 @@ from bidkv.experiments.plan import ExperimentCell, ExperimentPlan, RunGroup
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult, decode, encode
 from bidkv.workloads import freeze, load_frozen, manifest_path
-from bidkv.workloads.resolver import requests_of
+from bidkv.workloads.resolver import make_requests
 from bidkv.workloads.traces.writer import atomic_file
 
 _FOLDERS = ("workloads", "runs", "failures", "logs")
@@ -108,7 +108,7 @@ class Store:
         plan = self.plan
         if not manifest_path(path).exists():
             seed = plan.seed + group.repetition
-            made = requests_of(group.load.workload, plan.requests, group.load.rate_rps, seed)
+            made = make_requests(group.load.workload, plan.requests, group.load.rate_rps, seed)
             source = {"workload": group.load.workload, "rate_rps": group.load.rate_rps, "seed": seed}
             freeze(made, path, source=source)
         return list(load_frozen(path)[1])

@@ -1,48 +1,182 @@
-"""The requests behind a workload's name: synthetic, a family of real data, a shipped trace, or a file."""
+"""The one namespace of workloads: which generator, family, shipped trace or file a name stands for.
+
+A name may say its kind: `synthetic:mixed`, `trace:azure-conv`, `family:mixed`, `sessions:agents` or
+`session-family:chat`. A bare name is looked up in that order, so it means the same in every command; the
+families that share a name with a synthetic workload or a shipped trace are only reached by their kind. What
+is no name is a file; `./mixed` is always one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.workloads import available_workloads, generate
+from bidkv.protocol.sessions import Session
 from bidkv.workloads.families import FAMILIES, split_seeds
-from bidkv.workloads.traces import available_traces, read_trace
+from bidkv.workloads.generators.generate import (
+    available_session_workloads,
+    available_workloads,
+    generate,
+    generate_sessions,
+)
+from bidkv.workloads.session_families import SESSION_FAMILIES
+from bidkv.workloads.traces import TraceOptions, available_traces, open_trace
+
+Kind = Literal["synthetic", "trace", "family", "sessions", "session-family", "file"]
 
 DEFAULT_SEED = split_seeds("held_out")[0]
-"""Experiments judge: the seeds start where nothing was tuned."""
+"""Seed of experiments. They judge policies, so their seeds start where nothing was tuned."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadName:
+    """What a name stands for.
+
+    Attributes:
+        kind: where it was found.
+        name: within that kind, or the path of a file.
+    """
+
+    kind: Kind
+    name: str
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether requests or sessions are made for a seed instead of read."""
+        return self.kind not in ("trace", "file")
+
+    @property
+    def has_sessions(self) -> bool | None:
+        """Whether it gives sessions; None for a file, whose content tells."""
+        return None if self.kind == "file" else self.kind in ("sessions", "session-family")
+
+    def __str__(self) -> str:
+        return self.name if self.kind == "file" else f"{self.kind}:{self.name}"
+
+
+def _names() -> Mapping[Kind, tuple[str, ...]]:
+    """All names by kind, in the order in which a bare name is looked up."""
+    return {
+        "synthetic": available_workloads(),
+        "trace": available_traces(),
+        "family": tuple(FAMILIES),
+        "sessions": available_session_workloads(),
+        "session-family": tuple(SESSION_FAMILIES),
+    }
 
 
 def known_workloads() -> tuple[str, ...]:
-    """Return every name :func:`requests_of` knows without a file."""
-    return tuple(dict.fromkeys((*available_workloads(), *FAMILIES, *available_traces())))
+    """Return every workload of single requests, by the shortest name that means it."""
+    return _shortest_names("synthetic", "trace", "family")
 
 
-def require_workload(workload: str) -> None:
-    """Raise ValueError unless `workload` is a name out of :func:`known_workloads`, or a file."""
-    if workload not in known_workloads() and not Path(workload).exists():
-        raise ValueError(
-            f"workload {workload!r} is neither a file nor one of: {', '.join(known_workloads())}"
-        )
+def known_session_workloads() -> tuple[str, ...]:
+    """Return every workload of sessions, by the shortest name that means it."""
+    return _shortest_names("sessions", "session-family")
 
 
-def requests_of(workload: str, n: int, rate_rps: float, seed: int) -> list[WorkloadRequest]:
-    """Return the first `n` requests of a workload at a mean rate.
+def _shortest_names(*kinds: Kind) -> tuple[str, ...]:
+    names = _names()
+    found = []
+    for kind in kinds:
+        for name in names[kind]:
+            first = next(k for k, known in names.items() if name in known)
+            found.append(name if first == kind else f"{kind}:{name}")
+    return tuple(found)
 
-    Args:
-        workload: a name out of :func:`known_workloads`, or a trace file.
-        n: how many; a trace with fewer gives what it has.
-        rate_rps: mean arrivals a second.
-        seed: another seed gives other requests; a trace file always gives its own.
+
+def resolve_workload(text: str | Path) -> WorkloadName:
+    """Return what a name stands for.
 
     Raises:
-        ValueError: no such workload, or an argument out of range.
-        TraceError: a file that is no trace.
+        ValueError: neither a name nor a file; the message lists the names.
     """
-    require_workload(workload)
-    if workload in available_workloads():
-        return list(generate(workload, n=n, rate_rps=rate_rps, seed=seed))
-    if workload in FAMILIES:
-        return FAMILIES[workload](n, rate_rps, seed)
-    return list(islice(read_trace(workload, rate_rps=rate_rps, limit=n, seed=seed), n))
+    text = str(text)
+    names = _names()
+    prefix, colon, rest = text.partition(":")
+    for kind, known in names.items():
+        if colon and prefix == kind:
+            if rest not in known:
+                raise ValueError(
+                    f"expected a workload of kind {kind!r}: {', '.join(known)}; found {rest!r:.60}"
+                )
+            return WorkloadName(kind, rest)
+    for kind, known in names.items():
+        if text in known:
+            return WorkloadName(kind, text)
+    try:
+        exists = Path(text).exists()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        exists = False
+    if exists:
+        return WorkloadName("file", text)
+    known_names = ", ".join((*known_workloads(), *known_session_workloads()))
+    raise ValueError(f"workload {text[:200]!r} is neither a file nor one of: {known_names}")
+
+
+def stream_requests(
+    workload: str | WorkloadName,
+    *,
+    n: int | None = None,
+    rate_rps: float | None = None,
+    seed: int = 0,
+    params: Mapping[str, float] | None = None,
+    trace_format: str = "auto",
+    options: TraceOptions | None = None,
+) -> Iterator[WorkloadRequest]:
+    """Return the requests of a workload in order of arrival.
+
+    Args:
+        workload: a name, or what :func:`resolve_workload` made of it.
+        n: number of requests; None takes all that a trace has, and a thousand of a generated workload.
+        rate_rps: mean arrivals a second; a generated workload needs it, a trace is stretched to it.
+        seed: another seed gives other requests; a trace always gives its own.
+        params: of a synthetic workload.
+        trace_format: of a file.
+        options: what a file does not say.
+
+    Raises:
+        ValueError: no such workload, one of sessions, or an argument out of range.
+        TraceError: a file that is no trace of single requests.
+    """
+    found = resolve_workload(workload) if isinstance(workload, str) else workload
+    if found.has_sessions:
+        raise ValueError(f"expected a workload of single requests, found sessions: {found}")
+    if not found.is_generated:
+        trace = open_trace(found.name, trace_format=trace_format, options=options)
+        return trace.requests(rate_rps=rate_rps, limit=n, seed=seed)
+    if rate_rps is None:
+        raise ValueError(f"the workload {found.name!r} has no arrival times of its own: state a rate")
+    number = DEFAULT_REQUESTS if n is None else n
+    if found.kind == "synthetic":
+        return generate(found.name, n=number, rate_rps=rate_rps, seed=seed, **(params or {}))
+    if params:
+        raise ValueError(f"expected no parameters for the family {found.name!r}, found {', '.join(params)}")
+    return iter(FAMILIES[found.name](number, rate_rps, seed))
+
+
+DEFAULT_REQUESTS = 1000
+"""Requests of a generated workload where their number is not stated."""
+
+
+def make_requests(workload: str, n: int, rate_rps: float, seed: int) -> list[WorkloadRequest]:
+    """Return the first `n` requests of a workload at a mean rate; see :func:`stream_requests`."""
+    return list(islice(stream_requests(workload, n=n, rate_rps=rate_rps, seed=seed), n))
+
+
+def make_sessions(workload: str | WorkloadName, n: int, seed: int) -> list[Session]:
+    """Return the first `n` sessions of a generated workload.
+
+    Raises:
+        ValueError: no such workload, one of single requests, or an argument out of range.
+    """
+    found = resolve_workload(workload) if isinstance(workload, str) else workload
+    if found.kind == "sessions":
+        return list(generate_sessions(found.name, n=n, seed=seed))
+    if found.kind == "session-family":
+        return SESSION_FAMILIES[found.name](n, seed)
+    raise ValueError(f"expected a generated workload of sessions, found {found}")
