@@ -32,7 +32,7 @@ def in_every_command(name: str, folder: Path) -> list[list[WorkloadRequest]]:
     return [
         list(read_workload(options, 100_000, 16).requests),  # bidkv simulate
         list(read_requests(options)),  # bidkv plan
-        store.requests(plan.groups()[0]),  # bidkv experiment
+        store.requests(next(plan.groups())[0].group),  # bidkv experiment
         replayed({"workload": name, "n": 20, "rate_rps": 1.0, "seed": 1001}),  # replays on a GPU host
         make_requests(name, 20, 1.0, 1001),
     ]
@@ -93,7 +93,7 @@ def test_files_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         ("family:mixd", "expected a workload of kind 'family': azure-conv"),
         ("x\x00y", "neither a file nor one of"),
         ("agents", "expected a workload of single requests, found sessions: sessions:agents"),
-        ("mixed", "the workload 'mixed' has no arrival times of its own: state a rate"),
+        ("mixed", "the workload 'mixed' has no arrival times of its own: state a --rate"),
     ],
 )
 def test_mistakes_are_named(name: str, part: str) -> None:

@@ -150,7 +150,7 @@ def stream_requests(
         trace = open_trace(found.name, trace_format=trace_format, options=options)
         return trace.requests(rate_rps=rate_rps, limit=n, seed=seed)
     if rate_rps is None:
-        raise ValueError(f"the workload {found.name!r} has no arrival times of its own: state a rate")
+        raise ValueError(f"the workload {found.name!r} has no arrival times of its own: state a --rate")
     number = DEFAULT_REQUESTS if n is None else n
     if found.kind == "synthetic":
         return generate(found.name, n=number, rate_rps=rate_rps, seed=seed, **(params or {}))
