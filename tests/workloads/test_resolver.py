@@ -28,6 +28,7 @@ def in_every_command(name: str, folder: Path) -> list[list[WorkloadRequest]]:
     """The first requests of a workload at seed 1001 and a rate of 1, by every way into it."""
     options = WorkloadOptions(name, rate_rps=1.0, limit=20, seed=1001)
     plan = ExperimentPlan("vllm", ("preempt-evict",), (LoadPoint(name, 1.0),), 1, 20, 1001)
+    (folder / "workloads").mkdir()
     store = Store(folder, plan, None)
     return [
         list(read_workload(options, 100_000, 16).requests),  # bidkv simulate
