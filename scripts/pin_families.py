@@ -6,11 +6,11 @@ reads the present file for the seeds). Only a deliberate change of a workload ma
 
 import json
 
-from bidkv.workloads.families import FAMILIES, fingerprint, pinned
+from bidkv.workloads.families import FAMILIES, fingerprint, read_pins
 from bidkv.workloads.session_families import SESSION_FAMILIES, session_fingerprint
 
 if __name__ == "__main__":
-    content = dict(pinned())
+    content = dict(read_pins())
     seeds = [seed for split in content["seeds"].values() for seed in split]
     content["fingerprints"] = {
         name: fingerprint([r for seed in seeds for r in family(100, 1.0, seed)])

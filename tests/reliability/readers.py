@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache, partial
 from itertools import islice
+from pathlib import Path
 
 from tests.reliability.scratch import SCRATCH, file
 from tests.reliability.valid_inputs import (
@@ -58,7 +59,7 @@ from bidkv.simulator import EngineConfig, SglangConfig
 from bidkv.solver import SolverConfig
 from bidkv.stability import QueueingConfig
 from bidkv.workloads import load_frozen, manifest_path
-from bidkv.workloads.traces import TraceError, read_trace
+from bidkv.workloads.traces import TraceError, TraceOptions, open_trace, read_trace
 
 LONGEST_MESSAGE = 1500
 MOST_ROWS = 1000
@@ -176,6 +177,54 @@ def _trace(trace_format: str, content: bytes) -> None:
         read_trace(file("trace", content), trace_format=trace_format, rate_rps=rate), MOST_ROWS
     ):
         assert request.prompt_tokens >= 1 <= request.output_tokens
+
+
+TRACES = Path(__file__).parents[1] / "data" / "traces"
+SEEDS_OF_FORMAT = {
+    "mooncake-sessions": ("aiperf.jsonl", "whole-prompts.jsonl", "dynamo-sessions.jsonl"),
+    "dynamo": ("dynamo.jsonl",),
+    "guidellm": ("guidellm.jsonl",),
+    "bailian": ("bailian.jsonl",),
+    "tracelab": ("tracelab.jsonl",),
+    "spans": ("otlp.json", "spans.jsonl"),
+    "chats": ("sharegpt.json", "chats.jsonl"),
+    "burstgpt": ("burstgpt-6.csv", "burstgpt-8.csv"),
+    "vidur": ("vidur.csv",),
+    "vllm-bench": ("vllm-bench.json",),
+    "columns": ("server-log.csv",),
+}
+"""Small files of every format that has no seed of its own here."""
+
+STATED = TraceOptions(
+    characters_per_token=4.0,
+    tokens_per_image=10,
+    columns={"time": "when", "prompt": "in", "output": "out", "agent": "client", "priority": "urgency"},
+)
+
+
+def _any_trace(trace_format: str, content: bytes) -> None:
+    """As a format is read by name, and as a file whose content tells it."""
+    path = file("trace", content)
+    errors = []
+    for name in (trace_format, "auto"):
+        options = STATED if name in ("columns", "chats") else TraceOptions()
+        try:
+            trace = open_trace(path, trace_format=name, options=options)
+            if trace.has_sessions:
+                for session in trace.sessions():
+                    assert min(session.prompt_lengths()) >= 1
+            else:
+                last_s = 0.0
+                for request in islice(trace.requests(), MOST_ROWS):
+                    assert request.prompt_tokens >= 1
+                    assert request.output_tokens >= 1
+                    assert request.arrival_s >= last_s
+                    last_s = request.arrival_s
+            assert all(trace.report.lines())
+        except TraceError as error:
+            errors.append(error)
+    if len(errors) == 2:
+        raise errors[0]
 
 
 def _manifest(content: bytes) -> None:
@@ -322,6 +371,9 @@ def readers() -> Iterator[Reader]:
     for name, seed in (("mooncake", MOONCAKE), ("azure", AZURE), ("lengths", LENGTHS)):
         yield Reader(f"trace-{name}", partial(_trace, name), (TraceError,), (seed,))
     yield Reader("trace-auto", partial(_trace, "auto"), (TraceError,), (MOONCAKE, AZURE, LENGTHS))
+    for name, files in SEEDS_OF_FORMAT.items():
+        seeds = tuple((TRACES / seed).read_bytes() for seed in files)
+        yield Reader(f"trace-{name}", partial(_any_trace, name), (TraceError,), seeds)
     yield Reader("manifest", _manifest, (TraceError,), (a_manifest(),))
     yield Reader("step-log", _step_log, (StepLogError,), (STEPS,))
     yield Reader("experiment", _experiment, (StoreError,), (an_experiment(),))

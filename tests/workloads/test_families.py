@@ -10,7 +10,7 @@ from bidkv.workloads.families import (
     MAX_TOTAL_TOKENS,
     fingerprint,
     is_held_out,
-    pinned,
+    read_pins,
     split_seeds,
 )
 from bidkv.workloads.traces import read_trace
@@ -31,11 +31,11 @@ def test_there_are_enough_families_and_seeds_for_a_tournament():
 def test_every_family_still_makes_what_is_pinned(name):
     seeds = split_seeds("tuning") + split_seeds("held_out")
     requests = [r for seed in seeds for r in FAMILIES[name](100, 1.0, seed)]
-    assert fingerprint(requests) == pinned()["fingerprints"][name]
+    assert fingerprint(requests) == read_pins()["fingerprints"][name]
 
 
 def test_no_two_families_make_the_same_requests():
-    assert len(set(pinned()["fingerprints"].values())) == len(FAMILIES)
+    assert len(set(read_pins()["fingerprints"].values())) == len(FAMILIES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ import pytest
 
 from bidkv.protocol.sessions import Session
 from bidkv.workloads import available_session_workloads, generate_sessions
-from bidkv.workloads.families import pinned, split_seeds
+from bidkv.workloads.families import read_pins, split_seeds
 from bidkv.workloads.session_families import SESSION_FAMILIES, session_fingerprint
 
 NAMES = available_session_workloads()
@@ -126,10 +126,10 @@ def test_mistakes_are_named_at_the_call(name: str, arguments: dict[str, float], 
 def test_every_family_still_makes_what_is_pinned(name: str) -> None:
     seeds = split_seeds("tuning") + split_seeds("held_out")
     sessions = [s for seed in seeds for s in SESSION_FAMILIES[name](50, seed)]
-    assert session_fingerprint(sessions) == pinned()["session_fingerprints"][name]
+    assert session_fingerprint(sessions) == read_pins()["session_fingerprints"][name]
 
 
 def test_no_two_families_make_the_same_sessions() -> None:
-    fingerprints = pinned()["session_fingerprints"]
+    fingerprints = read_pins()["session_fingerprints"]
     assert set(fingerprints) == set(SESSION_FAMILIES)
     assert len(set(fingerprints.values())) == len(SESSION_FAMILIES)

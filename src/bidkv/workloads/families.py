@@ -64,20 +64,20 @@ class Family:
 
 
 @cache
-def pinned() -> Mapping[str, Any]:
-    """Return the content of `families.json`: `held_out_from`, `seeds` and `fingerprints`."""
+def read_pins() -> Mapping[str, Any]:
+    """Return the content of `families.json`: `held_out_from`, `seeds`, `fingerprints` of both kinds."""
     content = json.loads(files("bidkv.workloads").joinpath("families.json").read_text())
     return MappingProxyType(content)
 
 
 def split_seeds(split: Split) -> tuple[int, ...]:
     """Return the seeds tournaments use to tune policies, or to judge them."""
-    return tuple(pinned()["seeds"][split])
+    return tuple(read_pins()["seeds"][split])
 
 
 def is_held_out(seed: int) -> bool:
     """Tell whether requests of `seed` are for judging only."""
-    return bool(seed >= pinned()["held_out_from"])
+    return bool(seed >= read_pins()["held_out_from"])
 
 
 def fingerprint(requests: Sequence[WorkloadRequest]) -> str:
@@ -88,7 +88,7 @@ def fingerprint(requests: Sequence[WorkloadRequest]) -> str:
 
 def _synthetic(name: str, **params: float) -> _Make:
     def make(n: int, rate_rps: float, seed: int) -> list[WorkloadRequest]:
-        # Families made of one kind of traffic must not share requests, or one lucky draw counts twice.
+        # Families made by one generator must not share requests, or one lucky draw counts twice.
         own_seed = Random(f"{name}:{params}:{seed}").getrandbits(48)
         return list(generate(name, n=n, rate_rps=rate_rps, seed=own_seed, **params))
 
@@ -130,14 +130,14 @@ def _sampled(trace: str, cv: float = 1.0) -> _Make:
 def _replayed(trace: str) -> _Make:
     """The seed's half in its own order and rhythm, from a row the seed chooses, starting over at its end.
 
-    Each time round, chunks get new ids: a replay stands for other people with the same habits.
+    Every lap gets new chunk ids, since a replay stands for other users with the same habits.
     """
 
     def make(n: int, rate_rps: float, seed: int) -> list[WorkloadRequest]:
         rows = _halves(trace)[is_held_out(seed)]
         start = Random(f"{seed}:window").randrange(len(rows))
         ids_a_lap = 1 + max((i for r in rows for i in r.hash_ids), default=0)
-        # The gap across the seam is nowhere recorded; the mean gap stands for it.
+        # The gap from the last row to the first is not recorded; the mean gap stands for it.
         lap_s = (rows[-1].arrival_s - rows[0].arrival_s) * len(rows) / (len(rows) - 1)
         window = []
         for lap, place in (divmod(start + index, len(rows)) for index in range(n)):

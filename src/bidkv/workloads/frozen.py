@@ -15,7 +15,7 @@ from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads.traces import TraceError, read_trace, write_mooncake
-from bidkv.workloads.traces.errors import found
+from bidkv.workloads.traces.errors import quote
 from bidkv.workloads.traces.writer import atomic_file
 
 MANIFEST_VERSION = 1
@@ -147,9 +147,9 @@ def _read_manifest(path: Path) -> Manifest:
         raise TraceError(f"{path}: expected a JSON object with exactly the fields {', '.join(_KINDS)}")
     for name, (expected, kinds) in _KINDS.items():
         if type(content[name]) not in kinds:
-            raise TraceError(f"{path}, field {name!r}: expected {expected}, found {found(content[name])}")
+            raise TraceError(f"{path}, field {name!r}: expected {expected}, found {quote(content[name])}")
     if content["version"] != MANIFEST_VERSION:
         raise TraceError(
-            f"{path}, field 'version': expected {MANIFEST_VERSION}, found {found(content['version'])}"
+            f"{path}, field 'version': expected {MANIFEST_VERSION}, found {quote(content['version'])}"
         )
     return Manifest(**content)

@@ -1,4 +1,4 @@
-"""A workload made longer than it was recorded: the same traffic again and again, never in the same place."""
+"""A workload made longer than its record: the same traffic again, each time from another starting point."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from random import Random
 from bidkv.protocol.requests import WorkloadRequest
 
 MOST_REQUESTS = 100_000_000
-"""Weeks of a large fleet; a slip of the hand must not run for years."""
+"""Most requests of a repeated workload: weeks of a large fleet. More is taken for a typing error."""
 
 
 def repeat_for(
@@ -17,9 +17,10 @@ def repeat_for(
 ) -> Iterator[WorkloadRequest]:
     """Yield a workload until `duration_s` have passed since its first arrival.
 
-    The first pass is the workload as it is. Every later one starts at a request drawn with the seed and goes
-    round, gaps, lengths and their order kept, so that the hours differ while bursts and drift stay those of
-    the record. A request's name gets the number of its pass; `hash_ids` are shared within a pass only.
+    The first pass is the workload as it is. Every later pass starts at a request drawn with the seed, runs to
+    the end of the record and continues at its beginning. Gaps, lengths and their order are kept, so bursts
+    and drift stay those of the record while the hours differ. A request's name gets the number of its pass;
+    `hash_ids` are shared within a pass only.
 
     Args:
         requests: in the order of arrival; held as a whole, which the result is not.

@@ -1,4 +1,4 @@
-"""Requests no cache of a given size can ever serve: reported and left out, never silently."""
+"""Requests that no cache of a given size can serve: they are left out and reported."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def leave_out_unfit(
 ) -> tuple[Iterator[WorkloadRequest], UnfitReport]:
     """Split off the requests whose prompt and output together exceed the whole KV cache.
 
-    A request fits when ceil((prompt + output) / block_size) <= usable_blocks: the rule of an empty cache. An
-    engine would run one that does not until memory ends, preempt it, and start over for good.
+    A request fits when ceil((prompt + output) / block_size) <= usable_blocks, which is what an empty cache
+    can hold. An engine would run a larger one until memory ends, preempt it, and repeat that forever.
 
     Args:
         requests: a workload, streamed.

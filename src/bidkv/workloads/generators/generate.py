@@ -41,7 +41,8 @@ def generate(
     """Stream a synthetic workload, in order of arrival.
 
     Lengths and arrivals have random sources of their own: the same seed at another rate gives the same
-    requests, arriving in the same pattern (of `multi_turn` only the arrivals: who is ready depends on time).
+    requests, arriving in the same pattern. `multi_turn` keeps the pattern only, since which conversation is
+    ready next depends on the time.
 
     Args:
         name: one of :func:`available_workloads`. "bursty" is "mixed" with gaps of cv 3.

@@ -43,8 +43,8 @@ def multi_turn(
     is the whole history plus a new message. After a turn it ends with probability 1 / `mean_turns`, or when
     it would outgrow `max_total_tokens`; otherwise it is ready again after an exponential think time of mean
     `mean_think_s` (counted from the arrival: an open loop knows no finish). An arrival goes to the
-    conversation that has been ready longest, and starts a new one when none is, so that the stated rate holds
-    from the first request to the last.
+    conversation that has been ready longest, or starts a new one when none is ready, so that the stated rate
+    holds from the first request to the last.
 
     `hash_ids` follow Mooncake: one id for each 512 prompt tokens, equal exactly where the prompts are equal
     from their start; the last, partial chunk has an id of its own. `agent_id` names the system prompt.

@@ -15,7 +15,7 @@ def arrival_times_s(rate_rps: float, random: Random, arrivals: Arrivals, cv: flo
     """Yield endless arrival times, in seconds to the microsecond, starting with 0.
 
     Args:
-        rate_rps: mean arrivals a second; infinity lets everybody arrive at 0.
+        rate_rps: mean arrivals a second; infinity lets all arrive at 0.
         random: where the gaps come from.
         arrivals: "poisson" (exponential gaps) or "gamma" (a renewal process with Gamma gaps).
         cv: coefficient of variation of the gaps; 1 is Poisson, above 1 bursty, below 1 regular.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
-from bidkv.workloads.traces.errors import TraceError, fail, found
+from bidkv.workloads.traces.errors import TraceError, fail, quote
 from bidkv.workloads.traces.limits import MAX_TIME_MS
 from bidkv.workloads.traces.options import TIME_UNITS, TraceOptions
 from bidkv.workloads.traces.report import TraceReport
@@ -144,7 +144,7 @@ class Numbers:
         if time > self._most:
             fail(self._file, number, self._column, self._expected, cell)
         if time < self._last:
-            expected = f"rows in order of time, none before {found(self._last)}{self._name}"
+            expected = f"rows in order of time, none before {quote(self._last)}{self._name}"
             fail(self._file, number, self._column, expected, cell)
         self._last = time
         if self._first:

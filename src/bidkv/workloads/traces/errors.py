@@ -11,7 +11,7 @@ class TraceError(ValueError):
     """A trace that cannot be read; the message names file, line, field and what was expected."""
 
 
-def found(value: object) -> str:
+def quote(value: object) -> str:
     """Quote `value` in at most about 60 characters, whatever its size or nesting."""
     if isinstance(value, (bytes, str)):
         # Sliced before repr: the repr of a long value would itself be as long.
@@ -39,5 +39,5 @@ def fail(file: str, line: int, field: str, expected: str, value: object = ...) -
     """
     place = f"{file}, line {line}" if line else file
     where = f"{place}, field {field!r}" if field else place
-    what = "" if value is ... else f", found {found(value)}"
+    what = "" if value is ... else f", found {quote(value)}"
     raise TraceError(f"{where}: expected {expected}{what}")

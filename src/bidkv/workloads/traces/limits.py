@@ -1,4 +1,4 @@
-"""Bounds on what a trace may hold: far beyond real traffic, near enough to stop a hostile or corrupt file."""
+"""Bounds on what a trace may hold: far beyond real traffic, and low enough to stop a corrupt file early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was understood of a trace, for the person who handed it in."""
+"""What a reader understood of a trace."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Format:
 
     Attributes:
         name: for `--trace-format`.
-        about: who writes it and what tells it, in one line.
+        about: its fields and the tools that write it, in one line.
         matches: tells whether a file is of this format, by its columns and first rows.
         requests: streams its requests; None for a format of sessions whose turns have no arrival times.
         sessions: reads its sessions; None for a format of single requests.

@@ -37,7 +37,7 @@ class ColumnLayout:
         time_unit: unit of numeric arrivals, "date" where they are dates; "" when the layout leaves it open,
             so that it must be stated.
         images: names of a column of image counts.
-        agent: names of a column that says who sent a request.
+        agent: names of a column with the sender of a request.
         priority: names of a column of priorities; a lower one is more important.
         max_tokens: names of a column of caps.
         weight: names of a column of weights.

@@ -5,9 +5,9 @@ plus these); `output_length`; `timestamp` (milliseconds) of a first turn; `delay
 previous answer's last token) of a later one; optionally `hash_ids`, which name the chunks of the new tokens.
 Dynamo's `created_time`, `input_tokens` and `output_tokens` are accepted.
 
-Ours, all optional: `max_tokens`, `kept_tokens` (the client rewrote its past and kept so many leading tokens),
-`gap_kind` ("tool" or "human"), and on a first turn `agent_id`, `priority`, `weight` and `block_size` (tokens
-that a hash id stands for, 512 when it is missing).
+Ours, all optional: `max_tokens`, `kept_tokens` (leading tokens that the client kept when it rewrote its
+past), `gap_kind` ("tool" or "human"), and on a first turn `agent_id`, `priority`, `weight` and `block_size`
+(tokens that a hash id stands for, 512 when it is missing).
 """
 
 from __future__ import annotations
