@@ -93,7 +93,7 @@ def test_the_log_agrees_with_the_engines_own_counters(served):
     for setback in setbacks:
         victim = setback.decision.candidate(setback.preemption.request_id)
         # The log holds what the policy saw: asked again, it names the same request.
-        assert cheapest_to_repeat(setback.decision.candidates, None) == victim
+        assert cheapest_to_repeat(setback.decision.candidates, LoggedEngine()) == victim
         assert victim.num_output_tokens == setback.preemption.output_tokens
         lost_inputs += victim.num_prompt_tokens
         lost_outputs += victim.num_output_tokens
