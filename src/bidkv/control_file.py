@@ -1,11 +1,11 @@
-"""The kill switch of a running engine: a small file that its owner writes `on`, `off` or a policy into.
+"""The kill switch of a running engine: a small file into which its owner writes `on`, `off` or a policy.
 
     $ echo off > "$BIDKV_CONTROL_FILE"                # the engine is alone within a quarter of a second
     $ echo on > "$BIDKV_CONTROL_FILE"                 # the policy starts afresh from the engine's state
     $ echo "lcf" > "$BIDKV_CONTROL_FILE"              # another policy takes over
 
-Whoever can write the file steers the engine, so it must be a regular file that the engine's own user owns
-and nobody else can write.
+Write access to the file is control of the engine, so it must be a regular file that the engine's own user
+owns and that no other user can write.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from bidkv.protocol.policy import Policy
 logger = logging.getLogger("bidkv")
 
 INTERVAL_S = 0.25
+"""Seconds between two looks at the file: a command takes effect within that time."""
+
 LONGEST_COMMAND_BYTES = 4096
+"""Longest command that is read: far more than any policy's specification needs."""
 
 
 class ControlFile:
@@ -99,7 +102,7 @@ class ControlFile:
 
 
 def obey(command: str, controller: Controller, resolve: Callable[[str], Policy]) -> None:
-    """Carry out `on`, `off` or a policy for `resolve`; a bad command is logged and changes nothing."""
+    """Carry out `on`, `off` or a switch to another policy; a bad command is logged and changes nothing."""
     if command == "off":
         controller.disable()
     elif command == "on":

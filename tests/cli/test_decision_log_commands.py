@@ -64,7 +64,7 @@ def test_explain_agrees_with_the_runs_own_figures(simulated: tuple[Path, dict[st
     assert text.startswith(f"{len(setbacks):,} preemptions of {len(told):,} requests")
 
 
-def test_explain_tells_one_requests_story_in_words(simulated: tuple[Path, dict[str, Any]]) -> None:
+def test_explain_tells_one_requests_format_story(simulated: tuple[Path, dict[str, Any]]) -> None:
     log, _ = simulated
     decision = next(line for line in read_log(log) if isinstance(line, DecisionLine))
     preemption = next(line for line in read_log(log) if isinstance(line, Preemption))

@@ -48,8 +48,8 @@ from bidkv.observability.explain import stories
 from bidkv.observability.log_reader import LogError, read_log
 from bidkv.observability.replay import replay
 from bidkv.observability.samples import parse_samples
+from bidkv.observability.story_text import format_story, story_as_dict
 from bidkv.observability.timeline import trace_events
-from bidkv.observability.words import story_as_dict, story_in_words
 from bidkv.policy import PolicySpecError, resolve, resolve_all
 from bidkv.pressure import PressureConfig
 from bidkv.profiles import ProfileError, dump_profile, load_profile
@@ -250,7 +250,7 @@ def _decision_log(content: bytes) -> None:
     lines = list(read_log(path))
     for story in stories(lines).values():
         json.dumps(story_as_dict(story))
-        assert story_in_words(story)
+        assert format_story(story)
     assert sum(1 for event in trace_events(lines) if json.dumps(event)) >= 3
     assert len(replay(lines, [("lcf", resolve("lcf"))]).scores) == 2
 

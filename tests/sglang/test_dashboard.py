@@ -20,6 +20,7 @@ from tiny_model import VOCABULARY, write_model
 from bidkv.observability.log_lines import Finish
 from bidkv.observability.log_reader import read_log
 from bidkv.observability.prometheus_page import get_text
+from bidkv.observability.replay_views import LoggedEngine
 from bidkv.policy.parts.recompute import cheapest_to_repeat
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]

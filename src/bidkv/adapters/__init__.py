@@ -1,4 +1,4 @@
-"""The thinnest glue from a real engine's hook to the controller; importing this imports no engine."""
+"""Adapters of the real engines: from their hooks to the controller. Importing this imports no engine."""
 
 from bidkv.adapters.base import BaseAdapterMetrics, FrameworkAdapter
 

@@ -1,4 +1,4 @@
-"""What every engine's adapter offers, and what it counts."""
+"""The contract's adapter interface and its counters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class FrameworkAdapter(ABC):
 
     Args:
         config: the switches of this deployment.
-        scoring: judges tokens where the engine can compress.
+        scoring: scores tokens where the engine can compress.
     """
 
     def __init__(self, config: BidKVConfig, scoring: ScoringStrategy) -> None:
@@ -28,7 +28,7 @@ class FrameworkAdapter(ABC):
 
     @property
     def scoring(self) -> ScoringStrategy:
-        """What judges tokens."""
+        """The strategy that scores tokens."""
         return self._scoring
 
     @abstractmethod
@@ -46,7 +46,7 @@ class FrameworkAdapter(ABC):
 
 @dataclass
 class BaseAdapterMetrics:
-    """What an adapter counts; every counter only grows."""
+    """Counters of an adapter; each of them only grows."""
 
     total_evictions: int = 0
     total_tokens_freed: int = 0
@@ -67,7 +67,7 @@ class BaseAdapterMetrics:
         self.total_tokens_freed += tokens_freed
 
     def record_pressure_event(self) -> None:
-        """Count one moment at which KV memory ran short."""
+        """Count one shortage of KV memory."""
         self.total_pressure_events += 1
 
     def record_request_completed(self) -> None:

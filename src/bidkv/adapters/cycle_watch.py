@@ -7,7 +7,7 @@ from bidkv.stability import LimitCycleDetector
 
 
 class CycleWatch:
-    """Feeds a detector what happened between two looks.
+    """Feeds a limit-cycle detector with what happened between two looks.
 
     Args:
         counters: the controller's.
@@ -25,7 +25,7 @@ class CycleWatch:
         self._scheduled = self._recomputed = 0
 
     def look(self, now_s: float, running: int) -> None:
-        """Take in the engine's state now; a few times a second is plenty."""
+        """Take in the engine's state at `now_s`; call it a few times a second."""
         scheduled, recomputed = self._counters.scheduled_tokens, self._counters.recomputed_tokens
         self._detector.update(
             now_s,

@@ -39,7 +39,7 @@ def command(
     """
     from bidkv.observability.explain import stories
     from bidkv.observability.log_reader import read_log
-    from bidkv.observability.words import story_as_dict, story_in_words
+    from bidkv.observability.story_text import format_story, story_as_dict
 
     with bad_input("LOG"):
         name = None if request is None else _full_id(log, request)
@@ -47,7 +47,7 @@ def command(
     if name is not None:
         story = told[name]
         if not write_json(story_as_dict(story), "-" if as_json else None):
-            typer.echo(story_in_words(story))
+            typer.echo(format_story(story))
     elif not write_json([story_as_dict(story) for story in told.values()], "-" if as_json else None):
         _print_summary(told.values(), top)
 

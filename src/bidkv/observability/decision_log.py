@@ -24,7 +24,7 @@ logger = logging.getLogger("bidkv")
 
 SCHEMA = 1
 MOST_CANDIDATES = 64
-"""Candidates written for one decision; a decision among more says how many there were."""
+"""Most candidates written for one decision, to bound a line; a decision among more states their number."""
 
 CANDIDATE_FIELDS = (
     "request_id",
@@ -73,7 +73,7 @@ class DecisionLog:
 
     # --- what happened -----------------------------------------------------------------------------
     def policy_changed(self, policy: Policy, *, active: bool, reason: str) -> None:
-        """Remember who decides; it is written before the next line."""
+        """Remember the policy in charge; it is written before the next line."""
         self._policy = {
             "policy": str(policy.name),
             "rule": str(policy.victim_rule),
@@ -221,7 +221,7 @@ class DecisionLog:
 
 
 def _shown(decision: Decision) -> Sequence[RequestView]:
-    """All candidates; of too many the two that matter most and, from the engine's tail, as many as fit."""
+    """Return all candidates; of too many, the victim, the engine's choice, and the last ones that fit."""
     candidates = decision.candidates
     if len(candidates) <= MOST_CANDIDATES:
         return candidates
@@ -252,7 +252,7 @@ def _seconds(value: float) -> float:
 
 
 def _number(value: float) -> float | None:
-    """Six digits are plenty to explain with; JSON knows no infinity."""
+    """Round to six digits, which is enough for an explanation; JSON has no infinity."""
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 

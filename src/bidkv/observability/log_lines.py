@@ -35,7 +35,7 @@ class Start(Line):
 
 @dataclass(frozen=True, slots=True)
 class PolicyChange(Line):
-    """Who decides from here on."""
+    """From here on another policy decides, or the engine alone."""
 
     policy: str
     rule: str
@@ -72,7 +72,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class DecisionLine(Line):
-    """One answer to the question who is preempted."""
+    """One answer to the question which request is preempted."""
 
     policy: str
     need_blocks: int

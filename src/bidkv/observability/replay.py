@@ -1,7 +1,7 @@
-"""What another policy would have chosen, decision by decision, on the candidates a log shows.
+"""What another policy would have chosen, decision by decision, among the candidates of a decision log.
 
-One decision deep: every question is put as it stood in the logged run; what would have followed from
-another answer is for the simulator to say. The policy hears the logged events, so that it may learn.
+Every question is asked as it stood in the logged run. What would have followed from another answer is for the
+simulator to say. The policy is told of the logged events, so that it can learn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Score:
     Attributes:
         name: of the policy; :data:`LOGGED` for the choices that were really made.
         decisions: questions it answered.
-        abstentions: questions it left to the engine without the log saying whom that would take.
+        abstentions: questions it left to the engine, where the log does not name the engine's choice.
         same: answers equal to the logged ones.
         lost_tokens: computed tokens its victims held: what must be computed again.
         freed_blocks: blocks its victims would free.
@@ -40,7 +40,7 @@ class Score:
     sufficient: int = 0
 
     def count(self, choice: Candidate | None, decision: DecisionLine) -> None:
-        """Take in one answer."""
+        """Count one answer."""
         if choice is None:
             self.abstentions += 1
             return
@@ -60,17 +60,17 @@ class Replay:
 
 
 def replay(lines: Iterable[Line], policies: Sequence[tuple[str, Policy]]) -> Replay:
-    """Put every logged question to policies.
+    """Ask policies every logged question.
 
-    A policy that leaves victims to the engine is scored with whom the engine's own rule would have taken.
+    A policy that leaves victims to the engine is scored with the engine's own choice.
 
     Args:
         lines: of a decision log.
         policies: (name, fresh policy).
 
     Raises:
-        ValueError: a policy reads true output lengths, which no log holds; or answers with somebody who is
-            no candidate.
+        ValueError: a policy reads true output lengths, which no log holds, or its answer is not one of the
+            candidates.
     """
     for name, policy in policies:
         if policy.clairvoyant:

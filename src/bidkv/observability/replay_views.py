@@ -72,7 +72,7 @@ class LoggedEngine(EngineViewDefaults):
         return self._prompt_tokens.get(request_id, 0)
 
     def waiting(self) -> Sequence[RequestView]:
-        """Nobody: the log does not say who waits."""
+        """Empty: the log does not name the waiting requests."""
         return ()
 
     def is_waiting(self, request: RequestView) -> bool:

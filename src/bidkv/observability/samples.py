@@ -1,4 +1,4 @@
-"""One look at the /metrics pages of a server, and what changed since the look before."""
+"""One reading of a server's /metrics pages, and what changed since the reading before."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Samples:
     """What the pages said.
 
     Attributes:
-        at_s: when.
+        at_s: when they were read, in seconds.
         values: sample name to value, summed over labels (one server has few of them).
         labels: sample name to the labels of one of its samples.
         buckets: histogram name to (upper bound, cumulative count), ascending.

@@ -1,11 +1,11 @@
-"""What an operator wants to see of a server first, as lines of text."""
+"""A server at a glance, as lines of text."""
 
 from __future__ import annotations
 
 from bidkv.observability.samples import Samples
 
 Row = tuple[str, str, str]
-"""What it is, what it says, and its mood: "good", "bad" or ""."""
+"""The name of a line, its text, and its mood: "good", "bad" or ""."""
 
 _BAR = 30
 """Characters of the memory bar."""
@@ -16,7 +16,7 @@ each other's past faster than they come back for it. The alert uses the same fig
 
 
 def rows(now: Samples, before: Samples) -> list[Row]:
-    """Return the lines there is data for."""
+    """Return the lines for which there is data."""
     found = [
         *_in_charge(now),
         *_memory(now),

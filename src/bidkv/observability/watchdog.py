@@ -1,6 +1,6 @@
-"""Reports a policy that hangs: an overrun is judged when a call returns, and such a call never does.
+"""Reports a policy that hangs: its overrun cannot be judged at its return, since it never returns.
 
-One daemon thread watches every controller of a process. It can only say so; nothing can safely stop a call
+One daemon thread watches every controller of a process. It can only report; nothing can safely stop a call
 in another thread.
 """
 
@@ -17,7 +17,10 @@ from bidkv.control import Controller
 logger = logging.getLogger("bidkv")
 
 LIMIT_S = 2.0
+"""Longest call that is not reported, in seconds: far above the time budget, so that only a hang is."""
+
 INTERVAL_S = 0.5
+"""Seconds between two looks."""
 
 
 class Watchdog:
@@ -72,4 +75,4 @@ class Watchdog:
 
 
 PROCESS_WATCHDOG = Watchdog()
-"""The one whose thread runs in a server."""
+"""The watchdog whose thread runs in a server."""

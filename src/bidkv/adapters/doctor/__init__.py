@@ -1,4 +1,4 @@
-"""Would the policy really be in charge here? What an operator asks before starting a server."""
+"""Says before a server is started whether the policy would be in charge of it."""
 
 from bidkv.adapters.doctor.engines import ENGINES, Engine
 from bidkv.adapters.doctor.examine import Report, examine

@@ -1,4 +1,4 @@
-"""Which engines are installed, whether they would find the plugin, and whether its hook takes hold."""
+"""Examines the installed engines: do they find the plugin, and does its hook take effect?"""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Engine:
     """An engine and how it finds plugins.
 
     Attributes:
-        name: what it is called here.
+        name: its name on the command line.
         packages: distributions that hold it.
         group: entry-point group of its plugins.
-        plugin: where our entry point of that group must lead.
+        plugin: what this project's entry point in that group must lead to.
         filter: the engine's own variable that lists the plugins it may load.
     """
 
@@ -70,9 +70,9 @@ def examine_engine(
     Args:
         engine: which one.
         installed: "package version".
-        strategy: what is put in charge to try the hook; None where there is nothing to try it with.
+        strategy: the policy with which the hook is tried; None does not try it.
         environ: the environment a server would be started in.
-        try_hook: import the engine in a process of its own and see.
+        try_hook: import the engine in a process of its own and look at the hook.
     """
     findings = [_version(engine, installed), _entry_point(engine), *_filter(engine, environ)]
     if try_hook and strategy is not None and all(f.status is not Status.FAIL for f in findings):

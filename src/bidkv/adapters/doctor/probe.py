@@ -1,7 +1,7 @@
 """`python -m bidkv.adapters.doctor.probe ENGINE`: load an engine's plugins as it does, then look at the hook.
 
-Runs in a process of its own: engines are heavy, print, and may fail to import at all. The policy comes from
-BIDKV_STRATEGY, as in a server. The answer is one line of JSON behind `ANSWER`.
+It runs in a process of its own, because engines take long to import, print, and may fail to import at all.
+The policy comes from BIDKV_STRATEGY, as in a server. The answer is one line of JSON behind `ANSWER`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def probe_vllm() -> tuple[bool, str]:
 
 
 def probe_sglang() -> tuple[bool, str]:
-    """Let SGLang load its plugins and say which of our hooks it leads through."""
+    """Let SGLang load its plugins and say which of this project's hooks are in place."""
     from sglang.srt.plugins import load_plugins
 
     from bidkv.adapters.sglang import plugin

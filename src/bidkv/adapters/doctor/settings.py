@@ -1,4 +1,4 @@
-"""The four environment variables: does each say something that would work?"""
+"""Examines the four environment variables: would an engine accept what each of them says?"""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def examine_strategy(spec: str | None) -> tuple[Finding, Policy | None]:
     answers = [
         text
         for answered, text in (
-            (policy.chooses_victims, "who is preempted"),
-            (policy.chooses_next, "who enters next"),
+            (policy.chooses_victims, "which request is preempted"),
+            (policy.chooses_next, "which enters next"),
             (policy.keeps_reserve, "how much stays free"),
+            (policy.drops_idle, "which session keeps its KV"),
         )
         if answered
     ]
@@ -42,23 +43,23 @@ def examine_strategy(spec: str | None) -> tuple[Finding, Policy | None]:
 
 
 def examine_metrics(port: int) -> Finding:
-    """Is the port free, and is there something to serve it with?"""
+    """Examine whether the port is free and the exporter is installed."""
     if find_spec("prometheus_client") is None:
         return Finding(
             METRICS_PORT, Status.FAIL, "prometheus-client is missing: install bidkv's [metrics] extra"
         )
     with socket.socket() as probe:
-        # As the server does: a port in TIME_WAIT can be had.
+        # The server sets it too, so a port in TIME_WAIT counts as free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            return Finding(METRICS_PORT, Status.FAIL, f"{LOOPBACK}:{port} cannot be had: {error.strerror}")
+            return Finding(METRICS_PORT, Status.FAIL, f"{LOOPBACK}:{port} cannot be opened: {error.strerror}")
     return Finding(METRICS_PORT, Status.OK, f"{LOOPBACK}:{port} is free")
 
 
 def examine_control_file(path: Path) -> tuple[Finding, str | None]:
-    """Would an engine read it, and what does it say? Return the command it holds, or None."""
+    """Examine whether an engine would read the file; return the command it holds, or None, as well."""
     try:
         command = ControlFile(path).read_changed()
     except FileNotFoundError:
@@ -83,7 +84,7 @@ def examine_control_file(path: Path) -> tuple[Finding, str | None]:
 
 
 def examine_decision_log(path: Path) -> Finding:
-    """Could an engine write it, and is there room?"""
+    """Examine whether an engine could write the log, and whether the disk has room."""
     folder = path.parent
     if not folder.is_dir():
         return Finding(DECISION_LOG, Status.FAIL, f"its folder {folder} does not exist")

@@ -1,1 +1,1 @@
-"""SGLang: its scheduler seen through this project's protocol, and hooks that carry answers back."""
+"""Real SGLang: its scheduler as a policy sees it, and the hooks that carry answers back."""

@@ -1,9 +1,9 @@
-"""Between SGLang's scheduler and the controller: what happened, who goes, who enters.
+"""The glue between SGLang's scheduler and the controller: events go one way, answers the other.
 
-Nothing here decides. Every answer of the controller is turned into something SGLang does by its own code:
-an order for its retraction loop, a position in its queue, a refusal it would give itself. Parallel tensors
-are never touched: `running_batch.reqs` keeps its order, and only the queue, a plain list, is rearranged
-for the length of one scheduling pass.
+Nothing here decides. Every answer of the controller becomes something that SGLang's own code does: an order
+for its retraction loop, a position in its queue, a refusal that it could give itself. Parallel tensors are
+never touched: `running_batch.reqs` keeps its order. Only the queue, a plain list, is rearranged for the
+length of one scheduling pass.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.control import Controller
 
 _RECONCILE_EVERY = 256
-"""Scheduling passes between two searches for requests that left without any hook seeing it."""
+"""Scheduling passes between two searches for requests that left without a hook being called: rare enough to
+cost nothing, often enough that they do not pile up."""
 
 
 class SglangGlue:
@@ -25,11 +26,11 @@ class SglangGlue:
     Args:
         scheduler: SGLang's `Scheduler`, fully made.
         engine: its view.
-        controller: who decides.
-        on_arrival: called when a request has arrived, before anybody hears of it, or None.
+        controller: asks the policy.
+        on_arrival: called when a request has arrived, before the controller is told, or None.
 
     Attributes:
-        on_pass: told at the end of every scheduling pass, whether a batch came of it, or None.
+        on_pass: called at the end of every scheduling pass with whether it made a batch, or None.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class SglangGlue:
         """`req` was put into the queue: it arrived, or it was preempted just now."""
         queue = self.scheduler.waiting_queue
         if not queue or queue[-1] is not req:
-            return  # refused or parked elsewhere
+            return  # SGLang refused it, or keeps it in another queue
         lost = self._lost.pop(req.rid, None)
         if not self.engine.knows(req):
             if self._on_arrival is not None:
@@ -126,9 +127,9 @@ class SglangGlue:
             if id(view.req) not in alive:
                 self.left(view.req, completed=view.req.finished() and not _aborted(view.req))
 
-    # --- who goes --------------------------------------------------------------------------------
+    # --- victims ---------------------------------------------------------------------------------
     def retraction_order(self, reqs: Sequence[Any], upstream: Sequence[int]) -> list[int]:
-        """Return indices of `reqs`, who stays longest first, as SGLang's retraction loop wants them.
+        """Return indices of `reqs` as SGLang's retraction loop wants them: it retracts from the end.
 
         The policy's victims come last, its first choice very last; all others keep SGLang's own order.
         Beam groups are never offered: SGLang cannot retract them, only abort them.
@@ -147,9 +148,9 @@ class SglangGlue:
     def preemption_times(self, adder: Any, req: Any) -> list[tuple[Any, float]]:
         """Return (request, queue-entry time) pairs that make SGLang preempt the policy's choice for `req`.
 
-        SGLang preempts the lowest priority first and, among equals, who entered the queue last; it counts by
-        its own rule how many go. Priorities are the operator's word and stay. The entry time decides among
-        equals, so it carries the choice; SGLang reads it for nothing else in between.
+        SGLang preempts the lowest priority first and, among equals, the request that entered the queue last;
+        it counts by its own rule how many it preempts. Priorities are the operator's and stay. The entry time
+        decides among equals, so it carries the choice; SGLang reads it for nothing else in between.
         """
         engine = self.engine
         candidates = engine.sort_by_admission(
@@ -157,13 +158,13 @@ class SglangGlue:
         )
         if not self.controller.chooses_victims or len(candidates) < 2:
             return []
-        # As many as it wants: all of them are ranked.
+        # SGLang decides how many it preempts, so all of them are ranked.
         victims = self.controller.rank_victims(engine, candidates, engine.num_blocks)
         latest = max(view.req.time_stats.wait_queue_entry_time for view in candidates)
         first = latest + len(victims)
         return [(cast(SglangRequest, victim).req, first - rank) for rank, victim in enumerate(victims)]
 
-    # --- who enters ------------------------------------------------------------------------------
+    # --- admissions ------------------------------------------------------------------------------
     def arrange_queue(self, queue: list[Any], running_batch: Any) -> None:
         """Put the policy's choice at the head of SGLang's freshly sorted queue."""
         self.engine.runs_now(running_batch)
@@ -218,7 +219,7 @@ class SglangGlue:
         queue.insert(position, req)
 
     def restore_queue(self) -> None:
-        """Give the queue its own order back; who joined meanwhile stays behind."""
+        """Give the queue its own order back; requests that joined meanwhile stay behind."""
         before = self._queue_before
         if before is None:
             return

@@ -1,7 +1,7 @@
 """The places in SGLang where this project attaches, and the check that it really did.
 
-Every hook is registered with SGLang's own `HookRegistry`. None of them lets an exception of ours into the
-scheduler: at the first one the glue is dropped, loudly, and SGLang goes on by its own rules.
+Every hook is registered with SGLang's own `HookRegistry`. None of them lets an error of this project into the
+scheduler: the first one detaches the glue, is logged, and SGLang goes on by its own rules.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Hooks:
         return [target.path for target in self.targets if not _leads_through(target)]
 
     def give_up(self) -> None:
-        """Drop the glue because of an error of ours; call from an `except` block."""
+        """Detach because of an error of this project's own code; call from an `except` block."""
         logger.exception("bidkv: error in the SGLang adapter; SGLang goes on by its own rules")
         glue, self.glue = self.glue, None
         if glue is not None:
@@ -127,7 +127,7 @@ class Hooks:
 
     # --- AROUND hooks: (original, ...) -----------------------------------------------------------
     def retraction_order(self, original: Callable[..., list[int]], reqs: list[Any]) -> list[int]:
-        """Who is retracted: SGLang takes indices from the end of the list."""
+        """Order the requests for retraction: SGLang takes indices from the end of the list."""
         upstream = original(reqs)
         glue = self.glue
         if glue is None:
@@ -143,7 +143,7 @@ class Hooks:
         return order
 
     def retract_decode(self, original: Callable[..., Any], batch: Any) -> Any:
-        """Tells the glue which batch is short of memory, and who went."""
+        """Tell the glue which batch is short of memory, and which requests were retracted."""
         glue = self.glue
         if glue is None:
             return original(batch)
@@ -156,7 +156,7 @@ class Hooks:
         return retracted, ratio, aborted
 
     def preempt_to_schedule(self, original: Callable[..., bool], adder: Any, req: Any) -> bool:
-        """The second way to lose one's place: a more important request wants in."""
+        """Order the requests for preemption by a more important one, SGLang's second kind of victim."""
         glue = self.glue
         if glue is None:
             return original(adder, req)
@@ -182,7 +182,7 @@ class Hooks:
     def add_one_req(
         self, original: Callable[..., Any], adder: Any, req: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """Who enters: only the policy's choice, and only above its reserve."""
+        """Admit only the policy's choice, and only above its reserve."""
         from sglang.srt.managers.schedule_policy import AddReqResult
 
         glue = self.glue

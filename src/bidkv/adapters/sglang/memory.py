@@ -9,10 +9,10 @@ from typing import Any
 
 
 def available_tokens(allocator: Any, tree: Any) -> int:
-    """Tokens the next allocation can get: free ones, and cached ones that nobody has locked.
+    """Return the tokens the next allocation can get: free ones, and cached ones that no request has locked.
 
-    With a sliding-window or state-space model the full-attention pool is counted: it is what a longer
-    sequence takes, and what SGLang's own admission budget counts.
+    With a sliding-window or state-space model the full-attention pool is counted: a longer sequence takes
+    from it, and SGLang's own admission budget counts it.
     """
     if hasattr(allocator, "full_available_size"):
         return int(allocator.full_available_size() + tree.full_evictable_size())
@@ -21,11 +21,11 @@ def available_tokens(allocator: Any, tree: Any) -> int:
 
 
 def freed_tokens(req: Any, tree: Any, page_size: int) -> int:
-    """Tokens that retracting `req` makes available.
+    """Return the tokens that retracting `req` makes available.
 
-    Its own KV is `[cache_protected_len, kv_allocated_len)`, given back by whole pages. The part before
-    belongs to the prefix tree; of it only what no other request has locked becomes evictable, and SGLang
-    evicts it in the same retraction.
+    Its own KV is `[cache_protected_len, kv_allocated_len)`, given back by whole pages. The part before that
+    belongs to the prefix tree. What no other request has locked of it becomes evictable, and SGLang evicts it
+    in the same retraction.
     """
     kv = req.kv
     own = -(-kv.kv_allocated_len // page_size) * page_size - kv.cache_protected_len
@@ -33,7 +33,7 @@ def freed_tokens(req: Any, tree: Any, page_size: int) -> int:
 
 
 def solely_locked_tokens(req: Any, tree: Any) -> int:
-    """Tokens of the prefix tree that are locked by `req` alone; the tree is left as it was."""
+    """Return the tokens of the prefix tree that `req` alone has locked; the tree is left as it was."""
     lock = req.lock
     if lock is None or not tree.supports_prefix_sharing():
         return 0
@@ -42,8 +42,8 @@ def solely_locked_tokens(req: Any, tree: Any) -> int:
         return _locked_once(lock.node)
     if lock.receipt.skipped_lock_components or core.is_root(lock.node):
         return 0
-    # A tree core may live outside Python and show no lock counts. Its total of locked tokens does: it falls
-    # by exactly what this request alone had locked while the request's pin is lifted.
+    # A tree core may live outside Python and hide its lock counts, but it shows its total of locked tokens.
+    # While this request's pin is lifted, the total is lower by exactly what this request alone had locked.
     locked = core.full_protected_size()
     core.dec_full_pin(lock.node)
     try:

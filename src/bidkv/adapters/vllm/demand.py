@@ -1,6 +1,7 @@
 """How many KV blocks the running list takes in the coming step, counted as vLLM's schedule() will.
 
-Asked only when memory is short, but then for every victim: one walk, and after it one subtraction a victim.
+It is asked only when memory is short, but then once for every victim: the first answer walks through the
+running list, each later one subtracts a victim's share.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from typing import Any
 class BlockDemand:
     """Counts a scheduler's demand for blocks.
 
-    Rounded up where the engine takes less for reasons of its own (encoder budgets, adaptive thresholds,
-    data-parallel prefill balancing): naming too many victims does little harm, since the engine preempts
-    only as many as it must, first choice first.
+    The count is rounded up where the engine takes less for reasons of its own (encoder budgets, adaptive
+    thresholds, data-parallel prefill balancing). Naming too many victims does little harm, since the engine
+    preempts only as many as it must, first choice first.
     """
 
     __slots__ = ("_counted_without", "_managers", "_plain", "_scheduler", "_sizes", "_total")
@@ -27,7 +28,7 @@ class BlockDemand:
             len(self._sizes) == 1 and not scheduler.num_spec_tokens and not scheduler.num_lookahead_tokens
         )
         self._total = 0
-        # Whom the total leaves out; None while it must be counted anew.
+        # The requests that the total leaves out; None while it must be counted anew.
         self._counted_without: frozenset[str] | None = None
 
     def begin_step(self) -> None:
@@ -36,7 +37,7 @@ class BlockDemand:
 
     @property
     def num_multi_token(self) -> int:
-        """Running requests that may take more than one block: prefills, or everybody while speculating."""
+        """Running requests that may take more than one block: prefills, or all of them while speculating."""
         scheduler = self._scheduler
         if scheduler.num_spec_tokens:
             return len(scheduler.running)
@@ -107,7 +108,7 @@ class BlockDemand:
                 budget -= tokens
             if budget <= 0:
                 break
-        # Short of token budget, who is gone leaves his tokens to others: then every answer is a new walk.
+        # While the token budget is short, a victim leaves its tokens to others: every answer is a new walk.
         self._total = demand
         self._counted_without = excluded if budget > 0 else None
         return demand

@@ -31,7 +31,7 @@ class VllmEngineView(EngineViewDefaults):
         self._pool = manager.block_pool
         self._clock = clock
         self._waiting = waiting
-        # The first group stands for all: victims are ranked by it, and a plain model has no other.
+        # Victims are ranked by the first group alone; most models have no other.
         self._blocks: dict[str, list[Any]] = manager.coordinator.single_type_managers[0].req_to_blocks
         self._demand = BlockDemand(scheduler)
         self._sharing = SharedBlocks() if _shares_by_events(scheduler) else None
@@ -45,7 +45,6 @@ class VllmEngineView(EngineViewDefaults):
         self.prefix_caching: bool = manager.enable_caching
         self.sessions: SessionTable | None = None
         self.cache: SessionCache | None = None
-        # The controller asks for it: no live request was preempted more often.
         self.most_preemptions: int = 0
         self.num_steps = 0
         self.num_scheduled_tokens = 0
@@ -59,24 +58,24 @@ class VllmEngineView(EngineViewDefaults):
         return view
 
     def scheduled(self, tokens: int) -> None:
-        """A step with so many tokens was scheduled, and all that happened in it was told."""
+        """Note that a step with `tokens` tokens was scheduled; everything in it was reported before."""
         self.num_steps += 1
         self.num_scheduled_tokens += tokens
 
     def admitted(self, view: VllmRequest) -> None:
-        """The request runs and holds blocks now."""
+        """Note that the request runs and holds blocks."""
         view.admitted()
         if self._sharing is not None:
             self._sharing.came(view)
 
     def preempted(self, view: VllmRequest) -> None:
-        """The request holds no blocks any more."""
+        """Note that the request was preempted and holds no blocks any more."""
         view.reread()
         self.most_preemptions = max(self.most_preemptions, view.num_preemptions)
         self._gave_up_blocks(view)
 
     def finished(self, view: VllmRequest) -> None:
-        """The request left the engine, which may keep it in its running list until the next step."""
+        """Note that the request left; the engine may keep it in its running list until the next step."""
         self._gone.append(view)
         self._gave_up_blocks(view)
 
@@ -86,7 +85,7 @@ class VllmEngineView(EngineViewDefaults):
         view.left()
 
     def begin_step(self) -> None:
-        """A step is about to be scheduled: what was worked out for the last one no longer holds."""
+        """Forget what was computed for the last step."""
         self._demand.begin_step()
         while self._gone:
             self.views.pop(self._gone.pop().request, None)
@@ -98,7 +97,7 @@ class VllmEngineView(EngineViewDefaults):
 
     @property
     def free_blocks(self) -> int:
-        """KV blocks nobody holds now."""
+        """KV blocks that no request holds now, cached ones included."""
         free: int = self._pool.get_num_free_blocks()
         return free
 
@@ -164,9 +163,10 @@ class VllmEngineView(EngineViewDefaults):
 
 
 def _shares_by_events(scheduler: Any) -> bool:
-    """Whether leading blocks alone are shared, and change hands when requests are admitted, preempted or end.
+    """Whether only leading blocks are shared, and only admissions, preemptions and ends change their holders.
 
-    So it is with one group of full attention and no KV connector; others give up or pin blocks in between.
+    That holds with one group of full attention and no KV connector. Other caches give up or pin blocks in
+    between.
     """
     managers = scheduler.kv_cache_manager.coordinator.single_type_managers
     return (

@@ -1,7 +1,7 @@
-"""vLLM's waiting queues with one addition: who enters is asked at the moment somebody can.
+"""vLLM's waiting queues with one addition: the next request is chosen at the moment it can enter.
 
 Both keep the engine's own order exactly and hand out its own head unless an :class:`Admission` names
-another member; any member leaves in O(1) (first come first served) or O(log n) (priority). They have the
+another member. Any member leaves in O(1) (first come, first served) or O(log n) (priority). They have the
 methods of vLLM's `RequestQueue` without inheriting from it, so that this module does not need vLLM.
 """
 
@@ -17,10 +17,10 @@ class Admission(Protocol):
     """Decides which member of a queue enters next."""
 
     def next_request(self, queue: WaitingQueue) -> Any | None:
-        """The member to admit now, or None to admit nobody; called with a queue that is not empty."""
+        """Return the member to admit now, or None to admit none; called with a queue that is not empty."""
 
     def left_queue(self, request: Any) -> None:
-        """`request` was popped: admitted, or set aside by the engine for this step."""
+        """Note that `request` was popped: admitted, or set aside by the engine for this step."""
 
 
 class WaitingQueue:
@@ -46,21 +46,21 @@ class WaitingQueue:
             self.prepend_request(request)
 
     def peek_request(self) -> Any:
-        """Who enters next.
+        """Return the request that enters next.
 
         Raises:
-            IndexError: nobody may.
+            IndexError: the queue is empty, or the policy admits none.
         """
         request = self._admission.next_request(self) if self._members else None
         if request is None:
-            raise IndexError("peek from a queue that admits nobody")
+            raise IndexError("peek from a queue that admits no request")
         return request
 
     def pop_request(self) -> Any:
-        """Take out who enters next.
+        """Take out the request that enters next.
 
         Raises:
-            IndexError: nobody may.
+            IndexError: the queue is empty, or the policy admits none.
         """
         request = self.peek_request()
         self._discard(request)
@@ -78,7 +78,7 @@ class WaitingQueue:
                 self._discard(request)
 
     def __bool__(self) -> bool:
-        """Whether somebody may enter now; outside a scheduling pass, whether anybody waits."""
+        """Whether a request may enter now; outside a scheduling pass, whether any waits."""
         return bool(self._members) and self._admission.next_request(self) is not None
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class WaitingQueue:
         return self._members.get(request.request_id) is request
 
     def head(self) -> Any:
-        """Who the engine itself would admit; the queue must not be empty."""
+        """Return the request that the engine itself would admit; the queue must not be empty."""
         return next(iter(self._members.values()))
 
     def _discard(self, request: Any) -> None:
@@ -120,7 +120,7 @@ class PriorityWaitingQueue(WaitingQueue):
         return iter(sorted(self._members.values(), key=_entry))
 
     def head(self) -> Any:
-        """Who the engine itself would admit; the queue must not be empty."""
+        """Return the request that the engine itself would admit; the queue must not be empty."""
         heap, members = self._heap, self._members
         while members.get(heap[0][2]) is not heap[0][3]:
             heapq.heappop(heap)

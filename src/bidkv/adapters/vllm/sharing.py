@@ -1,8 +1,9 @@
-"""How many of its blocks each running request holds alone, without looking at every block of everybody.
+"""How many of its blocks each running request holds alone, without a look at every block of every request.
 
 A block gets another holder only when a request is admitted with it as a cached prefix, and loses one only
-when a request is preempted or ends. So who came and who left is noted at the event, and a question looks only
-at who came, no deeper than anybody shares; blocks that a request takes at its end change nothing.
+when a request is preempted or ends. So arrivals and departures are noted at the event, and a question looks
+only at the requests that arrived since, no deeper than any block is shared. Blocks that a request appends
+later are its own and change nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +17,7 @@ from bidkv.adapters.vllm.request_view import VllmRequest
 class SharedBlocks:
     """Keeps count of shared blocks, for engines that share leading blocks only.
 
-    What it notes of one request stands in its view: `num_shared_blocks`, and among how many of its blocks,
-    `num_noted_blocks`.
+    The count of a request is kept in its view: `num_shared_blocks` among its first `num_noted_blocks` blocks.
     """
 
     __slots__ = ("_came", "_depth", "_growing", "_holders", "_known")
@@ -25,10 +25,10 @@ class SharedBlocks:
     def __init__(self) -> None:
         self._came: dict[VllmRequest, None] = {}
         self._known: dict[VllmRequest, None] = {}
-        # Who holds fewer blocks than somebody shares, and may take more of them.
+        # Requests that hold fewer blocks than the deepest shared one, and may append more.
         self._growing: dict[VllmRequest, None] = {}
         self._depth = 0
-        # Holders of the blocks that lie less than `_depth` deep: beyond it nobody shares.
+        # Holders of the blocks that lie less than `_depth` deep; no block beyond that is shared.
         self._holders: dict[int, set[VllmRequest]] = {}
 
     def came(self, request: VllmRequest) -> None:
@@ -36,7 +36,7 @@ class SharedBlocks:
         self._came[request] = None
 
     def left(self, request: VllmRequest) -> None:
-        """A request gave up its blocks; O(blocks as deep as somebody shares), O(1) if nobody asked since."""
+        """Note that a request gave up its blocks; O(depth of shared blocks), O(1) if none was counted."""
         self._came.pop(request, None)
         if request not in self._known:
             return
@@ -73,7 +73,7 @@ class SharedBlocks:
         self._growing = {request: None for request in to_note if request.num_noted_blocks < self._depth}
 
     def _note(self, request: VllmRequest) -> None:
-        """Note who holds the blocks up to the depth at which somebody shares."""
+        """Note the holder of each block up to the depth at which blocks are shared."""
         start = request.num_noted_blocks
         end = request.num_noted_blocks = min(self._depth, len(request.blocks))
         for block in request.blocks[start:end]:

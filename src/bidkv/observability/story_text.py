@@ -1,4 +1,4 @@
-"""A preempted request's story in words, and as JSON."""
+"""A preempted request's story as text and as JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bidkv.observability.explain import Setback, Story
 from bidkv.observability.log_lines import Candidate, DecisionLine
 
 
-def story_in_words(story: Story) -> str:
+def format_story(story: Story) -> str:
     """Return the whole story of one request."""
     count = len(story.setbacks)
     times = {0: "was never preempted", 1: "was preempted once"}.get(count, f"was preempted {count} times")
@@ -43,7 +43,7 @@ def _setback(number: int, setback: Setback) -> list[str]:
         lines = [f"{head}: chosen by the policy; the decision itself is not in the log."]
     else:
         lines = [
-            f"{head}: by the engine's own rule (the policy chose nobody, or too few), with "
+            f"{head}: by the engine's own rule (the policy chose none, or too few), with "
             f"{_blocks(preemption.free_blocks)} free; {preemption.running} requests still ran."
         ]
     return [*lines, f"   {_cost(setback)}"]
