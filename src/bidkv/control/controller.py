@@ -129,11 +129,11 @@ class Controller(GuardedPolicy):
         excluded: set[str] = set()
         last_to_go = len(running) - 1
         while need > free and candidates and len(victims) < last_to_go:
-            own_choice = _tail(running, excluded)
-            victim = self._take(engine, candidates, need - free, own_choice)
+            engine_choice = _tail(running, excluded)
+            victim = self._take(engine, candidates, need - free, engine_choice)
             if victim is None:
                 break
-            self.counters.overrides += victim is not own_choice
+            self.counters.overrides += victim is not engine_choice
             victims.append(victim)
             excluded.add(victim.request_id)
             free += engine.freed_blocks(victim)
@@ -175,10 +175,10 @@ class Controller(GuardedPolicy):
         engine: EngineView,
         candidates: list[RequestView],
         need_blocks: int,
-        own_choice: RequestView | None,
+        engine_choice: RequestView | None,
     ) -> RequestView | None:
         """Take the policy's choice out of `candidates`; None where it makes none that is a candidate."""
-        victim = self._choose(engine, candidates, need_blocks, own_choice)
+        victim = self._choose(engine, candidates, need_blocks, engine_choice)
         if victim is None:
             return None
         position = _position(candidates, victim)
@@ -192,7 +192,7 @@ class Controller(GuardedPolicy):
         engine: EngineView,
         candidates: Sequence[RequestView],
         need_blocks: int,
-        own_choice: RequestView | None,
+        engine_choice: RequestView | None,
     ) -> RequestView | None:
         started = self._clock()
         # A copy: whatever the policy does to the sequence, the controller's own list stays whole.
@@ -208,7 +208,7 @@ class Controller(GuardedPolicy):
                 tuple(candidates),
                 need_blocks,
                 victim,
-                own_choice,
+                engine_choice,
                 self.last_reserve_blocks,
                 took_s,
             )

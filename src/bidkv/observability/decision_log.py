@@ -97,7 +97,7 @@ class DecisionLog:
             reserve_blocks=decision.reserve_blocks,
             took_us=round(decision.took_s * 1e6, 1) if self._wall_clock is not None else None,
             victim=None if decision.victim is None else decision.victim.request_id,
-            own_choice=None if decision.own_choice is None else decision.own_choice.request_id,
+            own_choice=None if decision.engine_choice is None else decision.engine_choice.request_id,
             candidates_total=len(decision.candidates),
             terms=names,
             candidates=[
@@ -225,7 +225,7 @@ def _shown(decision: Decision) -> Sequence[RequestView]:
     candidates = decision.candidates
     if len(candidates) <= MOST_CANDIDATES:
         return candidates
-    first = [request for request in (decision.victim, decision.own_choice) if request is not None]
+    first = [request for request in (decision.victim, decision.engine_choice) if request is not None]
     chosen = {id(request) for request in islice(chain(first, reversed(candidates)), MOST_CANDIDATES)}
     return [request for request in candidates if id(request) in chosen]
 

@@ -18,7 +18,7 @@ class Decision(NamedTuple):
         candidates: the running requests it could choose from, in the engine's order.
         need_blocks: blocks still missing when it was asked.
         victim: its choice; None left the decision to the engine.
-        own_choice: whom the engine's own rule would take; None where that is unknown.
+        engine_choice: the victim of the engine's own rule; None where that is unknown.
         reserve_blocks: blocks the last admission had to leave free; None when the policy keeps no reserve.
         took_s: seconds the answer took.
     """
@@ -27,7 +27,7 @@ class Decision(NamedTuple):
     candidates: Sequence[RequestView]
     need_blocks: int
     victim: RequestView | None
-    own_choice: RequestView | None
+    engine_choice: RequestView | None
     reserve_blocks: int | None
     took_s: float
 
