@@ -1,7 +1,7 @@
 """A server that speaks as vLLM with this project's plugin does, and misbehaves on request.
 
 Run as a program: `python fake_server.py --port N [--token-s S] [--stall-at K --stall-s S --stall-log FILE]
-[--fault KIND --faulty ID]`.
+[--fault KIND --faulty ID] [--log FILE]`. The log gets every request's id and body, and the answer's tokens.
 """
 
 from __future__ import annotations
@@ -49,22 +49,36 @@ class FakeServer:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         self.running += 1
+        answer = [100 + (self.arrivals + i) % 800 for i in range(int(body["max_tokens"]))]
+        if self.given.log:
+            with Path(self.given.log).open("a") as log:
+                name = request.headers.get("X-Request-Id")
+                log.write(json.dumps({"id": name, "body": body, "answer": answer}) + "\n")
         try:
-            await self.stream(response, int(body["max_tokens"]), fault)
+            await self.stream(response, answer, fault, prompt=body.get("prompt"))
         finally:
             self.running -= 1
         return response
 
-    async def stream(self, response: web.StreamResponse, tokens: int, fault: str) -> None:
-        sent = 0
+    async def stream(
+        self, response: web.StreamResponse, answer: list[int], fault: str, prompt: list[int] | None
+    ) -> None:
+        sent, tokens = 0, len(answer)
         while sent < tokens:
             await asyncio.sleep(self.given.token_s)
-            sent = min(sent + 2, tokens)  # two tokens a chunk: chunks are not tokens
+            before, sent = sent, min(sent + 2, tokens)  # two tokens a chunk: chunks are not tokens
             self.steps += 1
             if fault == "short" and sent == tokens:
                 sent -= 1
                 tokens = sent
-            await self.event(response, {"choices": [{"text": ""}], "usage": {"completion_tokens": sent}})
+            new = answer[before:sent]
+            usage: dict[str, Any] = {"completion_tokens": sent}
+            if prompt is not None:
+                usage |= {"prompt_tokens": len(prompt), "prompt_tokens_details": {"cached_tokens": 16}}
+                choice: dict[str, Any] = {"text": "", "token_ids": new}
+            else:
+                choice = {"delta": {"content": "".join(f" a{token}" for token in new)}}
+            await self.event(response, {"choices": [choice], "usage": usage})
             if fault == "error":
                 await self.event(response, {"error": {"message": "out of luck"}})
                 return
@@ -108,6 +122,7 @@ async def serve(given: argparse.Namespace) -> None:
     server = FakeServer(given)
     app = web.Application(client_max_size=1 << 26)
     app.router.add_post("/v1/completions", server.complete)
+    app.router.add_post("/v1/chat/completions", server.complete)
     for path, handler in (
         ("/health", server.health),
         ("/v1/models", server.models),
@@ -132,4 +147,5 @@ if __name__ == "__main__":
     parser.add_argument("--stall-log", default="")
     parser.add_argument("--fault", default="")
     parser.add_argument("--faulty", default="")
+    parser.add_argument("--log", default="")
     asyncio.run(serve(parser.parse_args()))

@@ -15,6 +15,8 @@ from bidkv.evaluation.figures import (
     E2E_MEAN,
     E2E_P99,
     FIRST_WAIT_P99,
+    KV_USE,
+    PREEMPTIONS,
     SESSION_TABLE,
     SESSIONS_DONE,
     TABLE,
@@ -56,6 +58,9 @@ SESSION_VERDICTS = (
 
 REQUEST_COLUMNS = (*TABLE, GOODPUT, ATTAINMENT)
 """The columns of the table of means, in order."""
+
+SESSION_COLUMNS = (*SESSION_TABLE, PREEMPTIONS, TAX, KV_USE)
+"""The same where the workload is sessions."""
 
 
 class ComparisonVerdict(StrEnum):
@@ -188,7 +193,7 @@ def analyze_runs(
         objective=objective,
         runs=runs,
         figures=figures,
-        columns=(*SESSION_TABLE, *TABLE) if of_sessions else REQUEST_COLUMNS,
+        columns=SESSION_COLUMNS if of_sessions else REQUEST_COLUMNS,
         cells=cells,
         overall=[judge.judge_strategy(cells, label, figure) for label in others for figure in figures],
         order=order_effect(table.complete_groups(plan, figures[0]), level=level),

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from bidkv.evaluation.saturation import queued_throughput_rps
 from bidkv.experiments.options import DEFAULT_RATES, LOAD_SHARES, EngineKind, RunnerOptions, dashed_name
 from bidkv.experiments.parallel import BACKENDS, Backend, map_on_cores
 from bidkv.experiments.plan import ExperimentPlan, LoadPoint, Shard, make_labels
+from bidkv.experiments.session_load import has_sessions
 from bidkv.experiments.simulated_driver import SimConfig, SimDriver, SimEngine
 from bidkv.policy import PolicySpecError, resolve
 from bidkv.profiles import DEFAULT_PROFILE, ProfileError, load_profile
 from bidkv.workloads import leave_out_unfit
-from bidkv.workloads.resolver import make_requests, resolve_workload
+from bidkv.workloads.resolver import make_requests
 from bidkv.workloads.traces import TraceError
 
 _SATURATION_REQUESTS = 400
@@ -45,9 +46,9 @@ def make_plan(given: RunnerOptions, kind: EngineKind, workload_rates: Mapping[st
         except PolicySpecError as error:
             raise UsageError(f"--strategies: {error}") from error
     loads = [
-        LoadPoint(workload, rate)
+        load
         for workload in _split(given.workloads, "--workloads")
-        for rate in _read_rates(given, kind, workload, workload_rates)
+        for load in _read_loads(given, kind, workload, workload_rates)
     ]
     engine = choose_engine(given, kind)
     options = kind.engine_options(given)
@@ -55,6 +56,8 @@ def make_plan(given: RunnerOptions, kind: EngineKind, workload_rates: Mapping[st
         options |= {"scheduler": kind.name, "profile": given.profile, "noise": given.noise}
     else:
         options |= {"server_args": given.server_args, "warmup": given.warmup, "restart": given.restart}
+    if any(has_sessions(load.workload) for load in loads):
+        options |= _read_session_options(given)
     try:
         return ExperimentPlan(
             engine=engine,
@@ -127,13 +130,46 @@ def saturation_rps(workload: str, seed: int, config: SimConfig) -> float:
     return queued_throughput_rps(requests, config, load_profile(DEFAULT_PROFILE))
 
 
+def _read_loads(
+    given: RunnerOptions, kind: EngineKind, workload: str, workload_rates: Mapping[str, str]
+) -> list[LoadPoint]:
+    try:
+        of_sessions = has_sessions(workload)
+    except (ValueError, TraceError) as error:
+        raise UsageError(f"--workloads: {error}") from error
+    if not of_sessions:
+        return [LoadPoint(workload, rate) for rate in _read_rates(given, kind, workload, workload_rates)]
+    if given.concurrent_sessions is not None:
+        numbers = _split(given.concurrent_sessions, "--concurrent-sessions")
+        if not all(number.isdecimal() and int(number) >= 1 for number in numbers):
+            raise UsageError(f"--concurrent-sessions: expected whole numbers, got {numbers}")
+        return [LoadPoint(workload, 0.0, int(number)) for number in numbers]
+    if given.rates is None:
+        raise UsageError(
+            f"--workloads: {workload} is sessions; give --concurrent-sessions, or --rates for arrivals of "
+            "sessions per second"
+        )
+    return [LoadPoint(workload, _read_rate(part, "--rates")) for part in _split(given.rates, "--rates")]
+
+
+def _read_session_options(given: RunnerOptions) -> dict[str, Any]:
+    if given.endpoint not in ("completions", "chat"):
+        raise UsageError(f"--endpoint: expected completions or chat, got {given.endpoint!r}")
+    if given.duration_s is not None and not 0.0 < given.duration_s < float("inf"):
+        raise UsageError(f"--duration-s: expected seconds above 0, got {given.duration_s}")
+    if not 0.0 <= given.session_stagger_s < float("inf"):
+        raise UsageError(f"--session-stagger-s: expected seconds, at least 0, got {given.session_stagger_s}")
+    return {
+        "session_stagger_s": given.session_stagger_s,
+        "duration_s": given.duration_s,
+        "untold": given.untold,
+        "endpoint": given.endpoint,
+    }
+
+
 def _read_rates(
     given: RunnerOptions, kind: EngineKind, workload: str, workload_rates: Mapping[str, str]
 ) -> tuple[float, ...]:
-    try:
-        resolve_workload(workload)
-    except ValueError as error:
-        raise UsageError(f"--workloads: {error}") from error
     own = workload_rates.get(dashed_name(workload))
     text, option = (own, f"--{dashed_name(workload)}-rates") if own is not None else (given.rates, "--rates")
     if text is not None:

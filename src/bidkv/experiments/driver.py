@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from bidkv.experiments.plan import ExperimentCell
+from bidkv.experiments.session_load import SessionLoad
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
 
@@ -39,10 +40,17 @@ class EngineFacts:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A cell with the requests it runs."""
+    """A cell and its load.
+
+    Attributes:
+        cell: which run of the plan it is.
+        requests: single requests; empty for sessions.
+        sessions: sessions in closed loop; None for single requests.
+    """
 
     cell: ExperimentCell
     requests: Sequence[WorkloadRequest]
+    sessions: SessionLoad | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bidkv.experiments.driver import Done, Driver, EngineFacts, Task
 from bidkv.experiments.plan import ExperimentCell, Shard
+from bidkv.experiments.session_load import SessionLoad, fit_sessions, has_sessions
 from bidkv.experiments.store import Store
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads import leave_out_unfit
@@ -95,11 +96,25 @@ def _find_missing(
 def _make_tasks(store: Store, cells: list[ExperimentCell], facts: EngineFacts, say: Say) -> Iterator[Task]:
     group = None
     requests: list[WorkloadRequest] = []
+    sessions: SessionLoad | None = None
     for cell in cells:
         if cell.group != group:
             group = cell.group
-            requests = _fit_requests(store.requests(group), facts, say)
-        yield Task(cell, requests)
+            if has_sessions(group.load.workload):
+                sessions = _fit_sessions(store.sessions(group), facts, say)
+            else:
+                sessions, requests = None, _fit_requests(store.requests(group), facts, say)
+        yield Task(cell, [] if sessions is not None else requests, sessions)
+
+
+def _fit_sessions(load: SessionLoad, facts: EngineFacts, say: Say) -> SessionLoad:
+    most_tokens = facts.usable_blocks * facts.block_size
+    if facts.max_model_len is not None:
+        most_tokens = min(most_tokens, facts.max_model_len)
+    fitting = fit_sessions(load.sessions, most_tokens)
+    if len(fitting) < len(load.sessions):
+        say(f"left out {len(load.sessions) - len(fitting)} sessions with turns over {most_tokens} tokens")
+    return replace(load, sessions=fitting)
 
 
 def _fit_requests(requests: list[WorkloadRequest], facts: EngineFacts, say: Say) -> list[WorkloadRequest]:
@@ -138,6 +153,12 @@ class _Progress:
 def _describe_result(done: Done) -> str:
     assert done.result is not None
     summary = done.result.summary()
+    if summary["sessions"] is not None:
+        sessions = summary["sessions"]
+        return (
+            f"{sessions['turns_per_s']:.2f} turns/s, {sessions['completed']} sessions completed "
+            f"({format_duration(done.took_s)})"
+        )
     mean_s = summary["e2e_s"]["mean"]
     mean = "nothing completed" if mean_s is None else f"e2e mean {mean_s:.2f} s"
     return f"{mean}, {summary['preemptions']} preemptions ({format_duration(done.took_s)})"

@@ -14,7 +14,7 @@ import aiohttp
 from bidkv.experiments.load_samples import Sample
 from bidkv.experiments.request_bodies import PATHS, Dialect, Prepared, tokens_so_far
 
-_LEAD_S = 0.2
+LEAD_S = 0.2
 """Seconds from now to the start of a run, so that a request due at 0 s is not late already."""
 
 _LONGEST_EVENT = 1 << 20
@@ -45,17 +45,10 @@ async def replay(
         The start on the clock, and a sample for each request.
     """
     samples = [Sample(p.request_id, p.due_s) for p in prepared]
-    # No limits and no timeouts: an open loop ends by its own deadline alone.
-    connector = aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=3600)
-    async with aiohttp.ClientSession(
-        connector=connector,
-        timeout=aiohttp.ClientTimeout(total=None),
-        trace_configs=[_record_send_times(clock)],
-        read_bufsize=_LONGEST_EVENT,
-    ) as session:
+    async with open_session(clock) as session:
         url = base_url + PATHS[dialect]
-        await _first_touch(session, base_url)
-        start_s = clock() + _LEAD_S
+        await touch_server(session, base_url)
+        start_s = clock() + LEAD_S
         tasks = []
         for request, sample in zip(prepared, samples, strict=True):
             wait_s = start_s + request.due_s - clock()
@@ -78,7 +71,21 @@ async def replay(
     return start_s, samples
 
 
-async def _first_touch(session: aiohttp.ClientSession, base_url: str) -> None:
+def open_session(clock: Callable[[], float]) -> aiohttp.ClientSession:
+    """Return an HTTP session without limits and timeouts: a run ends by its own deadline alone.
+
+    A request's `trace_request_ctx` is a sample and the run's start; the sample's `sent_s` is set when the
+    request's headers leave.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, limit_per_host=0, keepalive_timeout=3600),
+        timeout=aiohttp.ClientTimeout(total=None),
+        trace_configs=[_record_send_times(clock)],
+        read_bufsize=_LONGEST_EVENT,
+    )
+
+
+async def touch_server(session: aiohttp.ClientSession, base_url: str) -> None:
     """Make one exchange that does not count, so that set-up work does not make the first request late."""
     with suppress(aiohttp.ClientError):
         # Not /health: SGLang answers that by generating a token.

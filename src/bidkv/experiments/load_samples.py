@@ -64,10 +64,17 @@ class LoadReport:
     @classmethod
     def summarize(cls, start_s: float, samples: Sequence[Sample]) -> LoadReport:
         """Summarize a run's samples."""
-        lags = sorted(1e3 * (s.sent_s - s.intended_s) for s in samples if s.sent_s is not None)
-        p50, p99, most = (nearest_rank(lags, p) if lags else None for p in (50, 99, 100))
         completed = sum(1 for s in samples if s.done_s is not None)
-        return cls(start_s, len(samples), completed, p50, p99, most)
+        return cls.summarize_lags(start_s, [(s.intended_s, s.sent_s) for s in samples], completed)
+
+    @classmethod
+    def summarize_lags(
+        cls, start_s: float, sent: Sequence[tuple[float, float | None]], completed: int
+    ) -> LoadReport:
+        """Summarize when requests were due and when they were sent; None for those that never were."""
+        lags = sorted(1e3 * (sent_s - intended_s) for intended_s, sent_s in sent if sent_s is not None)
+        p50, p99, most = (nearest_rank(lags, p) if lags else None for p in (50, 99, 100))
+        return cls(start_s, len(sent), completed, p50, p99, most)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures by name."""

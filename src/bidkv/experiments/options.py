@@ -12,7 +12,7 @@ import typer
 from bidkv.experiments.driver import Driver
 from bidkv.experiments.simulated_driver import SimConfig
 from bidkv.profiles import DEFAULT_PROFILE
-from bidkv.workloads.resolver import DEFAULT_SEED, known_workloads
+from bidkv.workloads.resolver import DEFAULT_SEED, known_session_workloads, known_workloads
 
 DEFAULT_RATES = {"mixed": (2.0, 3.8, 5.7)}
 """Requests per second where no rates are given, by workload; other workloads get shares of saturation."""
@@ -42,14 +42,43 @@ class RunnerOptions:
     ]
     output_dir: Annotated[Path, typer.Option(metavar="DIR", help="where everything is kept")]
     workloads: Annotated[
-        str, typer.Option(metavar="A,B", help=f"{', '.join(known_workloads())}; or trace files")
+        str,
+        typer.Option(
+            "--workloads",
+            "--workload",
+            metavar="A,B",
+            help=f"single requests: {', '.join(known_workloads())}; or trace files; "
+            f"sessions: {', '.join(known_session_workloads())}",
+        ),
     ] = "mixed"
     rates: Annotated[
         str | None,
         typer.Option(metavar="R,R", help="mean arrivals a second, for workloads without --WORKLOAD-rates"),
     ] = None
+    concurrent_sessions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N",
+            help="sessions alive at once, each end starting the next, in place of rates",
+        ),
+    ] = None
+    session_stagger_s: Annotated[
+        float, typer.Option(metavar="S", help="seconds between the starts of the first concurrent sessions")
+    ] = 0.2
+    duration_s: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="sessions: cut a run after S seconds, unfinished turns not counted"),
+    ] = None
+    untold: Annotated[
+        bool,
+        typer.Option("--untold", help="sessions: not named by clients; policies find them by their prefix"),
+    ] = False
+    endpoint: Annotated[
+        str,
+        typer.Option(metavar="completions|chat", help="sessions: send token ids, or chat messages"),
+    ] = "completions"
     runs: Annotated[int, typer.Option(metavar="N", help="repetitions, each with other requests")] = 3
-    requests: Annotated[int, typer.Option(metavar="N", help="requests of a run")] = 250
+    requests: Annotated[int, typer.Option(metavar="N", help="requests, or sessions, of a run")] = 250
     seed: Annotated[
         int, typer.Option(metavar="S", help="of the first repetition's requests; held out from tuning")
     ] = DEFAULT_SEED

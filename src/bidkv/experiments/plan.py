@@ -16,13 +16,29 @@ _MOST = {"runs": 10_000, "requests": 10_000_000}
 
 @dataclass(frozen=True, slots=True)
 class LoadPoint:
-    """One workload at one mean arrival rate: of requests, or of sessions where the workload has sessions."""
+    """One workload at one load.
+
+    Attributes:
+        workload: its name, or its file.
+        rate_rps: mean arrivals per second: of requests, or of sessions where the workload has sessions; 0 for
+            sessions in closed loop.
+        concurrent: sessions alive at once, each end starting the next; 0 for arrivals at a rate.
+    """
 
     workload: str
     rate_rps: float
+    concurrent: int = 0
 
     def __str__(self) -> str:
+        if self.concurrent:
+            return f"{self.workload} with {self.concurrent} sessions"
         return f"{self.workload} at {self.rate_rps:g}/s"
+
+    @property
+    def load_id(self) -> str:
+        """Names the load in files."""
+        load = f"{self.concurrent}s" if self.concurrent else f"{self.rate_rps:g}"
+        return f"{_safe_file_name(self.workload)}@{load}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +51,7 @@ class RunGroup:
     @property
     def group_id(self) -> str:
         """Names the group's files."""
-        return f"{_safe_file_name(self.load.workload)}@{self.load.rate_rps:g}-run{self.repetition + 1}"
+        return f"{self.load.load_id}-run{self.repetition + 1}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +162,8 @@ class ExperimentPlan:
         given = {name: value for name, value in content.items() if name != "version"}
         try:
             loads = tuple(
-                LoadPoint(str(load["workload"]), float(load["rate_rps"])) for load in given.pop("loads")
+                LoadPoint(str(load["workload"]), float(load["rate_rps"]), int(load.get("concurrent", 0)))
+                for load in given.pop("loads")
             )
             return cls(loads=loads, strategies=tuple(given.pop("strategies")), **given)
         except (KeyError, TypeError) as error:

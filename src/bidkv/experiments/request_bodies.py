@@ -57,7 +57,7 @@ def prepare(
     ]
 
 
-def _extras(request: WorkloadRequest) -> dict[str, Any]:
+def request_extras(request: WorkloadRequest) -> dict[str, Any]:
     """Return what a policy may know beyond the prompt, under the names that the adapters read."""
     # The length at which a request ends is hidden from policies; a cap that its sender stated is not.
     extras: dict[str, Any] = {"bidkv_max_tokens": request.max_tokens or 0}
@@ -80,7 +80,7 @@ def _vllm_body(request: WorkloadRequest, prompt: list[int], model: str) -> dict[
         "stream": True,
         # Chunks are not tokens: a busy server sends several at once, so it is asked for the count so far.
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        "vllm_xargs": _extras(request),
+        "vllm_xargs": request_extras(request),
     }
     if request.priority:
         body["priority"] = request.priority
@@ -92,7 +92,7 @@ def _sglang_body(request: WorkloadRequest, prompt: list[int], model: str) -> dic
         "max_new_tokens": request.output_tokens,
         "ignore_eos": True,
         "temperature": 0.0,
-        "custom_params": _extras(request),
+        "custom_params": request_extras(request),
     }
     body: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
     if request.priority:

@@ -14,12 +14,14 @@ from typing import Self
 from bidkv.control import ControlCounters
 from bidkv.experiments.collector import Reading
 from bidkv.experiments.driver import Done, DriverError, EngineFacts, RunFailed, Task
-from bidkv.experiments.load_samples import LoadReport, Sample, make_records, read_samples
+from bidkv.experiments.load_samples import LoadReport, make_records, read_samples
 from bidkv.experiments.managed_server import LOOK_S, ManagedServer, ServerSpec
 from bidkv.experiments.plan import policy_for_label
 from bidkv.experiments.server_process import ChildProcess
+from bidkv.experiments.session_load import SessionLoad, write_session_load
+from bidkv.experiments.session_samples import SessionSamples, add_session_totals, read_session_samples
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.results import EngineTotals, RunResult, TimelinePoint
+from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
 from bidkv.workloads.traces import write_mooncake
 
 _FAILURES_IN_A_ROW = 3
@@ -50,6 +52,17 @@ class LoadSettings:
     restart: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a client and the readings of the server say about one run."""
+
+    report: LoadReport
+    records: list[RequestRecord]
+    ended_s: float
+    readings: list[tuple[float, Reading]]
+    sessions: SessionSamples | None = None
+
+
 class ServerDriver:
     """Runs cells on a real server, one after another.
 
@@ -65,6 +78,7 @@ class ServerDriver:
         self._server = ManagedServer(spec, logs, say)
         self._logs = logs
         self._settings = settings
+        self._block_size = 1
 
     def __enter__(self) -> Self:
         return self
@@ -79,9 +93,11 @@ class ServerDriver:
         """Start the server and ask it for its facts."""
         try:
             self._server.ensure()
-            return self._server.spec.facts(self._server.url, self._server.look())
+            facts = self._server.spec.facts(self._server.url, self._server.look())
         except (RunFailed, OSError) as error:
             raise DriverError(str(error)) from error
+        self._block_size = facts.block_size
+        return facts
 
     def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
         """Run tasks in order; stops after several consecutive failures."""
@@ -110,31 +126,36 @@ class ServerDriver:
         self._server.switch(policy_for_label(cell.strategy))
         self._warm_up(task)
         before = self._server.await_idle()
-        report, samples, readings = self._load(cell.cell_id, task.requests)
-        self._require_punctual(report)
+        if task.sessions is not None:
+            seen = self._apply_sessions(cell.cell_id, task.sessions)
+        else:
+            seen = self._apply_requests(cell.cell_id, task.requests)
+        self._require_punctual(seen.report)
         after = self._server.await_idle()
-        ended_s = max((chunk[0] for s in samples for chunk in s.chunks[-1:]), default=0.0)
-        timeline = _make_timeline(
-            [(report.start_s, before), *readings], report.start_s, ended_s, before.preemptions
-        )
+        start_s, ended_s = seen.report.start_s, seen.ended_s
+        timeline = _make_timeline([(start_s, before), *seen.readings], start_s, ended_s, before.preemptions)
         control = {name: after.count(name) - before.count(name) for name in ControlCounters().as_dict()}
-        records = make_records(task.requests, samples)
+        totals = EngineTotals(
+            steps=control["steps"],
+            scheduled_tokens=control["scheduled_tokens"],
+            recomputed_tokens=control["recomputed_tokens"],
+            preemptions=after.preemptions - before.preemptions,
+            used_block_seconds=_block_seconds(timeline, ended_s),
+            usable_blocks=after.count("total_blocks"),
+            busy_s=max(ended_s - min((r.arrival_s for r in seen.records), default=0.0), 0.0),
+        )
+        notes = {"control": control, "load": seen.report.as_dict(), "per_request_preemptions": False}
+        if seen.sessions is not None:
+            notes["cut_s"] = ended_s
+            totals = add_session_totals(totals, seen.sessions, self._block_size)
         return RunResult(
             strategy=cell.strategy,
-            records=records,
-            totals=EngineTotals(
-                steps=control["steps"],
-                scheduled_tokens=control["scheduled_tokens"],
-                recomputed_tokens=control["recomputed_tokens"],
-                preemptions=after.preemptions - before.preemptions,
-                used_block_seconds=_block_seconds(timeline, ended_s),
-                usable_blocks=after.count("total_blocks"),
-                busy_s=max(ended_s - min((r.arrival_s for r in records), default=0.0), 0.0),
-            ),
+            records=seen.records,
+            totals=totals,
             simulated_s=ended_s,
             wall_s=time.monotonic() - started_s,
             timeline=timeline,
-            notes={"control": control, "load": report.as_dict(), "per_request_preemptions": False},
+            notes=notes,
         )
 
     def _require_punctual(self, report: LoadReport) -> None:
@@ -148,21 +169,46 @@ class ServerDriver:
             )
 
     def _warm_up(self, task: Task) -> None:
+        requests = task.requests
+        if task.sessions is not None:
+            requests = [
+                WorkloadRequest(session.session_id, 0.0, session.turns[0].new_tokens, _WARMUP_TOKENS)
+                for session in task.sessions.sessions[: self._settings.warmup]
+            ]
         first = [
             replace(r, arrival_s=0.0, output_tokens=min(r.output_tokens, _WARMUP_TOKENS), max_tokens=None)
-            for r in task.requests[: self._settings.warmup]
+            for r in requests[: self._settings.warmup]
         ]
         if first:
-            self._load(f"{task.cell.cell_id}-warmup", first)
+            self._apply_requests(f"{task.cell.cell_id}-warmup", first)
 
-    def _load(
-        self, name: str, requests: Sequence[WorkloadRequest]
-    ) -> tuple[LoadReport, list[Sample], list[tuple[float, Reading]]]:
-        """Apply load from a process of its own and read the server until it is done."""
-        spec = self._server.spec
-        workload, output = self._logs / f"{name}.requests.jsonl", self._logs / f"{name}.samples.jsonl"
-        output.unlink(missing_ok=True)
+    def _apply_requests(self, name: str, requests: Sequence[WorkloadRequest]) -> _Seen:
+        workload = self._logs / f"{name}.requests.jsonl"
         write_mooncake(requests, workload)
+        output, readings = self._generate_load(name, workload)
+        report, samples = read_samples(output)
+        ended_s = max((chunk[0] for s in samples for chunk in s.chunks[-1:]), default=0.0)
+        return _Seen(report, make_records(requests, samples), ended_s, readings)
+
+    def _apply_sessions(self, name: str, load: SessionLoad) -> _Seen:
+        workload = self._logs / f"{name}.sessions.jsonl"
+        write_session_load(load, workload)
+        output, readings = self._generate_load(name, workload, "--sessions")
+        samples = read_session_samples(output)
+        records = [turn.make_record() for turn in samples.turns]
+        return _Seen(samples.report, records, samples.cut_s, readings, samples)
+
+    def _generate_load(
+        self, name: str, workload: Path, *options: str
+    ) -> tuple[Path, list[tuple[float, Reading]]]:
+        """Apply load from a process of its own and read the server until it is done.
+
+        Returns:
+            The file that the process wrote, and the readings with their times.
+        """
+        spec = self._server.spec
+        output = self._logs / f"{name}.samples.jsonl"
+        output.unlink(missing_ok=True)
         command = [
             sys.executable, "-m", "bidkv.experiments.load_generator",
             "--url", self._server.url,
@@ -174,6 +220,7 @@ class ServerDriver:
             "--salt", f"{name}:{time.time_ns()}",
             "--drain-s", str(self._settings.drain_s),
             "--output", str(output),
+            *options,
         ]  # fmt: skip
         client = ChildProcess(command, self._logs / "client.log")
         readings = []
@@ -184,8 +231,7 @@ class ServerDriver:
             client.stop()
         if code != 0:
             raise RunFailed(f"the client ended with exit code {code}:\n{client.last_lines()}")
-        report, samples = read_samples(output)
-        return report, samples, readings
+        return output, readings
 
 
 def _make_timeline(

@@ -12,11 +12,13 @@ from typing import Self
 from bidkv.evaluation.seeds import add_seed
 from bidkv.experiments.driver import Done, EngineFacts, Task
 from bidkv.experiments.plan import policy_for_label
+from bidkv.experiments.session_load import SessionLoad
 from bidkv.policy import resolve
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile
+from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
-from bidkv.simulator import EngineConfig, SglangConfig, simulate
+from bidkv.simulator import EngineConfig, SglangConfig, simulate, simulate_sessions
 
 SimConfig = EngineConfig | SglangConfig
 """What is simulated: a vLLM replica or an SGLang one."""
@@ -63,11 +65,29 @@ class SimEngine:
             profile = scale_profile(profile, draw.lognormvariate(0.0, self.noise))
             requests = _delay_arrivals(requests, draw)
         policy = resolve(add_seed(policy_for_label(cell.strategy), cell.group.repetition))
+        if task.sessions is not None:
+            return replace(self._simulate_sessions(task.sessions, policy, profile), strategy=cell.strategy)
         result = simulate(requests, policy, self.config, profile, timeline_points=self.timeline_points)
         # In the order of the workload, as in every engine's results: a request has the same row in all runs.
         place = {request.request_id: index for index, request in enumerate(task.requests)}
         records = sorted(result.records, key=lambda record: place[record.request_id])
         return replace(result, strategy=cell.strategy, records=records)
+
+    def _simulate_sessions(self, load: SessionLoad, policy: Policy, profile: StepTimeProfile) -> RunResult:
+        config = self.config
+        if isinstance(config, EngineConfig):
+            # As vLLM runs by default; the other options stay as stated.
+            config = replace(config, enable_prefix_caching=True, async_scheduling=True)
+        return simulate_sessions(
+            load.sessions,
+            load.arrivals,
+            policy,
+            config,
+            profile,
+            tells_sessions=load.told,
+            duration_s=load.duration_s,
+            timeline_points=self.timeline_points,
+        )
 
 
 class SimDriver:

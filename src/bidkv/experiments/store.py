@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from bidkv.experiments.plan import ExperimentCell, ExperimentPlan, RunGroup
+from bidkv.experiments.session_load import SessionLoad, make_session_load
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult, decode, encode
 from bidkv.workloads import freeze, load_frozen, manifest_path
 from bidkv.workloads.resolver import make_requests
+from bidkv.workloads.session_families import session_fingerprint
+from bidkv.workloads.traces import TraceError
 from bidkv.workloads.traces.writer import atomic_file
 
 _FOLDERS = ("workloads", "runs", "failures", "logs")
@@ -112,6 +115,28 @@ class Store:
             source = {"workload": group.load.workload, "rate_rps": group.load.rate_rps, "seed": seed}
             freeze(made, path, source=source)
         return list(load_frozen(path)[1])
+
+    def sessions(self, group: RunGroup) -> SessionLoad:
+        """Return a group's sessions, made anew each time and checked against the checksum of the first time.
+
+        Raises:
+            TraceError: the workload makes other sessions now.
+            ValueError: no such workload.
+        """
+        load = make_session_load(self.plan, group)
+        checksum = session_fingerprint(load.sessions)
+        path = self.folder / "workloads" / f"{group.group_id}.sessions.json"
+        if not path.exists():
+            _write(path, json.dumps({"sessions": len(load.sessions), "fingerprint": checksum}) + "\n")
+        try:
+            known = json.loads(path.read_bytes())["fingerprint"]
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise TraceError(f"{path}: expected a JSON object with 'fingerprint' ({error!r:.80})") from error
+        if known != checksum:
+            raise TraceError(
+                f"{path}: expected sessions of fingerprint {known}, the workload makes {checksum}"
+            )
+        return load
 
     def has(self, cell: ExperimentCell) -> bool:
         """Return whether the cell has a result."""

@@ -38,6 +38,8 @@ from bidkv.gpu_host.session_plan import SessionRun, read_session_plan, take_shar
 from bidkv.protocol.sessions import Session
 from bidkv.results import RunResult
 from bidkv.results.codec import encode
+from bidkv.workloads.resolver import make_sessions
+from bidkv.workloads.traces import TraceError, read_sessions
 
 _WARM_UP_TOKENS = (40, 300, 900, 2500)
 """Prompt lengths that are served once before the first run, so that every way of launching was used once."""
@@ -88,20 +90,16 @@ def warm_up(served: ServedEngine) -> None:
 
 
 def sessions_for_run(run: SessionRun, folder: Path) -> list[Session]:
-    """Return the sessions of a run: of a file beside the plan, or of a family of sessions by name.
+    """Return the sessions of a run: of a file beside the plan, or of a session workload by name.
 
     Raises:
-        ValueError: no such file or family.
+        ValueError: no such file or workload.
         TraceError: a file without sessions.
     """
-    from bidkv.workloads.session_families import SESSION_FAMILIES
-
-    if run.workload not in SESSION_FAMILIES:
-        raise ValueError(
-            f"{run.name}: workload {run.workload!r} is neither a file beside the plan nor one of: "
-            f"{', '.join(SESSION_FAMILIES)}"
-        )
-    return SESSION_FAMILIES[run.workload](run.sessions, run.seed)
+    file = folder / run.workload
+    if file.is_file():
+        return read_sessions(file, limit=run.sessions)
+    return make_sessions(run.workload, run.sessions, run.seed)
 
 
 def describe_run(run: SessionRun, result: RunResult) -> str:
@@ -190,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         runs = take_share(read_session_plan(args.plan), number, of)
         sessions = {run.name: sessions_for_run(run, args.plan.parent) for run in runs}
         overrides = json.loads(args.engine_args)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TraceError) as error:
         print(f"bidkv.gpu_host.sessions: error: {error}", file=sys.stderr)
         return 2
     args.output_dir.mkdir(parents=True, exist_ok=True)

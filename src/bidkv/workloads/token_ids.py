@@ -72,10 +72,13 @@ class ConversationTokens:
         for key, tokens in request.content:
             segment = segments.get(key)
             if segment is None:
-                drawn = Random(f"{self._salt}:{key}").choices(self._ids, k=tokens)
-                segment = segments[key] = array("l", drawn)
+                segment = segments[key] = array("l", self.draw(key, tokens))
             prompt.extend(segment[:tokens])
         return prompt
+
+    def draw(self, key: int, tokens: int) -> list[int]:
+        """Return the drawn tokens of a segment."""
+        return Random(f"{self._salt}:{key}").choices(self._ids, k=tokens)
 
     def keep_answer(self, request: WorkloadRequest, tokens: Sequence[int]) -> None:
         """Take the answer to a turn into the past of its session."""

@@ -14,6 +14,7 @@ from bidkv.experiments.driver import DriverError, EngineFacts
 from bidkv.experiments.options import RunnerOptions
 from bidkv.experiments.server_driver import ServerDriver
 from bidkv.experiments.server_launch import make_server_driver, server_arguments
+from bidkv.experiments.session_load import has_sessions
 from bidkv.observability.prometheus_page import get_text
 
 
@@ -30,6 +31,9 @@ def make_vllm_driver(
     except LaunchError as error:
         raise DriverError(str(error)) from error
     arguments = [*server_arguments(options, "--model", say), *setup.arguments]
+    if any(has_sessions(workload.strip()) for workload in given.workloads.split(",")):
+        # So that every answer says how much of its prompt was cached.
+        arguments.append("--enable-prompt-tokens-details")
     for note in setup.notes:
         say(note)
     facts = partial(_read_facts, installed=setup.installed)
