@@ -38,6 +38,6 @@ def fail(file: str, line: int, field: str, expected: str, value: object = ...) -
         value: what stood there; left out of the message by default.
     """
     place = f"{file}, line {line}" if line else file
-    where = f"{place}, field {field!r}" if field else place
+    where = f"{place}, field {field[:_MOST_CHARS]!r}" if field else place
     what = "" if value is ... else f", found {quote(value)}"
     raise TraceError(f"{where}: expected {expected}{what}")

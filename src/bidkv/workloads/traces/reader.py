@@ -238,7 +238,7 @@ def _tell_format(source: Source, options: TraceOptions) -> Format:
 def _possible_times(source: Source) -> str:
     """A hint at columns that may hold arrivals, for a table that is read without any."""
     likely = [column for column in source.columns if any(word in fold_name(column) for word in _TIME_WORDS)]
-    return f", or --columns time={likely[0]},... if that column holds arrivals" if likely else ""
+    return f", or --columns time={likely[0][:60]},... if that column holds arrivals" if likely else ""
 
 
 def _check_limit(limit: int | None) -> None:

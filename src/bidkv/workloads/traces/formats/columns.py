@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,17 +91,19 @@ def read_table(
     prompt_name, output_name = _need(source, layout.prompt), _need(source, layout.output)
     time_name = _need(source, layout.time) if layout.time else None
     images_name = find_column(source.columns, layout.images)
-    extra_roles = {
-        role: column
-        for role, names in (
-            ("agent_id", layout.agent),
-            ("priority", layout.priority),
-            ("max_tokens", layout.max_tokens),
-            ("weight", layout.weight),
+    found = (
+        (role, column, parse)
+        for role, names, parse in (
+            ("agent_id", layout.agent, _parse_agent),
+            ("priority", layout.priority, _parse_priority),
+            ("max_tokens", layout.max_tokens, _parse_cap),
+            ("weight", layout.weight, _parse_weight),
         )
         if (column := find_column(source.columns, names)) is not None
-    }
-    names = [prompt_name, output_name, *(n for n in (time_name, images_name) if n), *extra_roles.values()]
+    )
+    extras: list[_Extra] = list(found)
+    names = [prompt_name, output_name, *(n for n in (time_name, images_name) if n)]
+    names += [column for _, column, _ in extras]
     clock: Clock | None = None
     if time_name is not None:
         sample = [row.get(time_name) for _, row in source.sample]
@@ -126,11 +128,13 @@ def read_table(
             continue
         if given is not None:
             arrival_s = next(given)
-        request = WorkloadRequest(f"r{index}", (arrival_s - start_s) * stretch, prompt, output)
-        if extra_roles:
-            request = _with_extras(file, number, request, extra_roles, cells[extra_place:])
+        arrival_s = (arrival_s - start_s) * stretch
+        if extras:
+            given_extras = _read_extras(file, number, output, extras, cells[extra_place:])
+            yield WorkloadRequest(f"r{index}", arrival_s, prompt, output, **given_extras)
+        else:
+            yield WorkloadRequest(f"r{index}", arrival_s, prompt, output)
         index += 1
-        yield request
     if not index:
         fail(file, 0, "", "at least one request with a prompt and an answer")
 
@@ -149,26 +153,26 @@ def _warn_images(report: TraceReport, column: str) -> None:
     )
 
 
-def _with_extras(
-    file: str, number: int, request: WorkloadRequest, roles: dict[str, str], cells: tuple[Any, ...]
-) -> WorkloadRequest:
+_Parse = Callable[[str, int, str, Any, int], Any]
+_Extra = tuple[str, str, _Parse]
+"""A field of a request besides its lengths: its name, its column, and what parses a cell."""
+
+
+def _read_extras(
+    file: str, number: int, output: int, extras: Sequence[_Extra], cells: Sequence[Any]
+) -> dict[str, Any]:
     given: dict[str, Any] = {}
-    for (role, column), cell in zip(roles.items(), cells, strict=True):
-        if cell is None or cell == b"" or (type(cell) is bytes and not cell.strip()):
-            continue
-        given[role] = _EXTRA_PARSERS[role](file, number, column, cell, request)
-    values = {name: getattr(request, name) for name in _KEPT}
-    return WorkloadRequest(**values, **given)
+    for (role, column, parse), cell in zip(extras, cells, strict=True):
+        if cell is not None and (type(cell) is not bytes or cell.strip()):
+            given[role] = parse(file, number, column, cell, output)
+    return given
 
 
-_KEPT = ("request_id", "arrival_s", "prompt_tokens", "output_tokens")
-
-
-def _parse_agent(file: str, number: int, column: str, cell: Any, request: WorkloadRequest) -> str:
+def _parse_agent(file: str, number: int, column: str, cell: Any, output: int) -> str:
     return parse_name(file, number, column, cell)
 
 
-def _parse_priority(file: str, number: int, column: str, cell: Any, request: WorkloadRequest) -> int:
+def _parse_priority(file: str, number: int, column: str, cell: Any, output: int) -> int:
     expected = f"a whole number from -{MAX_ABS_PRIORITY} to {MAX_ABS_PRIORITY}"
     value = cell
     if type(cell) is bytes:
@@ -179,24 +183,16 @@ def _parse_priority(file: str, number: int, column: str, cell: Any, request: Wor
     return value
 
 
-def _parse_cap(file: str, number: int, column: str, cell: Any, request: WorkloadRequest) -> int:
+def _parse_cap(file: str, number: int, column: str, cell: Any, output: int) -> int:
     cap = parse_tokens(file, number, column, cell)
-    if cap < request.output_tokens:
-        fail(file, number, column, f"a cap of at least the {request.output_tokens:,} output tokens", cell)
+    if cap < output:
+        fail(file, number, column, f"a cap of at least the {output:,} output tokens", cell)
     return cap
 
 
-def _parse_weight(file: str, number: int, column: str, cell: Any, request: WorkloadRequest) -> float:
+def _parse_weight(file: str, number: int, column: str, cell: Any, output: int) -> float:
     expected = f"a number above 0, at most {MAX_WEIGHT:,}"
     weight = float(parse_number(file, number, column, cell, expected))
     if not 0.0 < weight <= MAX_WEIGHT:
         fail(file, number, column, expected, cell)
     return weight
-
-
-_EXTRA_PARSERS: dict[str, Callable[[str, int, str, Any, WorkloadRequest], Any]] = {
-    "agent_id": _parse_agent,
-    "priority": _parse_priority,
-    "max_tokens": _parse_cap,
-    "weight": _parse_weight,
-}
