@@ -73,7 +73,7 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
         ([*STATED[:2], "1-2", *STATED[3:]], "--prompt-tokens: expected N or LOW:HIGH"),
         ([*STATED[:2], "9:2", *STATED[3:]], "lengths: prompt must be (low, high)"),
         (["plan", "--trace", "nowhere.csv"], "--trace:"),
-        (["plan", "--trace", "mixed"], "state a --rate"),
+        (["plan", "--trace", "mixed"], "--rate: the workload 'mixed' has no arrival times"),
         ([*STATED, "--profile", "nothing"], "--profile:"),
         ([*STATED, "--growth", "-1"], "options: growth"),
         ([*STATED, "--num-gpu-blocks", "1"], "engine options: num_gpu_blocks"),

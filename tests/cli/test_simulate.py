@@ -190,7 +190,7 @@ def test_the_table_names_every_strategy_and_the_verdict_follows() -> None:
     lines = result.stdout.splitlines()
     assert any(line.startswith("preempt-evict ") for line in lines)
     assert any(line.startswith("lcf ") for line in lines)
-    assert "One run a strategy" in " ".join(lines)
+    assert "One run per strategy" in " ".join(lines)
 
 
 def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
@@ -317,3 +317,28 @@ def test_the_size_of_the_engine_is_that_of_the_profiles_gpu_unless_stated() -> N
     assert (config["num_gpu_blocks"], config["max_num_seqs"]) == (27949, 256)
     assert simulated(*arguments, "--block-size", "32")["config"]["num_gpu_blocks"] == 27949 // 2
     assert "27,949 KV blocks, 256 sequences, 2,048 tokens a step" in run(*arguments).stdout
+
+
+def test_a_multi_turn_file_is_told_by_its_session_ids(tmp_path: Path) -> None:
+    turns = [
+        {"session_id": name, "input_length": 300, "output_length": 40, **start}
+        for name, at in (("a", 0), ("b", 500))
+        for start in ({"timestamp": at}, {"delay": 2000})
+    ]
+    file = tmp_path / "sessions.jsonl"
+    file.write_text("".join(json.dumps(turn) + "\n" for turn in turns), encoding="utf-8")
+    arguments = ("simulate", "--trace", str(file), "--strategy", "preempt-evict", "--enable-prefix-caching")
+    result = run(*arguments, "--json", "-")
+    assert result.exit_code == 0, result.output
+    assert f"bidkv: {file}: mooncake-sessions, 2 sessions of 4 turns" in result.stderr
+    (own,) = json.loads(result.stdout)["runs"]
+    # A session lasts two answers and the 2 s between them.
+    assert own["sessions"]["completed"] == 2
+    assert own["sessions"]["turns"] == 4
+    assert own["sessions"]["completion_s"]["mean"] > 2.0 + own["sessions"]["turn_s"]["mean"]
+    assert own["sessions"]["prefix_hit_rate"] > 0.0
+    one_by_one = simulated(*arguments, "--concurrent-sessions", "1")["runs"][0]
+    assert one_by_one["simulated_s"] > own["simulated_s"]
+    text = run(*arguments, "--sessions-at-once").stdout
+    assert "2 sessions, 4 turns" in text
+    assert "turns/s" in text

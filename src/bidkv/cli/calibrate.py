@@ -103,6 +103,10 @@ def command(
         made = _without_steps(analytic, gpu, profile, name)
     if check is not None:
         _check(made, check, check_max_num_seqs, check_max_num_batched_tokens)
+    _write(made, out, html_file, json_file)
+
+
+def _write(made: _Made, out: Path | None, html_file: Path | None, json_file: str | None) -> None:
     if out is not None:
         with bad_input("--out"):
             out.write_text(made.written, encoding="utf-8")

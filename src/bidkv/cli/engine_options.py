@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bidkv.cli import options as opt
 from bidkv.cli.errors import bad_input, fail
-from bidkv.cli.options import EngineName
 
 if TYPE_CHECKING:
     from bidkv.profiles import StepTimeProfile
@@ -16,12 +16,12 @@ FALLBACK_NUM_GPU_BLOCKS = 8192
 """KV blocks where neither an option nor the profile states any: 131,072 tokens at 16 per block."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class EngineOptions:
     """The engine options of a command line, under vLLM's names; None in `num_gpu_blocks` takes the GPU's.
 
     Attributes:
-        name: the engine whose scheduler is simulated.
+        engine: the engine whose scheduler is simulated.
         num_gpu_blocks: KV blocks, the null block included.
         block_size: tokens per block.
         max_num_seqs: most requests that run at once.
@@ -33,16 +33,16 @@ class EngineOptions:
         clip_max_new_tokens: SGLang's limit on it.
     """
 
-    name: EngineName
-    num_gpu_blocks: int | None
-    block_size: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    enable_prefix_caching: bool = False
-    watermark: float = 0.0
-    async_scheduling: bool = False
-    schedule_conservativeness: float = 1.0
-    clip_max_new_tokens: int = 4096
+    engine: opt.Engine = opt.EngineName.VLLM
+    num_gpu_blocks: opt.NumGpuBlocks = None
+    block_size: opt.BlockSize = opt.DEFAULT_BLOCK_SIZE
+    max_num_seqs: opt.MaxNumSeqs = opt.DEFAULT_MAX_NUM_SEQS
+    max_num_batched_tokens: opt.MaxNumBatchedTokens = opt.DEFAULT_MAX_NUM_BATCHED_TOKENS
+    enable_prefix_caching: opt.PrefixCaching = False
+    watermark: opt.Watermark = 0.0
+    async_scheduling: opt.AsyncScheduling = False
+    schedule_conservativeness: opt.ScheduleConservativeness = 1.0
+    clip_max_new_tokens: opt.ClipMaxNewTokens = 4096
 
     def blocks(self, profile: StepTimeProfile) -> int:
         """Return the stated number of blocks, or what fits on the profile's GPU beside the weights."""
@@ -57,7 +57,7 @@ class EngineOptions:
         """Return the engine; a value it could not run with ends the command with one line."""
         from bidkv.simulator import SglangConfig
 
-        if self.name is EngineName.SGLANG:
+        if self.engine is opt.EngineName.SGLANG:
             blocks = self.blocks(profile)
             if self.enable_prefix_caching or self.watermark or self.async_scheduling:
                 fail(
@@ -93,17 +93,7 @@ class EngineOptions:
 
     def as_config(self, profile: StepTimeProfile) -> dict[str, Any]:
         """Return the options under their JSON names."""
-        return {
-            "num_gpu_blocks": self.blocks(profile),
-            "block_size": self.block_size,
-            "max_num_seqs": self.max_num_seqs,
-            "max_num_batched_tokens": self.max_num_batched_tokens,
-            "enable_prefix_caching": self.enable_prefix_caching,
-            "watermark": self.watermark,
-            "async_scheduling": self.async_scheduling,
-            "schedule_conservativeness": self.schedule_conservativeness,
-            "clip_max_new_tokens": self.clip_max_new_tokens,
-        }
+        return asdict(self) | {"engine": self.engine.value, "num_gpu_blocks": self.blocks(profile)}
 
 
 def take_hash_chunks(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,57 +18,75 @@ from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from bidkv.evaluation.latency_target import LatencyTarget
-    from bidkv.planning import Demand
+    from bidkv.planning import CapacityPlan, Demand, FleetVerification, RateCheck
+    from bidkv.profiles import StepTimeProfile
+    from bidkv.simulator import EngineConfig
+    from bidkv.stability import ReplicaShape
+
+    _Tests = tuple[list[RateCheck], FleetVerification | None]
 
 _GENERATED_REQUESTS = 4000
 """Requests of a generated workload where no `--limit` states their number: enough for its law of lengths."""
 
+NOT_POSSIBLE = 1
+"""Exit code where no number of replicas keeps the target."""
+
 _PICTURES = (".html", ".svg", ".png")
+
+
+PromptTokens = Annotated[
+    str | None,
+    typer.Option(metavar="N|LOW:HIGH", help="Prompt length, or uniform lengths, instead of a trace."),
+]
+OutputTokens = Annotated[
+    str | None,
+    typer.Option(metavar="N|LOW:HIGH", help="Output length, or uniform lengths, instead of a trace."),
+]
+PlannedRate = Annotated[
+    float | None, typer.Option(metavar="RPS", help="Arrivals per second.  [default: the trace's own]")
+]
+CachedPromptShare = Annotated[
+    float, typer.Option(metavar="F", help="Share of prompt tokens found in the prefix cache.")
+]
+Growth = Annotated[float, typer.Option(metavar="X", help="Plan also for X times the load.")]
+TargetUtilization = Annotated[
+    float, typer.Option(metavar="F", help="Share of the sustainable rate a replica should carry.")
+]
+TtftTarget = Annotated[
+    float | None, typer.Option(metavar="MS", help="Target: 99th percentile of the time to first token.")
+]
+TpotTarget = Annotated[float | None, typer.Option(metavar="MS", help="Target: mean time per output token.")]
+TestBySimulation = Annotated[
+    bool,
+    typer.Option("--simulate", help="Test the plan: simulate 0.9, 1.0 and 1.1 of the rate, and fleets."),
+]
+Picture = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Draw a replica from idle to its limit (.html, .svg or .png)."),
+]
 
 
 def command(
     trace: opt.Trace = "azure-conv",
     trace_format: opt.TraceFormatOption = "auto",
-    prompt_tokens: Annotated[
-        str | None,
-        typer.Option(metavar="N|LOW:HIGH", help="Prompt length, or uniform lengths, instead of a trace."),
-    ] = None,
-    output_tokens: Annotated[
-        str | None,
-        typer.Option(metavar="N|LOW:HIGH", help="Output length, or uniform lengths, instead of a trace."),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(metavar="RPS", help="Arrivals per second.  [default: the trace's own]")
-    ] = None,
+    prompt_tokens: PromptTokens = None,
+    output_tokens: OutputTokens = None,
+    rate: PlannedRate = None,
     limit: opt.Limit = None,
     profile: opt.Profile = DEFAULT_PROFILE,
     num_gpu_blocks: opt.NumGpuBlocks = None,
     block_size: opt.BlockSize = opt.DEFAULT_BLOCK_SIZE,
     max_num_seqs: opt.MaxNumSeqs = opt.DEFAULT_MAX_NUM_SEQS,
     max_num_batched_tokens: opt.MaxNumBatchedTokens = opt.DEFAULT_MAX_NUM_BATCHED_TOKENS,
-    cached_prompt_share: Annotated[
-        float, typer.Option(metavar="F", help="Share of prompt tokens found in the prefix cache.")
-    ] = 0.0,
-    growth: Annotated[float, typer.Option(metavar="X", help="Plan also for X times the load.")] = 2.0,
-    target_utilization: Annotated[
-        float, typer.Option(metavar="F", help="Share of the sustainable rate a replica should carry.")
-    ] = 0.8,
-    slo_ttft_p99_ms: Annotated[
-        float | None, typer.Option(metavar="MS", help="Target: 99th percentile of the time to first token.")
-    ] = None,
-    slo_tpot_ms: Annotated[
-        float | None, typer.Option(metavar="MS", help="Target: mean time per output token.")
-    ] = None,
-    simulate: Annotated[
-        bool,
-        typer.Option("--simulate", help="Test the plan: simulate 0.9, 1.0 and 1.1 of the rate, and fleets."),
-    ] = False,
+    cached_prompt_share: CachedPromptShare = 0.0,
+    growth: Growth = 2.0,
+    target_utilization: TargetUtilization = 0.8,
+    slo_ttft_p99_ms: TtftTarget = None,
+    slo_tpot_ms: TpotTarget = None,
+    simulate: TestBySimulation = False,
     router: opt.Router = opt.RouterName.ROUND_ROBIN,
     json_file: opt.JsonFile = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Draw a replica from idle to its limit (.html, .svg or .png)."),
-    ] = None,
+    picture: Picture = None,
 ) -> None:
     """Plan capacity: what a replica sustains, how many it takes, what limits them, what more would buy.
 
@@ -83,35 +102,86 @@ def command(
     """
     _check_outputs(json_file, picture)
     step_times = read_profile(profile)
-    engine = EngineOptions(
-        opt.EngineName.VLLM, num_gpu_blocks, block_size, max_num_seqs, max_num_batched_tokens
-    ).make_vllm(step_times)
+    limits = (num_gpu_blocks, block_size, max_num_seqs, max_num_batched_tokens)
+    engine = EngineOptions(opt.EngineName.VLLM, *limits).make_vllm(step_times)
     if simulate and cached_prompt_share:
         fail("--simulate: simulated prompts share nothing: leave --cached-prompt-share out")
     target = _target(slo_ttft_p99_ms, slo_tpot_ms)
     source = WorkloadOptions(trace, trace_format, rate, limit)
     demand = _demand(source, prompt_tokens, output_tokens)
 
-    from bidkv.planning import check_rates, make_plan, verify_fleet
-    from bidkv.planning.text import plan_text
-    from bidkv.stability import ReplicaShape
+    run = _Run(demand, engine, step_times, target, growth, target_utilization, cached_prompt_share)
+    plan = run.make_plan()
+    tests = run.test(plan, router.value) if simulate else ([], None)
+    is_stdout_taken = _write(plan, engine, tests, json_file)
+    if picture is not None:
+        run.draw(plan, picture)
+        typer.echo(f"picture: {picture}", err=is_stdout_taken)
+    if plan.replicas is None:
+        raise typer.Exit(NOT_POSSIBLE)
 
-    with bad_input("options"):
-        shape = ReplicaShape(engine.usable_blocks, block_size, max_num_seqs, max_num_batched_tokens)
-        plan = make_plan(
-            demand,
-            shape,
-            step_times,
-            target=target,
-            growth=growth,
-            target_utilization=target_utilization,
-            cached_prompt_share=cached_prompt_share,
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """A plan's arguments."""
+
+    demand: Demand
+    engine: EngineConfig
+    profile: StepTimeProfile
+    target: LatencyTarget
+    growth: float
+    target_utilization: float
+    cached_prompt_share: float
+
+    @property
+    def shape(self) -> ReplicaShape:
+        """The replica as the closed form sees it."""
+        from bidkv.stability import ReplicaShape
+
+        engine = self.engine
+        return ReplicaShape(
+            engine.usable_blocks, engine.block_size, engine.max_num_seqs, engine.max_num_batched_tokens
         )
-    checks, fleet = [], None
-    if simulate:
-        _advise_compiling()
-        checks = check_rates(demand, plan.service, engine, step_times)
-        fleet = verify_fleet(plan, demand, engine, step_times, target=target, router=router.value)
+
+    def make_plan(self) -> CapacityPlan:
+        from bidkv.planning import make_plan
+
+        with bad_input("options"):
+            return make_plan(
+                self.demand,
+                self.shape,
+                self.profile,
+                target=self.target,
+                growth=self.growth,
+                target_utilization=self.target_utilization,
+                cached_prompt_share=self.cached_prompt_share,
+            )
+
+    def test(self, plan: CapacityPlan, router: str) -> _Tests:
+        from bidkv.planning import check_rates, verify_fleet
+
+        if find_spec("numba") is None:
+            typer.echo(
+                "bidkv: --simulate: numba is not installed, so this takes minutes instead of seconds "
+                "(pip install 'bidkv[sim]')",
+                err=True,
+            )
+        checks = check_rates(self.demand, plan.service, self.engine, self.profile)
+        fleet = verify_fleet(plan, self.demand, self.engine, self.profile, target=self.target, router=router)
+        return checks, fleet
+
+    def draw(self, plan: CapacityPlan, file: Path) -> None:
+        from bidkv.planning.picture import load_curve, plan_chart, write_picture
+
+        curve = load_curve(self.demand, self.shape, self.profile, self.cached_prompt_share)
+        write_picture(file, plan_chart(plan, curve))
+
+
+def _write(plan: CapacityPlan, engine: EngineConfig, tests: _Tests, json_file: str | None) -> bool:
+    """Write the plan as JSON or text; return whether stdout is taken by JSON."""
+    from bidkv.planning.text import plan_text
+
+    checks, fleet = tests
     document = plan.as_dict() | {
         "num_gpu_blocks": engine.num_gpu_blocks,
         "checks": [asdict(check) for check in checks],
@@ -119,18 +189,12 @@ def command(
     }
     is_stdout_taken = write_json(document, json_file)
     if not is_stdout_taken:
+        typer.echo(
+            f"replica: {engine.num_gpu_blocks:,} KV blocks, {engine.max_num_seqs:,} sequences, "
+            f"{engine.max_num_batched_tokens:,} tokens a step"
+        )
         typer.echo(plan_text(plan, checks, fleet))
-    if picture is not None:
-        from bidkv.planning.picture import load_curve, plan_chart, write_picture
-
-        write_picture(picture, plan_chart(plan, load_curve(demand, shape, step_times, cached_prompt_share)))
-        typer.echo(f"picture: {picture}", err=is_stdout_taken)
-    if plan.replicas is None:
-        raise typer.Exit(NOT_POSSIBLE)
-
-
-NOT_POSSIBLE = 1
-"""Exit code where no number of replicas keeps the target."""
+    return is_stdout_taken
 
 
 def _check_outputs(json_file: str | None, picture: Path | None) -> None:
@@ -152,17 +216,6 @@ def _target(ttft_p99_ms: float | None, tpot_ms: float | None) -> LatencyTarget:
     )
 
 
-def _advise_compiling() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("numba") is None:
-        typer.echo(
-            "bidkv: --simulate: numba is not installed, so this takes minutes instead of seconds "
-            "(pip install 'bidkv[sim]')",
-            err=True,
-        )
-
-
 def _demand(source: WorkloadOptions, prompt_tokens: str | None, output_tokens: str | None) -> Demand:
     from bidkv.planning import Demand
 
@@ -174,6 +227,12 @@ def _demand(source: WorkloadOptions, prompt_tokens: str | None, output_tokens: s
         prompt, output = _bounds("--prompt-tokens", prompt_tokens), _bounds("--output-tokens", output_tokens)
         with bad_input("--rate" if not 0.0 < source.rate_rps < float("inf") else "lengths"):
             return Demand.uniform(prompt, output, source.rate_rps)
+    from bidkv.workloads.resolver import resolve_workload
+
+    with bad_input("--trace"):
+        is_generated = resolve_workload(source.trace).is_generated
+    if is_generated and source.rate_rps is None:
+        fail(f"--rate: the workload {source.trace!r} has no arrival times of its own: state a rate")
     with bad_input("--trace"):
         return Demand.from_requests(read_requests(source, _GENERATED_REQUESTS), source.trace)
 

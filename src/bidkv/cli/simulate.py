@@ -17,10 +17,9 @@ from bidkv.profiles import DEFAULT_PROFILE
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from bidkv.simulator.fleet import FleetResult
-
 _NOTHING_STATED = FileStatements()
 _OWN_STARTS = SessionOptions()
+_DEFAULT_SERVER = EngineOptions()
 
 DEFAULT_STRATEGIES = "preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf,fair,fast,on-time"
 """The contract's strategies and this project's own policies."""
@@ -40,18 +39,9 @@ def command(
     seed: opt.Seed = 0,
     strategy: opt.Strategies = DEFAULT_STRATEGIES,
     profile: opt.Profile = DEFAULT_PROFILE,
-    engine: opt.Engine = opt.EngineName.VLLM,
     replicas: opt.Replicas = 1,
     router: opt.Router = opt.RouterName.ROUND_ROBIN,
-    num_gpu_blocks: opt.NumGpuBlocks = None,
-    block_size: opt.BlockSize = opt.DEFAULT_BLOCK_SIZE,
-    max_num_seqs: opt.MaxNumSeqs = opt.DEFAULT_MAX_NUM_SEQS,
-    max_num_batched_tokens: opt.MaxNumBatchedTokens = opt.DEFAULT_MAX_NUM_BATCHED_TOKENS,
-    enable_prefix_caching: opt.PrefixCaching = False,
-    watermark: opt.Watermark = 0.0,
-    async_scheduling: opt.AsyncScheduling = False,
-    schedule_conservativeness: opt.ScheduleConservativeness = 1.0,
-    clip_max_new_tokens: opt.ClipMaxNewTokens = 4096,
+    server: EngineOptions = _DEFAULT_SERVER,
     json_file: opt.JsonFile = None,
     html_file: opt.HtmlFile = None,
     decision_log: opt.DecisionLog = None,
@@ -73,19 +63,7 @@ def command(
     """
     strategies = check_strategies(strategy)
     step_times = read_profile(profile)
-    engine_options = EngineOptions(
-        engine,
-        num_gpu_blocks,
-        block_size,
-        max_num_seqs,
-        max_num_batched_tokens,
-        enable_prefix_caching,
-        watermark,
-        async_scheduling,
-        schedule_conservativeness,
-        clip_max_new_tokens,
-    )
-    replica = engine_options.make_engine(step_times)
+    replica = server.make_engine(step_times)
     _check(strategies, replicas, duration_s, json_file, html_file, decision_log)
     source = WorkloadOptions(workload or trace, trace_format, rate, limit, hours, seed, starts, stated)
     work = read_workload(source, replica.usable_blocks, replica.block_size)
@@ -93,19 +71,14 @@ def command(
     if work.sessions and replicas > 1:
         fail("--replicas: expected one replica: sessions are simulated on a single one")
     simulation = Simulation(work, replica, step_times, seed, duration_s)
-    fleets: list[FleetResult] = []
-    if replicas > 1:
-        fleets = simulation.run_fleets(strategies, replicas, router.value)
-        results = [fleet.merged for fleet in fleets]
-    else:
-        results = simulation.run_all(strategies, decision_log)
+    fleets = simulation.run_fleets(strategies, replicas, router.value) if replicas > 1 else []
+    results = [fleet.merged for fleet in fleets] or simulation.run_all(strategies, decision_log)
     config = {
         **_workload_config(source, work, strategies),
         "profile": profile,
-        "engine": engine.value,
         "replicas": replicas,
         "router": router.value if replicas > 1 else None,
-        **engine_options.as_config(step_times),
+        **server.as_config(step_times),
         **_session_config(starts, duration_s, len(work.sessions)),
     }
     show_results(results, config, json_file, html_file, fleets)
