@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
@@ -12,7 +12,6 @@ from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.protocol.session_views import SessionTable
-from bidkv.results import EngineTotals, RunResult
 
 
 def steady_profile(step_s: float = 1.0) -> StepTimeProfile:
@@ -21,12 +20,6 @@ def steady_profile(step_s: float = 1.0) -> StepTimeProfile:
     return StepTimeProfile(
         name="steady", kind="analytic", decode=regime, graph=regime, eager=regime, empty_step_s=step_s
     )
-
-
-def shared_totals(result: RunResult) -> EngineTotals:
-    """The counters of a run that the compiled engine keeps too."""
-    unknown = dict.fromkeys(("prompt_tokens_seen", "prefix_hit_tokens", "lost_prefix_tokens", "token_gaps"))
-    return replace(result.totals, **unknown)
 
 
 def requests_of(*lengths: tuple[int, int], arrivals: Sequence[float] | None = None) -> list[WorkloadRequest]:

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
-from tests.support import shared_totals
+from tests.simulator.random_runs import (
+    LONGEST_OUTPUTS,
+    LONGEST_PROMPTS,
+    random_engine,
+    random_requests,
+    random_source,
+)
 
 from bidkv.policy import available, resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.protocol.session_views import SessionView
 from bidkv.results import RunResult
-from bidkv.simulator import EngineConfig, SimulationError, simulate
+from bidkv.simulator import EngineConfig, SglangConfig, SimulationError, simulate
 from bidkv.simulator.run import Backend
 
 pytest.importorskip("numba")
 
 BATCHES = 25
 WORKLOADS_PER_BATCH = 20
+COMBINED_BATCHES = 12
+COMBINED_RUNS = 15
 LEAST_SHARE_WITH_PREEMPTIONS = 0.5
+LEAST_SHARE_COMBINED = 0.3
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +74,7 @@ def random_workload(rng: random.Random) -> tuple[EngineConfig, list[WorkloadRequ
 
 def assert_equal(stepped: RunResult, leaped: RunResult) -> None:
     assert stepped.records == leaped.records
-    assert shared_totals(stepped) == shared_totals(leaped)
+    assert stepped.totals == leaped.totals
     assert stepped.timeline == leaped.timeline
     assert stepped.simulated_s == leaped.simulated_s
     assert stepped.notes == leaped.notes
@@ -82,6 +93,61 @@ def test_leaping_equals_stepping(batch: int, profile: StepTimeProfile) -> None:
         assert_equal(stepped, leaped)
         preempting += stepped.totals.preemptions > 0
     assert preempting >= LEAST_SHARE_WITH_PREEMPTIONS * WORKLOADS_PER_BATCH
+
+
+def run_both(
+    make: Callable[[], Any], name: str, config: EngineConfig, profile: StepTimeProfile, **options: Any
+) -> tuple[RunResult, RunResult] | None:
+    """Both engines' results; None where both end in the same error."""
+    results: list[RunResult] = []
+    errors: list[str] = []
+    for backend in ("python", "compiled"):
+        try:
+            results.append(simulate(make(), resolve(name), config, profile, backend=backend, **options))
+        except SimulationError as error:
+            errors.append(str(error))
+    if errors:
+        assert errors == errors[:1] * 2
+        return None
+    return results[0], results[1]
+
+
+@pytest.mark.parametrize("batch", range(COMBINED_BATCHES))
+def test_all_features_together_equal_the_reference(batch: int, profile: StepTimeProfile) -> None:
+    """Prefix caching, asynchronous scheduling, priorities and sessions in closed loop, in any combination."""
+    rng = random.Random(1000 + batch)
+    names = [name for name in available() if not resolve(name).clairvoyant and not resolve(name).drops_idle]
+    preempting = 0
+    for index in range(COMBINED_RUNS):
+        lengths = rng.choice(LONGEST_PROMPTS), rng.choice(LONGEST_OUTPUTS)
+        config = random_engine(rng, *lengths)
+        make: Callable[[], Any]
+        if rng.random() < 0.5:
+            requests = random_requests(rng, *lengths, config.prefix_chunk_tokens)
+            make = partial(list, requests)
+        else:
+            make = random_source(rng, *lengths)
+        name = names[(batch * COMBINED_RUNS + index) % len(names)]
+        cut = {"duration_s": rng.choice((0.5, 2.0))} if rng.random() < 0.2 else {}
+        both = run_both(make, rng.choice((name, "preempt-evict")), config, profile, timeline_points=40, **cut)
+        if both is not None:
+            assert_equal(*both)
+            preempting += both[0].totals.preemptions > 0
+    assert preempting >= LEAST_SHARE_COMBINED * COMBINED_RUNS
+
+
+def test_segments_of_content_are_packed_while_requests_live(profile: StepTimeProfile) -> None:
+    """Thousands of chunks pass through the arrays of segments, far more than these hold at first."""
+    requests = [
+        WorkloadRequest(f"r{i}", 0.05 * i, 16 * 60, 5 + i % 40, hash_ids=tuple(range(i, i + 50)))
+        for i in range(600)
+    ]
+    config = EngineConfig(
+        num_gpu_blocks=200, max_num_seqs=8, enable_prefix_caching=True, prefix_chunk_tokens=16
+    )
+    both = run_both(partial(list, requests), "preempt-evict", config, profile)
+    assert both is not None
+    assert_equal(*both)
 
 
 def test_tables_grow_while_many_wait(profile: StepTimeProfile) -> None:
@@ -124,10 +190,20 @@ def test_a_failing_policy_is_left_alone_alike(profile: StepTimeProfile) -> None:
     assert stepped.notes["control"]["failures"] == leaped.notes["control"]["failures"] == 1
 
 
+class _Dropping(Policy):
+    """Would drop the session idle for longest, were it asked."""
+
+    name = "dropping"
+
+    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
+        return next(iter(idle.values()))
+
+
 def test_what_is_not_covered_is_said(profile: StepTimeProfile) -> None:
-    config = EngineConfig(num_gpu_blocks=40, scheduling_policy="priority")
-    with pytest.raises(ValueError, match="fcfs"):
-        simulate([], resolve("lcf"), config, profile, backend="compiled")
+    with pytest.raises(ValueError, match="simulated vLLM"):
+        simulate([], resolve("lcf"), SglangConfig(max_total_tokens=400), profile, backend="compiled")
+    with pytest.raises(ValueError, match="drop idle sessions"):
+        simulate([], _Dropping(), EngineConfig(num_gpu_blocks=40), profile, backend="compiled")
 
 
 @pytest.mark.parametrize("backend", ["python", "compiled"])

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
-from tests.support import shared_totals
 
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
@@ -83,7 +82,7 @@ def fleet(
 
 def assert_alike(one: RunResult, other: RunResult) -> None:
     assert one.records == other.records
-    assert shared_totals(one) == shared_totals(other)
+    assert one.totals == other.totals
     assert one.timeline == other.timeline
     assert one.simulated_s == other.simulated_s
     assert one.notes["control"] == other.notes["control"]

@@ -63,8 +63,7 @@ def simulate(
         progress: called every few hundred finished requests.
         timeline_points: most points of the timeline kept, at least 2.
         backend: "python" is the reference; "compiled" is equal and many times faster, needs numba and covers
-            synchronous first-come-first-served scheduling without prefix caching; "auto" takes it where it
-            can.
+            simulated vLLM engines, but not policies that drop idle sessions; "auto" takes it where it can.
         observer: told of every decision and of what came of it (a decision log), or None.
         on_record: takes each request's record as it leaves the engine, in the order of the result's records,
             which then stay empty: a run of any length needs no more memory than the requests that live.
@@ -166,11 +165,12 @@ def start_run(
     timed = profile.for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
     told = (on_record, progress, timeline_points)
     is_open = isinstance(requests, Iterable)
-    if _runs_compiled(backend, engine, closed_or_cut=may_be_cut or not is_open):
+    if may_be_cut and isinstance(requests, Iterable):
+        requests = OpenSource(requests)
+    if _runs_compiled(backend, engine, policy):
         from bidkv.simulator.vllm.compiled import CompiledRun
 
-        arriving = cast("Iterable[WorkloadRequest]", requests)
-        return CompiledRun(cast("EngineConfig", engine), timed, controller, arriving, *told), controller
+        return CompiledRun(cast("EngineConfig", engine), timed, controller, requests, *told), controller
     replica = make_step_engine(engine, timed, controller)
     source = OpenSource(requests) if isinstance(requests, Iterable) else requests
     if policy.drops_idle or not is_open:
@@ -213,23 +213,16 @@ def _completed_by(end_s: float, sink: RecordCallback) -> RecordCallback:
     return take
 
 
-def _runs_compiled(backend: Backend, engine: ReplicaConfig, closed_or_cut: bool) -> bool:
+def _runs_compiled(backend: Backend, engine: ReplicaConfig, policy: Policy) -> bool:
     if backend not in ("auto", "compiled", "python"):
         raise ValueError(f"backend must be 'auto', 'compiled' or 'python', got {backend!r}")
     if backend == "python":
         return False
-    uncovered = (
-        not isinstance(engine, EngineConfig)
-        or engine.scheduling_policy != "fcfs"
-        or engine.enable_prefix_caching
-        or engine.async_scheduling
-        or closed_or_cut
-    )
+    uncovered = not isinstance(engine, EngineConfig) or policy.drops_idle
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
         raise ValueError(
-            "the compiled backend covers vLLM only, with scheduling_policy='fcfs', "
-            "enable_prefix_caching=False and async_scheduling=False, without sessions and to the end"
+            "the compiled backend covers simulated vLLM engines, with policies that do not drop idle sessions"
         )
     if backend == "compiled" and missing:
         raise ValueError("the compiled backend needs numba: pip install 'bidkv[sim]'")

@@ -11,7 +11,7 @@ from bidkv.simulator.request import SimRequest
 from bidkv.simulator.step_engine import StepEngine
 from bidkv.simulator.timeline import TimelineRecorder
 
-_PATIENCE_STEPS = 20_000
+PATIENCE_STEPS = 20_000
 """Who runs first computes a token a step at least: a run that is no circle shows one far earlier."""
 
 
@@ -44,7 +44,7 @@ class SteppingRun:
         self._used_block_seconds = 0.0
         self._last_finish_s = 0.0
         self._count = 0
-        self._patience_steps = max(_PATIENCE_STEPS, 4 * model_len)
+        self._patience_steps = max(PATIENCE_STEPS, 4 * model_len)
         self._next_check = self._patience_steps
         self._progress_made = (0, 0)
         self._first_arrival_s = 0.0

@@ -58,7 +58,7 @@ class PriorityQueue:
         return len(self._members)
 
     def __iter__(self) -> Iterator[SimRequest]:
-        return iter(sorted(self._members.values(), key=_priority_key))
+        return iter(sorted(self._members.values(), key=priority_key))
 
     def __contains__(self, request: RequestView) -> bool:
         return self._members.get(request.request_id) is request
@@ -66,7 +66,7 @@ class PriorityQueue:
     def append(self, request: SimRequest) -> None:
         """`request` arrived."""
         self._members[request.request_id] = request
-        heapq.heappush(self._heap, _priority_key(request))
+        heapq.heappush(self._heap, priority_key(request))
 
     prepend = append  # a preempted request keeps its place in the order
 
@@ -84,5 +84,6 @@ class PriorityQueue:
             heapq.heappop(self._heap)
 
 
-def _priority_key(request: SimRequest) -> tuple[int, float, str]:
+def priority_key(request: RequestView) -> tuple[int, float, str]:
+    """Return what requests are ordered by under priority scheduling."""
     return (request.priority, request.arrival_s, request.request_id)

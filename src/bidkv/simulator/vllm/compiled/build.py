@@ -9,7 +9,8 @@ from typing import Any
 
 from numba import njit
 
-compile_part: Callable[..., Any] = njit(_nrt=False)  # type: ignore[call-overload]
+compile_phase: Callable[..., Any] = njit(_nrt=False)  # type: ignore[call-overload]
+compile_part: Callable[..., Any] = njit(_nrt=False, forceinline=True)  # type: ignore[call-overload]
 """Compiles a part of the kernel.
 
 Parts do not count references (`_nrt`): they allocate nothing, the generator that calls them holds every

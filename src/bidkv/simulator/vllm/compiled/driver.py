@@ -14,16 +14,24 @@ from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.results import EngineTotals, RequestRecord, TimelinePoint
-from bidkv.simulator.arrivals import InOrder, LiveRequestIds, make_rejection
+from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint, TokenGaps
+from bidkv.simulator.arrivals import (
+    Arrival,
+    InOrder,
+    LiveRequestIds,
+    OpenSource,
+    RequestSource,
+    SimulationError,
+    make_rejection,
+)
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
+from bidkv.simulator.sessions import SessionSource
+from bidkv.simulator.stepping import PATIENCE_STEPS
 from bidkv.simulator.vllm.compiled import layout as at
-from bidkv.simulator.vllm.compiled.kernel import run_kernel
+from bidkv.simulator.vllm.compiled.feed import Feed
+from bidkv.simulator.vllm.compiled.memory import CHUNK, Kernel
 from bidkv.simulator.vllm.compiled.views import KernelView
 from bidkv.simulator.vllm.config import EngineConfig
-
-_CHUNK = 4096
-_FIRST_SLOTS = 256
 
 # A module's own names are found faster than another module's.
 _NEED_INPUT, _EVENT_SLOT, _NEXT_SLOT = at.NEED_INPUT, at.EVENT_SLOT, at.NEXT_SLOT
@@ -35,7 +43,11 @@ class CompiledRun:
     `run_until` stops on the way, and goes on with what its source has by then.
 
     Args:
+        requests: in the order of arrival, or a source that learns when requests leave (a closed loop).
         leap: take uneventful decode steps in a tight loop; False steps one by one (for comparison).
+
+    Raises:
+        SimulationError: while it runs, when the requests preempt one another for ever and no token comes out.
     """
 
     def __init__(
@@ -43,7 +55,7 @@ class CompiledRun:
         config: EngineConfig,
         profile: StepTimeProfile,
         controller: Controller,
-        requests: Iterable[WorkloadRequest],
+        requests: Iterable[WorkloadRequest] | RequestSource,
         on_record: RecordCallback,
         progress: ProgressCallback | None,
         timeline_points: int,
@@ -54,189 +66,233 @@ class CompiledRun:
         self._records = 0
         self._config = config
         self._control = controller
-        self._source = InOrder(requests)
-        self._inside = LiveRequestIds()
         self._progress = progress
-        self._live: dict[int, WorkloadRequest] = {}
-        self._uid = 0
-        self._first_arrival_s = 0.0
-        self._ints = np.zeros((at.INT_ROWS, _FIRST_SLOTS), np.int64)
-        self._floats = np.zeros((at.FLOAT_ROWS, _FIRST_SLOTS))
-        self._free_slots = np.arange(_FIRST_SLOTS, dtype=np.int64)
-        self._running = np.zeros(config.max_num_seqs, np.int64)
-        self._scheduled = np.zeros((2, config.max_num_seqs + 1), np.int64)
-        self._state = _initial_state(config, profile, leap)
-        # A memoryview reads and writes single numbers several times faster than an array does.
-        self._words: memoryview[int] = memoryview(self._state)
-        self._clock = np.zeros(at.FLOAT_SCALARS)
-        self._clock[at.EMPTY_STEP_S] = profile.empty_step_s
-        self._clock[at.UNTIL_S] = -math.inf
-        self._in_s = np.zeros(_CHUNK)
-        self._in = np.zeros((3, _CHUNK), np.int64)
-        self._out = np.zeros((3, _CHUNK), np.int64)
-        self._out_s = np.zeros((2, _CHUNK))
-        self._timeline = np.zeros((4, timeline_points), np.int64)
-        self._timeline_s = np.zeros(timeline_points)
-        self._coefficients = np.array(profile.coefficients()).reshape(3, 2, -1)
-        self._padded = np.array(profile.padded, np.int64)
-        self._decode_lines = np.array(profile.decode_lines(config.max_num_seqs))
-        self._crossing = np.zeros(config.block_size, np.int64)
-        self.view = KernelView(config, self._ints, self._running, self._state, self._clock, self._live)
+        self._first_arrival_s: float | None = None
+        self._last_give_up_s = -math.inf
+        self._live_ids = LiveRequestIds()
+        self._patience_steps = max(PATIENCE_STEPS, 4 * config.model_len)
+        self._progress_made = (0, 0)
+        self._kernel = Kernel(config, profile, timeline_points, leap=leap)
+        self._words = self._kernel.words
+        self._words[at.CHECK_AT] = self._patience_steps
+        self._feed = Feed(self._kernel, config, forgets_sessions=isinstance(requests, SessionSource))
+        tells_sessions = isinstance(requests, Iterable) or requests.tells_sessions
+        self.view = KernelView(config, self._kernel, self._feed, tells_sessions=tells_sessions)
+        # In a closed loop with prefix caching the reference keeps books of sessions, which count these.
+        self._keeps_sessions = config.enable_prefix_caching and not isinstance(
+            requests, Iterable | OpenSource
+        )
+        self._sessions_ended = 0
+        self._source: RequestSource | None = None
+        self._requests: InOrder | None = None
+        if isinstance(requests, Iterable):
+            self._requests = InOrder(requests)
+        else:
+            self._source = requests
+            self._words[at.CLOSED_LOOP] = 1
         self._handlers: dict[int, Callable[[], None]] = {
-            at.NEED_SLOTS: self._grow,
+            at.NEED_SLOTS: self._kernel.add_slots,
             at.OUTPUT_FULL: self._drain,
+            at.STEP_COMPLETED: self._hear_completions,
+            at.NEED_CHECK: self._require_progress,
             at.ASK_VICTIMS: self._choose_victims,
             at.ASK_NEXT: self._choose_next,
             at.ASK_RESERVE: self._ask_reserve,
         }
-        self._bind()
         self._listen()
-
-    def _bind(self) -> None:
-        """What the kernel works on; some of the arrays are replaced by larger ones."""
-        self._stops = run_kernel(
-            at.Tables(
-                requests=self._ints,
-                times=self._floats,
-                running=self._running,
-                scheduled=self._scheduled,
-                free_slots=self._free_slots,
-                state=self._state,
-                clock=self._clock,
-                input_s=self._in_s,
-                inputs=self._in,
-                outputs=self._out,
-                outputs_s=self._out_s,
-                timeline=self._timeline,
-                timeline_s=self._timeline_s,
-                coefficients=self._coefficients,
-                padded=self._padded,
-                decode_lines=self._decode_lines,
-                crossing=self._crossing,
-            )
-        )
 
     def _listen(self) -> None:
         """Tell the kernel what the policy wants to be asked and told; it leaves Python alone otherwise."""
-        state, control = self._state, self._control
+        words, control = self._words, self._control
         self._heard = control.active
         self._watched = control.observer is not None
-        state[at.CHOOSES_VICTIMS] = control.chooses_victims
-        state[at.CHOOSES_NEXT] = control.chooses_next
-        state[at.KEEPS_RESERVE] = control.keeps_reserve
+        words[at.CHOOSES_VICTIMS] = control.chooses_victims
+        words[at.CHOOSES_NEXT] = control.chooses_next
+        words[at.KEEPS_RESERVE] = control.keeps_reserve
         for reason, flag, event, tell in _EVENTS:
             overridden = getattr(type(control.policy), event) is not getattr(Policy, event)
-            state[flag] = (control.active and overridden) or self._watched
-            # The kernel counts by itself: where nobody watches, the controller keeps no books.
+            words[flag] = (control.active and overridden) or self._watched
+            # The kernel counts by itself: where no observer watches, the controller keeps no books.
             hear: Callable[..., None] = getattr(control, event)
             if not self._watched:
                 hear = control.guarded(getattr(control.policy, event))
             self._handlers[reason] = partial(tell, self, hear)
+        self._hear_finish = hear
 
+    # --- running ---------------------------------------------------------------------------------
     def to_end(self) -> None:
         """Run the whole workload."""
-        self._clock[at.UNTIL_S] = -math.inf
+        if self._requests is None:
+            self.run_until(math.inf)
+            return
+        self._kernel.seconds[at.UNTIL_S] = -math.inf
         while self._advance() == at.NEED_INPUT:
-            self._feed(list(islice(self._source, _CHUNK)))
+            self._feed_open(list(islice(self._requests, CHUNK)))
         self._drain()
         self._count()
 
     def run_until(self, until_s: float) -> None:
         """Take every step that starts before `until_s`; the source has all that arrives before it."""
-        incoming = list(self._source)
+        if self._source is not None:
+            self._run_closed(self._source, until_s)
+            return
+        assert self._requests is not None
+        incoming = list(self._requests)
         if incoming:
-            self._feed(incoming)
-        self._clock[at.UNTIL_S] = until_s
+            self._feed_open(incoming)
+        self._kernel.seconds[at.UNTIL_S] = until_s
         self._advance()
         self._drain()
+
+    def _run_closed(self, source: RequestSource, until_s: float) -> None:
+        """Run on, hearing from the source what arrives next after every step that completed requests."""
+        words, seconds = self._words, self._kernel.seconds
+        self._until_s = until_s
+        arrivals_are_in = False
+        self._look_ahead()
+        while self._advance() == _NEED_INPUT:
+            next_arrival_s = source.next_arrival_s
+            if not arrivals_are_in:
+                if self.view.is_idle:
+                    if next_arrival_s == math.inf:
+                        break
+                    if self._first_arrival_s is None or next_arrival_s > seconds[at.NOW_S]:
+                        seconds[at.NOW_S] = next_arrival_s
+                now_s = seconds[at.NOW_S]
+                if now_s >= until_s:
+                    break
+                if next_arrival_s <= now_s:
+                    self._take_arrivals(source, now_s)
+                if source.next_give_up_s > now_s:
+                    self._look_ahead()
+                    continue
+                seconds[at.UNTIL_S] = -math.inf  # come back once they are in
+                arrivals_are_in = True
+                continue
+            arrivals_are_in = False
+            while source.next_give_up_s <= seconds[at.NOW_S]:
+                self._abort(source, source.take_given_up())
+            self._look_ahead()
+            if not self.view.is_idle:
+                # The step comes first, whatever the requests that were given up make arrive at this moment.
+                words[at.PHASE] = at.P_BEFORE
+        self._drain()
+        self._count()
+
+    def _look_ahead(self) -> None:
+        """Steps that start before the source's next event need no input."""
+        source = self._source
+        assert source is not None
+        self._kernel.seconds[at.UNTIL_S] = min(source.next_arrival_s, source.next_give_up_s, self._until_s)
 
     def _advance(self) -> int:
         """Run and answer the kernel's questions until it is done or needs input; return which."""
         handlers, view, breaker = self._handlers, self.view, self._control.breaker
+        run_to_stop = self._kernel.run_to_stop
         while True:
-            reason: int = next(self._stops)
+            reason = run_to_stop()
             view.running_now = None
             if reason <= _NEED_INPUT:
                 return reason
             handlers[reason]()
             if breaker.is_open and self._heard:  # a policy that failed is asked and told nothing more
-                self._ints[at.NAMED] = 0
+                self._kernel.tables.requests[at.NAMED] = 0
                 self._listen()
+
+    def _require_progress(self) -> None:
+        """`SteppingRun._require_progress`."""
+        self._hear_completions()
+        view, words = self.view, self._words
+        slots = self._kernel.live_slots()
+        table = self._kernel.tables.requests
+        progress = (self._records, int((table[at.TOKENS, slots] - table[at.PROMPT, slots]).sum()))
+        if len(slots) and progress == self._progress_made:
+            first = (*view.running, *view.waiting())[0]
+            raise SimulationError(
+                f"no token came out in {self._patience_steps} steps with {view.num_running} requests "
+                f"running and {view.num_waiting} waiting, first {first.request_id!r}: "
+                f"the engine preempts them in a circle ({words[at.PREEMPTION_TOTAL]} preemptions so far)"
+            )
+        self._progress_made = progress
+        words[at.CHECK_AT] = words[at.STEPS] + self._patience_steps
 
     def _count(self) -> None:
         """Fill the controller's counters: it was told only of the events its policy listens to."""
-        state, counters = self._state, self._control.counters
-        counters.arrivals = int(state[at.ARRIVALS])
-        counters.admissions = int(state[at.ADMISSIONS])
-        counters.completions = int(state[at.COMPLETIONS])
-        counters.steps = int(state[at.STEPS])
-        counters.scheduled_tokens = int(state[at.SCHEDULED_TOKENS])
-        counters.recomputed_tokens = int(state[at.RECOMPUTED])
-        counters.preemptions_by_policy = int(state[at.PREEMPTED_BY_POLICY])
-        counters.preemptions_by_engine = int(state[at.PREEMPTION_TOTAL]) - counters.preemptions_by_policy
-        counters.blocks_freed = int(state[at.BLOCKS_FREED])
-        counters.tokens_lost = int(state[at.TOKENS_LOST])
+        words, counters = self._words, self._control.counters
+        counters.arrivals = words[at.ARRIVALS]
+        counters.admissions = words[at.ADMISSIONS]
+        counters.completions = words[at.COMPLETIONS]
+        counters.aborts = words[at.ABORTS]
+        counters.steps = words[at.STEPS]
+        counters.scheduled_tokens = words[at.SCHEDULED_TOKENS]
+        counters.recomputed_tokens = words[at.RECOMPUTED]
+        counters.preemptions_by_policy = words[at.PREEMPTED_BY_POLICY]
+        counters.preemptions_by_engine = words[at.PREEMPTION_TOTAL] - counters.preemptions_by_policy
+        counters.blocks_freed = words[at.BLOCKS_FREED]
+        counters.tokens_lost = words[at.TOKENS_LOST]
+        if self._keeps_sessions:
+            counters.turns = counters.completions + counters.aborts
+            counters.sessions_ended = self._sessions_ended
 
     # --- input and output ------------------------------------------------------------------------
-    def _feed(self, incoming: Sequence[WorkloadRequest]) -> None:
+    def _feed_open(self, incoming: Sequence[WorkloadRequest]) -> None:
         """Hand the kernel what arrives next, behind what it has not taken yet; none: it had the last."""
         self._drain()
-        state, model_len = self._state, self._config.model_len
-        taken, length = int(state[at.INPUT_POSITION]), int(state[at.INPUT_LENGTH])
-        count = length - taken
-        rows, rows_s = self._in, self._in_s
-        needed = count + len(incoming)
-        if needed > len(rows_s):
-            self._in_s, self._in = np.zeros(2 * needed), np.zeros((3, 2 * needed), np.int64)
-        self._in_s[:count], self._in[:, :count] = rows_s[taken:length], rows[:, taken:length]
-        if rows is not self._in:
-            self._bind()
-        arrivals_s: list[float] = []
-        columns: list[tuple[int, int, int]] = []
-        if self._uid == 0 and incoming:
-            self._first_arrival_s = self._clock[at.NOW_S] = incoming[0].arrival_s
-        enter, live = self._inside.enter, self._live
-        for uid, request in enumerate(incoming, self._uid):
-            prompt, output, cap = request.prompt_tokens, request.output_tokens, request.max_tokens
-            if prompt >= model_len:
+        model_len, enter = self._config.model_len, self._live_ids.enter
+        if self._first_arrival_s is None and incoming:
+            self._first_arrival_s = self._kernel.seconds[at.NOW_S] = incoming[0].arrival_s
+        fitting: list[WorkloadRequest] = []
+        for request in incoming:
+            if request.prompt_tokens >= model_len:
                 self._hand_out(make_rejection(request, model_len))
                 continue
             enter(request.request_id)
-            live[uid] = request
-            arrivals_s.append(request.arrival_s)
-            target = prompt + (output if cap is None or output < cap else cap)
-            columns.append((uid, prompt, target if target < model_len else model_len))
-        self._uid += len(incoming)
-        if columns:  # as a whole: setting single items of an array costs more than all the rest here
-            taken, count = count, count + len(columns)
-            self._in_s[taken:count] = arrivals_s
-            self._in[:, taken:count] = np.array(columns).T
-        state[at.INPUT_POSITION] = 0
-        state[at.INPUT_LENGTH] = count
-        state[at.INPUT_LAST] = not incoming
+            fitting.append(request)
+        self._feed.add(fitting)
+        self._words[at.INPUT_LAST] = not incoming
 
-    def _grow(self) -> None:
-        """Double the tables; every slot of the old ones is in use."""
-        slots = self._ints.shape[1]
-        self._ints = np.concatenate((self._ints, np.zeros_like(self._ints)), axis=1)
-        self._floats = np.concatenate((self._floats, np.zeros_like(self._floats)), axis=1)
-        self._free_slots = np.concatenate((np.arange(slots, 2 * slots), np.zeros(slots, np.int64)))
-        self._state[at.FREE_SLOTS] = slots
-        self._bind()
-        self.view.rebind(self._ints)
+    def _take_arrivals(self, source: RequestSource, now_s: float) -> None:
+        """Hand the kernel all that has arrived by now."""
+        model_len = self._config.model_len
+        fitting: list[Arrival] = []
+        while source.next_arrival_s <= now_s:
+            arrival = source.take()
+            request = arrival.request
+            if self._first_arrival_s is None:
+                self._first_arrival_s = request.arrival_s
+            if request.prompt_tokens >= model_len:
+                source.close(request, request.arrival_s, 0, completed=False)
+                self._feed.end_session(request.session_id)
+                self._hand_out(make_rejection(request, model_len))
+                continue
+            self._live_ids.enter(request.request_id)
+            fitting.append(arrival)
+        self._feed.add([arrival.request for arrival in fitting], fitting)
+
+    def _hear_completions(self) -> None:
+        """A step of a closed loop completed requests: what they lead to may arrive before the next stop."""
+        self._drain()
+        if self._source is not None:
+            self._look_ahead()
 
     def _drain(self) -> None:
         count = self._words[at.OUTPUT_LENGTH]
         if not count:
             return
         self._words[at.OUTPUT_LENGTH] = 0
-        columns = (*self._out[:, :count].tolist(), *self._out_s[:, :count].tolist())
-        pop, leave, views, progress = self._live.pop, self._inside.leave, self.view.views, self._progress
-        for uid, tokens, preemptions, first_s, finish_s in zip(*columns, strict=True):
-            request = pop(uid)
+        t = self._kernel.tables
+        columns = (*t.outputs[:, :count].tolist(), *t.outputs_s[:, :count].tolist())
+        remove, leave = self._feed.remove, self._live_ids.leave
+        views, progress, source = self.view.views, self._progress, self._source
+        ends_session, new_tokens = False, None
+        for uid, tokens, preemptions, cached, first_s, finish_s in zip(*columns, strict=True):
+            request = remove(uid)
             leave(request.request_id)
             if views:
                 views.pop(uid, None)
+            if source is not None:
+                _, new_tokens, _, ends_session = self._feed.facts.pop(uid)
+                self._close(source, request, finish_s, tokens, ends_session)
             self._hand_out(
                 RequestRecord(
                     request.request_id,
@@ -246,11 +302,69 @@ class CompiledRun:
                     first_s,
                     finish_s,
                     preemptions,
-                    cached_tokens=0,
+                    Outcome.COMPLETED,
+                    "",
+                    request.session_id,
+                    request.turn,
+                    ends_session,
+                    new_tokens,
+                    cached,
                 )
             )
             if progress is not None and self._records % PROGRESS_EVERY == 0:
                 progress(self._records, finish_s)
+
+    def _close(
+        self, source: RequestSource, request: WorkloadRequest, now_s: float, tokens: int, ends_session: bool
+    ) -> None:
+        """Tell the source that a request is complete."""
+        source.close(request, now_s, tokens, completed=True)
+        self._sessions_ended += request.is_last_turn
+        if ends_session:
+            self._feed.end_session(request.session_id)
+
+    def _abort(self, source: RequestSource, request_id: str) -> None:
+        """The client of a request, which may be complete by now, gives it up."""
+        slot = self.view.find_slot(request_id)
+        if slot is None:
+            return
+        view, now_s = self.view, self._kernel.seconds[at.NOW_S]
+        request = view.request(slot)
+        first_token_s = self._kernel.tables.times[at.FIRST_TOKEN_S, slot]
+        self._kernel.ask(at.Q_ABORT, slot)
+        view.running_now = None
+        self._last_give_up_s = now_s
+        if self._words[at.HEARS_FINISH]:
+            self._hear_finish(request, view, completed=False)
+        tokens, preemptions = request.num_output_tokens, request.num_preemptions
+        cached = self._kernel.rows[at.CACHED][slot]
+        workload_request = self._feed.remove(request._uid)
+        _, new_tokens, _, ends_session = self._feed.facts.pop(request._uid)
+        self._sessions_ended += workload_request.is_last_turn
+        view.views.pop(request._uid, None)
+        self._live_ids.leave(request_id)
+        source.close(workload_request, now_s, tokens, completed=False)
+        self._feed.end_session(workload_request.session_id)
+        self._hand_out(
+            RequestRecord(
+                request_id,
+                request.arrival_s,
+                request.num_prompt_tokens,
+                tokens,
+                None if first_token_s < 0.0 else float(first_token_s),
+                None,
+                preemptions,
+                Outcome.FAILED,
+                "its client gave it up",
+                workload_request.session_id,
+                workload_request.turn,
+                ends_session,
+                new_tokens,
+                None if cached < 0 else cached,
+            )
+        )
+        if self._progress is not None and self._records % PROGRESS_EVERY == 0:
+            self._progress(self._records, now_s)
 
     def _hand_out(self, record: RequestRecord) -> None:
         self._records += 1
@@ -262,7 +376,7 @@ class CompiledRun:
         if victims:
             chosen = [victim._slot for victim in victims]
             self.view.name_victims(chosen)
-            running = self._running[: self._words[at.RUNNING_COUNT]]
+            running = self._kernel.tables.running[: self._words[at.RUNNING_COUNT]]
             order = [slot for slot in running.tolist() if slot not in chosen]
             order.extend(reversed(chosen))
             running[:] = order
@@ -283,6 +397,13 @@ class CompiledRun:
         view = self.view
         hear(view.request(self._words[_EVENT_SLOT]), view)
 
+    def _tell_admit(self, hear: Callable[..., None]) -> None:
+        view, slot = self.view, self._words[_EVENT_SLOT]
+        if self._watched:
+            hear(view.request(slot), view, self._kernel.rows[at.START][slot])
+        else:
+            hear(view.request(slot), view)
+
     def _tell_preempt(self, hear: Callable[..., None]) -> None:
         view, words = self.view, self._words
         hear(view.request(words[_EVENT_SLOT]), words[at.EVENT_LOST], view)
@@ -295,53 +416,53 @@ class CompiledRun:
     @property
     def totals(self) -> EngineTotals:
         """The counters of the run."""
-        state = self._state
+        words, seconds = self._words, self._kernel.seconds
+        last_s = max(seconds[at.LAST_FINISH_S], self._last_give_up_s)
+        recomputed, lost = self._count_open_lives()
+        counts = self._kernel.tables.gap_counts
         return EngineTotals(
-            steps=int(state[at.STEPS]),
-            scheduled_tokens=int(state[at.SCHEDULED_TOKENS]),
-            recomputed_tokens=int(state[at.RECOMPUTED]),
-            preemptions=int(state[at.PREEMPTION_TOTAL]),
-            used_block_seconds=float(self._clock[at.USED_BLOCK_SECONDS]),
+            steps=words[at.STEPS],
+            scheduled_tokens=words[at.SCHEDULED_TOKENS],
+            recomputed_tokens=words[at.RECOMPUTED] + recomputed,
+            preemptions=words[at.PREEMPTION_TOTAL],
+            used_block_seconds=seconds[at.USED_BLOCK_SECONDS],
             usable_blocks=self._config.usable_blocks,
-            busy_s=max(0.0, float(self._clock[at.LAST_FINISH_S]) - self._first_arrival_s),
+            busy_s=max(0.0, last_s - (self._first_arrival_s or 0.0)),
+            prompt_tokens_seen=words[at.PROMPT_TOKENS_SEEN],
+            prefix_hit_tokens=words[at.PREFIX_HIT_TOKENS],
+            lost_prefix_tokens=words[at.LOST_PREFIX_TOKENS] + lost,
+            token_gaps=TokenGaps(
+                ((at.FIRST_GAP_BIN + place, int(counts[place])) for place in np.flatnonzero(counts).tolist()),
+                seconds[at.LONGEST_GAP_S],
+            ),
         )
+
+    def _count_open_lives(self) -> tuple[int, int]:
+        """`TokenBooks.count_open_lives`."""
+        table = self._kernel.tables.requests
+        slots = self._kernel.tables.running[: self._words[at.RUNNING_COUNT]]
+        computed, start, high = (table[row, slots] for row in (at.COMPUTED, at.START, at.HIGH))
+        recomputed = np.minimum(computed, high) - start
+        lost = np.minimum(computed, table[at.PAST, slots]) - np.maximum(start, high)
+        return int(recomputed.clip(0).sum()), int(lost.clip(0).sum())
 
     @property
     def simulated_s(self) -> float:
         """The simulated clock."""
-        return float(self._clock[at.NOW_S])
+        return self._kernel.seconds[at.NOW_S]
 
     @property
     def timeline(self) -> list[TimelinePoint]:
         """The engine's state over time."""
-        count = int(self._state[at.TIMELINE_LENGTH])
-        rows = zip(self._timeline_s[:count].tolist(), *self._timeline[:, :count].tolist(), strict=True)
+        t, count = self._kernel.tables, self._words[at.TIMELINE_LENGTH]
+        rows = zip(t.timeline_s[:count].tolist(), *t.timeline[:, :count].tolist(), strict=True)
         return [TimelinePoint(*row) for row in rows]
 
 
 _EVENTS: tuple[tuple[int, int, str, Callable[..., None]], ...] = (
     (at.TELL_ARRIVAL, at.HEARS_ARRIVAL, "on_arrival", CompiledRun._tell),
-    (at.TELL_ADMIT, at.HEARS_ADMIT, "on_admit", CompiledRun._tell),
+    (at.TELL_ADMIT, at.HEARS_ADMIT, "on_admit", CompiledRun._tell_admit),
     (at.TELL_PREEMPT, at.HEARS_PREEMPT, "on_preempt", CompiledRun._tell_preempt),
     (at.TELL_FINISH, at.HEARS_FINISH, "on_finish", CompiledRun._tell_finish),
 )
-"""What the kernel stops to tell: the flag that somebody hears it, who hears it, and how that one is told."""
-
-
-def _initial_state(config: EngineConfig, profile: StepTimeProfile, leap: bool) -> Any:
-    state = np.zeros(at.INT_SCALARS, np.int64)
-    state[at.BLOCK_SIZE] = config.block_size
-    state[at.NUM_BLOCKS] = state[at.FREE] = config.usable_blocks
-    state[at.MAX_SEQS] = config.max_num_seqs
-    state[at.BUDGET_MAX] = config.max_num_batched_tokens
-    state[at.THRESHOLD] = config.long_prefill_token_threshold
-    state[at.MODEL_LEN] = config.model_len
-    state[at.WATERMARK] = config.watermark_blocks
-    state[at.CHUNKED] = config.enable_chunked_prefill
-    state[at.FULL_ISL] = config.reserve_full_isl
-    state[[at.HEAD, at.TAIL, at.NEXT_SLOT, at.RESERVE, at.RECYCLE]] = -1
-    state[at.FREE_SLOTS] = _FIRST_SLOTS
-    state[at.TIMELINE_STRIDE] = 1
-    state[at.GRAPH_LIMIT] = profile.prefill_graph_max_tokens
-    state[at.LEAP] = leap
-    return state
+"""What the kernel stops to tell: the flag that a listener is there, its method, and how it is told."""

@@ -5,21 +5,21 @@ policy, or to tell the policy of an event it listens to. Between events a batch 
 decisions, so its steps are taken in a tight loop of a few operations each (the leap): only the clock, the
 growing context and the blocks demanded by those that cross a block's end in that very step.
 
-First come first served without prefix caching; `simulator.vllm.engine` is the reference and covers the rest.
+`simulator.vllm.engine` is the reference; the rules in docs/reference/simulator.md are referred to by number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from numba import njit
 
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.admission import admit
 from bidkv.simulator.vllm.compiled.arrivals import take_arrivals
-from bidkv.simulator.vllm.compiled.build import compile_part, digest_sources
-from bidkv.simulator.vllm.compiled.delivery import pass_time, retire
+from bidkv.simulator.vllm.compiled.blocks import count_private, look_up, void_look
+from bidkv.simulator.vllm.compiled.build import compile_phase, digest_sources
+from bidkv.simulator.vllm.compiled.delivery import abort, pass_time, retire
 from bidkv.simulator.vllm.compiled.layout import Tables
 from bidkv.simulator.vllm.compiled.leap import can_leap, leap
 from bidkv.simulator.vllm.compiled.scheduling import (
@@ -30,7 +30,7 @@ from bidkv.simulator.vllm.compiled.scheduling import (
 )
 
 
-@compile_part
+@compile_phase
 def _run_to_stop(t: Tables) -> int:
     """Take phase after phase until Python is needed; return the reason."""
     state = t.state
@@ -59,26 +59,57 @@ def _run_to_stop(t: Tables) -> int:
             return reason
 
 
-def _compile_entries(digest: str) -> tuple[Callable[[Tables], Iterator[int]], Callable[[Any, Any, Any], int]]:
-    """Return what Python calls; see :func:`digest_sources` for the closure."""
+@compile_phase
+def _answer(t: Tables) -> int:
+    """Answer what Python asks between two steps."""
+    table, state = t.requests, t.state
+    query, slot = state[at.QUERY], state[at.QUERY_SLOT]
+    if query == at.Q_BLOCK_DEMAND:
+        demand: int = sum_block_demand(table, t.running, state)
+        return demand
+    if query == at.Q_PRIVATE_BLOCKS:
+        private: int = count_private(t, slot)
+        return private
+    if query == at.Q_ALL_PRIVATE_BLOCKS:
+        for position in range(state[at.RUNNING_COUNT]):
+            running = t.running[position]
+            table[at.PRIVATE, running] = count_private(t, running)
+    elif query == at.Q_CACHED_TOKENS:
+        if slot == at.PROSPECT:
+            void_look(state)
+        look_up(t, slot)
+        cached: int = state[at.LOOKED_HITS] * state[at.BLOCK_SIZE]
+        return cached
+    elif query == at.Q_ABORT:
+        abort(t, slot)
+    return 0
+
+
+Entry = Callable[[Tables], Iterator[int]]
+
+
+def _compile_entries(digest: str) -> tuple[Entry, Entry]:
+    """Return what Python calls; see :func:`digest_sources` for the closure.
+
+    Generators, because they keep their arrays: handing all of them over anew costs some microseconds a call,
+    more than most of the work between two stops.
+    """
 
     @njit(cache=True)
     def run_kernel(t: Tables) -> Iterator[int]:
-        # A generator keeps its arrays: handing all of them over anew costs a microsecond a call, more than
-        # most of the work between two stops.
         _ = digest
         while True:
             yield _run_to_stop(t)
 
     @njit(cache=True)
-    def block_demand(table: Any, running: Any, state: Any) -> int:
+    def answer_queries(t: Tables) -> Iterator[int]:
         _ = digest
-        demand: int = sum_block_demand(table, running, state)
-        return demand
+        while True:
+            yield _answer(t)
 
-    return run_kernel, block_demand
+    return run_kernel, answer_queries
 
 
-run_kernel, block_demand = _compile_entries(digest_sources())
-"""`run_kernel` runs on at every `next` until Python is needed and yields why; `block_demand` is
-:func:`sum_block_demand`."""
+run_kernel, answer_queries = _compile_entries(digest_sources())
+"""`run_kernel` runs on at every `next` until Python is needed and yields why; `answer_queries` yields the
+answer to the QUERY that the state holds."""

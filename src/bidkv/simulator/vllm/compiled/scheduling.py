@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.arrivals import forget_answers
-from bidkv.simulator.vllm.compiled.build import compile_part
-from bidkv.simulator.vllm.compiled.layout import Tables
+from bidkv.simulator.vllm.compiled.blocks import allocate, release_blocks
+from bidkv.simulator.vllm.compiled.build import compile_part, compile_phase
+from bidkv.simulator.vllm.compiled.layout import Array, Tables
 from bidkv.simulator.vllm.compiled.queue import prepend_waiting
 
 
 @compile_part
-def sum_block_demand(table: at.Array, running: at.Array, state: at.Array) -> int:
+def sum_block_demand(table: Array, running: Array, state: Array) -> int:
     """Blocks the running list takes in the coming step, without those marked EXCLUDED."""
     size = state[at.BLOCK_SIZE]
     budget = state[at.BUDGET_MAX]
@@ -20,13 +21,15 @@ def sum_block_demand(table: at.Array, running: at.Array, state: at.Array) -> int
         slot = running[position]
         if table[at.EXCLUDED, slot]:
             continue
-        tokens = table[at.TOKENS, slot] - table[at.COMPUTED, slot]
+        computed = table[at.COMPUTED, slot]
+        tokens = table[at.TOKENS, slot] + table[at.COMING, slot] - computed
         if 0 < threshold < tokens:
             tokens = threshold
-        if tokens > budget:
-            tokens = budget
+        tokens = min(tokens, budget, table[at.LIMIT, slot] - 1 - computed)
+        if tokens <= 0:
+            continue
         budget -= tokens
-        missing = -(-(table[at.COMPUTED, slot] + tokens) // size) - table[at.HELD, slot]
+        missing = -(-(computed + tokens) // size) - table[at.HELD, slot]
         if missing > 0:
             demand += missing
         if budget <= 0:
@@ -34,7 +37,7 @@ def sum_block_demand(table: at.Array, running: at.Array, state: at.Array) -> int
     return demand
 
 
-@compile_part
+@compile_phase
 def ask_for_victims(t: Tables) -> int:
     """Before a step: ask the policy when the running list needs more than is free."""
     state = t.state
@@ -49,46 +52,47 @@ def ask_for_victims(t: Tables) -> int:
 
 
 @compile_part
-def start_step(state: at.Array) -> None:
+def start_step(state: Array) -> None:
     """A step begins: nothing is scheduled yet."""
     state[at.INDEX] = 0
     state[at.BUDGET] = state[at.BUDGET_MAX]
     state[at.SCHEDULED_COUNT] = 0
     state[at.PREEMPTED_COUNT] = 0
-    state[at.BLOCKED] = 0
+    state[at.BLOCKED] = at.OPEN
     state[at.PHASE] = at.P_RUN
 
 
-@compile_part
+@compile_phase
 def schedule_running(t: Tables) -> int:
     """Rules 3 to 6: give the running requests their tokens in order, preempting while blocks are missing."""
     table, running, state = t.requests, t.running, t.state
     size = state[at.BLOCK_SIZE]
+    caching = state[at.CACHING]
     state[at.PHASE] = at.P_ADMIT
     while state[at.INDEX] < state[at.RUNNING_COUNT] and state[at.BUDGET] > 0:
         slot = running[state[at.INDEX]]
         computed = table[at.COMPUTED, slot]
-        tokens = table[at.TOKENS, slot] - computed
+        tokens = state[at.RETRY_TOKENS] or table[at.TOKENS, slot] + table[at.COMING, slot] - computed
+        state[at.RETRY_TOKENS] = 0
         if 0 < state[at.THRESHOLD] < tokens and state[at.RUNNING_COUNT] + state[at.WAITING_COUNT] > 1:
             tokens = state[at.THRESHOLD]
-        tokens = min(tokens, state[at.BUDGET], state[at.MODEL_LEN] - 1 - computed)
+        tokens = min(tokens, state[at.BUDGET], table[at.LIMIT, slot] - 1 - computed)
         if tokens <= 0:
             state[at.INDEX] += 1
             continue
         need = -(-(computed + tokens) // size) - table[at.HELD, slot]
         if need > state[at.FREE]:
-            state[at.RUNNING_COUNT] -= 1
-            victim = running[state[at.RUNNING_COUNT]]
+            victim = _take_victim(t)
             if victim != slot:
                 state[at.PHASE] = at.P_RUN  # look at the same request again
+                state[at.RETRY_TOKENS] = tokens
             lost = _preempt(t, victim)
             if state[at.HEARS_PREEMPT]:
                 state[at.EVENT_SLOT], state[at.EVENT_LOST] = victim, lost
                 return at.TELL_PREEMPT
             break
-        if need > 0:
-            state[at.FREE] -= need
-            table[at.HELD, slot] += need
+        if caching or need > 0:
+            allocate(t, slot, need, computed + tokens)
         count = state[at.SCHEDULED_COUNT]
         t.scheduled[0, count] = slot
         t.scheduled[1, count] = tokens
@@ -99,13 +103,72 @@ def schedule_running(t: Tables) -> int:
 
 
 @compile_part
-def close_life(table: at.Array, state: at.Array, slot: int) -> None:
-    """A request is preempted or done: count what it computed for another time."""
-    computed, high = table[at.COMPUTED, slot], table[at.HIGH, slot]
-    again = min(computed, high) - table[at.START, slot]
+def _take_victim(t: Tables) -> int:
+    """Rule 4: take the request that the engine preempts off the running list, and out of the step."""
+    table, running, state = t.requests, t.running, t.state
+    last = state[at.RUNNING_COUNT] - 1
+    state[at.RUNNING_COUNT] = last
+    victim: int = running[last]
+    # Victims that the policy named stand at the tail, first choice last, under priority scheduling too.
+    if not state[at.BY_PRIORITY] or table[at.NAMED, victim] == state[at.STEPS] + 1:
+        return victim
+    position = 0
+    victim = running[0]
+    for other_position in range(1, last + 1):
+        other = running[other_position]
+        if _is_less_important(t, other, victim):
+            position, victim = other_position, other
+    for index in range(position, last):
+        running[index] = running[index + 1]
+    if position < state[at.INDEX]:
+        state[at.INDEX] -= 1
+        _unschedule(t, victim)
+    return victim
+
+
+@compile_part
+def _is_less_important(t: Tables, slot: int, other: int) -> bool:
+    if t.requests[at.PRIORITY, slot] != t.requests[at.PRIORITY, other]:
+        return bool(t.requests[at.PRIORITY, slot] > t.requests[at.PRIORITY, other])
+    return bool(t.times[at.ARRIVAL_S, slot] > t.times[at.ARRIVAL_S, other])
+
+
+@compile_part
+def _unschedule(t: Tables, victim: int) -> None:
+    """Rule 4: a victim already scheduled in this step is taken back from it; its tokens return."""
+    scheduled, state = t.scheduled, t.state
+    count = state[at.SCHEDULED_COUNT]
+    for position in range(count):
+        if scheduled[0, position] == victim:
+            state[at.BUDGET] += scheduled[1, position]
+            for index in range(position, count - 1):
+                scheduled[0, index] = scheduled[0, index + 1]
+                scheduled[1, index] = scheduled[1, index + 1]
+            state[at.SCHEDULED_COUNT] = count - 1
+            return
+
+
+@compile_part
+def close_life(table: Array, state: Array, slot: int) -> None:
+    """`TokenBooks.close_life`: a request is preempted or leaves; count what it computed once more."""
+    computed, high, start = table[at.COMPUTED, slot], table[at.HIGH, slot], table[at.START, slot]
+    again = min(computed, high) - start
     if again > 0:
         state[at.RECOMPUTED] += again
+    lost = min(computed, table[at.PAST, slot]) - max(start, high)
+    if lost > 0:
+        state[at.LOST_PREFIX_TOKENS] += lost
     table[at.HIGH, slot] = max(high, computed)
+
+
+@compile_part
+def release(t: Tables, slot: int, session_goes_on: bool) -> None:
+    """The request in `slot` gives up the blocks it holds."""
+    if t.state[at.CACHING]:
+        release_blocks(t, slot, session_goes_on)
+    else:
+        t.state[at.FREE] += t.requests[at.HELD, slot]
+        t.requests[at.HELD, slot] = 0
 
 
 @compile_part
@@ -116,10 +179,10 @@ def _preempt(t: Tables, victim: int) -> int:
     if table[at.PREFILLING, victim]:
         table[at.PREFILLING, victim] = 0
         state[at.PREFILLING_COUNT] -= 1
-    state[at.FREE] += table[at.HELD, victim]
+    release(t, victim, False)
     close_life(table, state, victim)
-    table[at.HELD, victim] = 0
     table[at.COMPUTED, victim] = 0
+    table[at.COMING, victim] = 0  # rule 20: what is in flight still arrives, but belongs to no life any more
     table[at.PREEMPTIONS, victim] += 1
     if table[at.PREEMPTIONS, victim] > state[at.MOST_PREEMPTIONS]:
         state[at.MOST_PREEMPTIONS] = table[at.PREEMPTIONS, victim]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.build import compile_part
 from bidkv.simulator.vllm.compiled.layout import Tables
@@ -18,7 +20,7 @@ def price_scheduled(t: Tables) -> float:
         slot, tokens = scheduled[0, position], scheduled[1, position]
         computed = table[at.COMPUTED, slot]
         context += computed + tokens
-        if tokens == 1 and table[at.TOKENS, slot] - computed == 1:
+        if tokens == 1 and table[at.TOKENS, slot] + table[at.COMING, slot] - computed == 1:
             decodes += 1
         else:
             prefills += 1
@@ -63,6 +65,22 @@ def _price_prefill_step(
 
 
 @compile_part
+def find_gap_bin(gap_s: float) -> int:
+    """Return the place in `gap_counts` of a gap between two tokens."""
+    mantissa, exponent = math.frexp(max(gap_s, 1e-9))
+    return exponent * 64 + int((mantissa - 0.5) * 128) - at.FIRST_GAP_BIN
+
+
+@compile_part
+def count_gaps(t: Tables, gap_s: float, count: int) -> None:
+    """`TokenGaps.add`: `count` tokens came `gap_s` seconds after the one before them."""
+    if count:
+        t.gap_counts[find_gap_bin(gap_s)] += count
+        if gap_s > t.clock[at.LONGEST_GAP_S]:
+            t.clock[at.LONGEST_GAP_S] = gap_s
+
+
+@compile_part
 def offer_timeline(t: Tables, used: int, running: int) -> None:
     """`TimelineRecorder.offer`."""
     state, rows, seconds = t.state, t.timeline, t.timeline_s
@@ -72,12 +90,13 @@ def offer_timeline(t: Tables, used: int, running: int) -> None:
     seconds[n] = t.clock[at.NOW_S]
     rows[0, n], rows[1, n] = used, running
     rows[2, n], rows[3, n] = state[at.WAITING_COUNT], state[at.PREEMPTION_TOTAL]
+    rows[4, n] = state[at.IDLE_BLOCKS]
     n += 1
     if n >= seconds.shape[0]:
         kept = 0
         for source in range(0, n, 2):
             seconds[kept] = seconds[source]
-            for row in range(4):
+            for row in range(at.TIMELINE_ROWS):
                 rows[row, kept] = rows[row, source]
             kept += 1
         n = kept

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from bidkv.protocol.policy import Figure
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.protocol.session_views import SessionTable
 from bidkv.simulator.content import Prompt
 from bidkv.simulator.vllm.compiled import layout as at
-from bidkv.simulator.vllm.compiled.kernel import block_demand
+from bidkv.simulator.vllm.compiled.feed import Feed
+from bidkv.simulator.vllm.compiled.memory import Kernel
 from bidkv.simulator.vllm.config import EngineConfig
+from bidkv.simulator.waiting import priority_key
 
 # A module's own names are found faster than another module's.
 _TOKENS, _COMPUTED, _HELD, _PREEMPTIONS = at.TOKENS, at.COMPUTED, at.HELD, at.PREEMPTIONS
@@ -41,7 +43,15 @@ class KernelRequest:
         "weight",
     )
 
-    def __init__(self, rows: list[memoryview[int]], slot: int, uid: int, source: WorkloadRequest) -> None:
+    def __init__(
+        self,
+        rows: list[memoryview[int]],
+        slot: int,
+        uid: int,
+        source: WorkloadRequest,
+        *,
+        tells_sessions: bool,
+    ) -> None:
         self._rows = rows
         self._slot = slot
         self._uid = uid
@@ -54,10 +64,10 @@ class KernelRequest:
         self.deadline_s = None if source.deadline_ms is None else source.arrival_s + source.deadline_ms / 1e3
         self.weight = source.weight
         self.agent_id = source.agent_id
-        self.session_id = ""
-        self.turn = 0
-        self.gap_hint_s: float | None = None
-        self.is_last_turn = False
+        self.session_id = source.session_id if tells_sessions else ""
+        self.turn = source.turn if tells_sessions else 0
+        self.gap_hint_s = source.gap_hint_s
+        self.is_last_turn = source.is_last_turn
 
     @property
     def num_output_tokens(self) -> int:
@@ -81,51 +91,58 @@ class KernelRequest:
 
 
 class KernelView:
-    """The compiled engine as its policy sees it."""
+    """The compiled engine as its policy sees it.
 
-    def __init__(
-        self,
-        config: EngineConfig,
-        ints: Any,
-        running: Any,
-        state: Any,
-        clock: Any,
-        live: dict[int, WorkloadRequest],
-    ) -> None:
+    Attributes:
+        tells_sessions: whether clients name the sessions of their requests.
+        views: the requests that a policy has seen, by uid.
+        running_now: the running requests as they were read; None: the kernel ran since.
+    """
+
+    def __init__(self, config: EngineConfig, kernel: Kernel, feed: Feed, *, tells_sessions: bool) -> None:
         self.block_size = config.block_size
         self.num_blocks = config.usable_blocks
         self.max_num_seqs = config.max_num_seqs
         self.max_num_batched_tokens = config.max_num_batched_tokens
-        self.prefix_caching = False
+        self.prefix_caching = config.enable_prefix_caching
         self.sessions: SessionTable | None = None
+        self.tells_sessions = tells_sessions
         self.views: dict[int, KernelRequest] = {}
-        # The running requests as they were read; None: the kernel ran since.
         self.running_now: tuple[KernelRequest, ...] | None = None
-        self._live = live
-        self._bind(ints)
-        self._running = running
-        self._state: memoryview[int] = memoryview(state)
-        self._state_array = state
-        self._clock: memoryview[float] = memoryview(clock)
-
-    def rebind(self, ints: Any) -> None:
-        """The tables grew: read the new ones."""
-        self._bind(ints)
-        for request in self.views.values():
-            request._rows = self._rows
-
-    def _bind(self, ints: Any) -> None:
-        self._ints = ints
-        # A memoryview hands out Python integers several times faster than an array does.
-        self._rows: list[memoryview[int]] = [memoryview(row) for row in ints]
+        self._kernel = kernel
+        self._feed = feed
+        self._by_priority = config.scheduling_policy == "priority"
+        # The kernel keeps these objects for its whole life, whatever becomes of its arrays.
+        self._rows = kernel.rows
+        self._state = kernel.words
+        self._clock = kernel.seconds
 
     def request(self, slot: int) -> KernelRequest:
         """The request in a slot; the same object as long as it lives."""
         uid = self._rows[_UID][slot]
         view = self.views.get(uid)
         if view is None:
-            view = self.views[uid] = KernelRequest(self._rows, slot, uid, self._live[uid])
+            source = self._feed.live[uid]
+            view = self.views[uid] = KernelRequest(
+                self._rows, slot, uid, source, tells_sessions=self.tells_sessions
+            )
         return view
+
+    def find_slot(self, request_id: str) -> int | None:
+        """The slot of a live request, or None; O(live)."""
+        uids, live = self._rows[_UID], self._feed.live
+        for slot in self._kernel.live_slots().tolist():
+            if live[uids[slot]].request_id == request_id:
+                return int(slot)
+        return None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing runs, waits or is being computed."""
+        state = self._state
+        if state[_RUNNING_COUNT] or state[_WAITING_COUNT]:
+            return False
+        return state[at.FLIGHT_COUNT] < 0 or bool(state[at.FLIGHT_EMPTY])
 
     @property
     def now_s(self) -> float:
@@ -151,7 +168,7 @@ class KernelView:
 
     def _read_running(self) -> tuple[KernelRequest, ...]:
         views, uids = self.views, self._rows[_UID]
-        slots = self._running[: self._state[_RUNNING_COUNT]].tolist()
+        slots = self._kernel.tables.running[: self._state[_RUNNING_COUNT]].tolist()
         return tuple([views.get(uids[slot]) or self.request(slot) for slot in slots])
 
     @property
@@ -186,12 +203,15 @@ class KernelView:
 
     def waiting(self) -> Sequence[KernelRequest]:
         """The waiting requests in the engine's order."""
-        found = []
+        if self._by_priority:
+            heap = self._kernel.tables.heap[: self._state[_WAITING_COUNT]]
+            return sorted(map(self.request, heap.tolist()), key=priority_key)
+        waiting = []
         slot = self._state[at.HEAD]
         while slot >= 0:
-            found.append(self.request(slot))
+            waiting.append(self.request(slot))
             slot = self._rows[at.NEXT][slot]
-        return found
+        return waiting
 
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` waits."""
@@ -208,15 +228,22 @@ class KernelView:
         return self._rows[at.TARGET][request._slot] - request.num_prompt_tokens
 
     def cached_tokens(self, request: RequestView) -> int:
-        """0: the compiled engine caches no prefixes."""
-        return 0
+        """Leading tokens of a waiting request that the prefix cache holds now; O(cached blocks)."""
+        if not self.prefix_caching:
+            return 0
+        return self._kernel.ask(at.Q_CACHED_TOKENS, cast("KernelRequest", request)._slot)
 
     def cached_prompt_tokens(self, prompt: Prompt) -> int:
-        """0: the compiled engine caches no prefixes."""
-        return 0
+        """Leading tokens of a prompt that is not here yet which the prefix cache holds; 0 without one."""
+        if not self.prefix_caching:
+            return 0
+        self._feed.place_prospect(prompt)
+        return self._kernel.ask(at.Q_CACHED_TOKENS, at.PROSPECT)
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` frees."""
+        if self.prefix_caching and isinstance(request, KernelRequest):
+            return self._kernel.ask(at.Q_PRIVATE_BLOCKS, request._slot)
         return request.num_held_blocks
 
     def column(self, requests: Sequence[RequestView], figure: Figure) -> list[int]:
@@ -225,18 +252,24 @@ class KernelView:
         if figure == "num_output_tokens":
             tokens = self._rows[_TOKENS]
             return [tokens[view._slot] - view.num_prompt_tokens for view in views]
-        row = self._rows[_COMPUTED if figure == "num_computed_tokens" else _HELD]
+        if figure == "num_computed_tokens":
+            row = self._rows[_COMPUTED]
+        elif self.prefix_caching:
+            self._kernel.ask(at.Q_ALL_PRIVATE_BLOCKS)
+            row = self._rows[at.PRIVATE]
+        else:
+            row = self._rows[_HELD]
         return [row[view._slot] for view in views]
 
     def block_demand(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes in the coming step without `excluded`."""
         if not excluded:
-            return int(block_demand(self._ints, self._running, self._state_array))
+            return self._kernel.ask(at.Q_BLOCK_DEMAND)
         marked = [request._slot for request in self.running if request.request_id in excluded]
         row = self._rows[at.EXCLUDED]
         for slot in marked:
             row[slot] = 1
-        demand = int(block_demand(self._ints, self._running, self._state_array))
+        demand = self._kernel.ask(at.Q_BLOCK_DEMAND)
         for slot in marked:
             row[slot] = 0
         return demand

@@ -1,0 +1,261 @@
+"""The prefix cache of the compiled kernel: `PrefixCache` in arrays, and the blocks of running requests.
+
+Free blocks are a doubly linked list in the order of reuse. Labeled blocks are found through buckets: lists
+through the blocks themselves, in the order of labeling, so that of several blocks with equal content the
+first labeled one is found. The keys of a request's consecutive blocks fall into consecutive buckets.
+
+A look into the cache is remembered, because the request at the head of the queue is looked up in every step
+while it waits for memory: the blocks it found are marked, and what happens to a marked block, or to the key
+that the look missed, corrects the look or voids it.
+"""
+
+from __future__ import annotations
+
+from bidkv.simulator.vllm.compiled import layout as at
+from bidkv.simulator.vllm.compiled.build import compile_part
+from bidkv.simulator.vllm.compiled.layout import Array, BlockTables, Tables
+
+_GOLDEN = -7046029254386353131
+"""2**64 over the golden ratio, as a signed number: spreads content nodes evenly over the buckets."""
+
+
+@compile_part
+def find_bucket(buckets: Array, key: int) -> int:
+    """Return the bucket of a key."""
+    node = key >> at.INDEX_BITS
+    index = key & ((1 << at.INDEX_BITS) - 1)
+    bucket: int = (((node * _GOLDEN) >> 24) + index) & (buckets.shape[0] - 1)
+    return bucket
+
+
+@compile_part
+def find_block(b: BlockTables, key: int) -> int:
+    """`PrefixCache.find`: the block with this content that was labeled first; -1 for none."""
+    block: int = b.buckets[find_bucket(b.buckets, key)]
+    while block >= 0 and b.keys[block] != key:
+        block = b.bucket_next[block]
+    return block
+
+
+@compile_part
+def label_block(b: BlockTables, state: Array, block: int, key: int) -> None:
+    """`PrefixCache.label`: `block` can be found by `key` from now on."""
+    b.keys[block] = key
+    b.bucket_next[block] = -1
+    bucket = find_bucket(b.buckets, key)
+    last = b.buckets[bucket]
+    if last < 0:
+        b.buckets[bucket] = block
+    else:
+        while b.bucket_next[last] >= 0:
+            last = b.bucket_next[last]
+        b.bucket_next[last] = block
+    if key == state[at.LOOKED_MISS]:
+        void_look(state)
+
+
+@compile_part
+def void_look(state: Array) -> None:
+    """What the last look found holds no longer."""
+    state[at.LOOKED_SLOT] = -1
+    state[at.LOOKED_MISS] = -1
+
+
+@compile_part
+def _forget_block(b: BlockTables, state: Array, block: int) -> None:
+    """A free block is about to be reused: it can be found no longer."""
+    key = b.keys[block]
+    if key < 0:
+        b.retained[block] = 0
+        return
+    b.keys[block] = -1
+    state[at.RETAINED] -= b.retained[block]
+    b.retained[block] = 0
+    bucket = find_bucket(b.buckets, key)
+    following = b.bucket_next[block]
+    other = b.buckets[bucket]
+    if other == block:
+        b.buckets[bucket] = following
+    else:
+        while b.bucket_next[other] != block:
+            other = b.bucket_next[other]
+        b.bucket_next[other] = following
+    if state[at.LOOKED_SLOT] >= 0 and b.looked[block] == state[at.LOOKED_MARK]:
+        b.looked[block] = 0
+        last = state[at.LOOKED_HITS] - 1
+        if b.hits[last] == block and find_block(b, key) < 0:  # its last hit: the look is shorter by one
+            state[at.LOOKED_HITS] = last
+            state[at.LOOKED_FREE] -= 1
+            state[at.LOOKED_MISS] = key
+        else:
+            void_look(state)
+
+
+@compile_part
+def take_block(b: BlockTables, state: Array) -> int:
+    """`PrefixCache.take` of one block: the first of the free queue, for one request."""
+    end = b.references.shape[0]
+    block: int = b.queue_next[end]
+    following = b.queue_next[block]
+    b.queue_next[end] = following
+    b.queue_previous[following] = end
+    _forget_block(b, state, block)
+    b.references[block] = 1
+    state[at.FREE] -= 1
+    return block
+
+
+@compile_part
+def take_hits(t: Tables, slot: int) -> None:
+    """`PrefixCache.touch`: the request in `slot`, just admitted, starts from what the last look found."""
+    b, state, table = t.blocks, t.state, t.requests
+    state[at.FREE_SEATS] -= 1
+    seat = b.free_seats[state[at.FREE_SEATS]]
+    table[at.SEAT, slot] = seat
+    count = state[at.LOOKED_HITS]
+    held = b.held[seat]
+    for index in range(count):
+        block = b.hits[index]
+        held[index] = block
+        if b.references[block] == 0:
+            before, after = b.queue_previous[block], b.queue_next[block]
+            b.queue_next[before] = after
+            b.queue_previous[after] = before
+            state[at.RETAINED] -= b.retained[block]
+        b.references[block] += 1
+    state[at.FREE] -= state[at.LOOKED_FREE]
+    table[at.HELD, slot] = count
+    table[at.LABELED, slot] = count
+    void_look(state)
+
+
+@compile_part
+def _mark_retained(t: Tables, slot: int, session_goes_on: bool) -> None:
+    """Mark the blocks of a session that goes on; of one that does not, shared blocks stay as they are."""
+    held, retained = t.blocks.held[t.requests[at.SEAT, slot]], t.blocks.retained
+    first = 0 if session_goes_on else t.requests[at.SHARED, slot]
+    for index in range(first, t.requests[at.HELD, slot]):
+        retained[held[index]] = session_goes_on
+
+
+@compile_part
+def release_blocks(t: Tables, slot: int, session_goes_on: bool) -> None:
+    """`PrefixCache.release`, rule 17: the request in `slot` holds no blocks any more; its seat is unused."""
+    _mark_retained(t, slot, session_goes_on)
+    b, state, table = t.blocks, t.state, t.requests
+    end = b.references.shape[0]
+    held = b.held[table[at.SEAT, slot]]
+    front = end  # blocks without a key go behind this one, the first of them to the very front
+    for index in range(table[at.HELD, slot] - 1, -1, -1):
+        block = held[index]
+        b.references[block] -= 1
+        if b.references[block]:
+            continue
+        before = front if b.keys[block] < 0 else b.queue_previous[end]
+        after = b.queue_next[before]
+        b.queue_next[before] = block
+        b.queue_previous[block] = before
+        b.queue_next[block] = after
+        b.queue_previous[after] = block
+        if b.keys[block] < 0:
+            front = block
+        else:
+            state[at.RETAINED] += b.retained[block]
+        state[at.FREE] += 1
+        if b.looked[block] == state[at.LOOKED_MARK]:
+            void_look(state)
+    b.free_seats[state[at.FREE_SEATS]] = table[at.SEAT, slot]
+    state[at.FREE_SEATS] += 1
+    table[at.HELD, slot] = 0
+    table[at.LABELED, slot] = 0
+
+
+@compile_part
+def allocate(t: Tables, slot: int, count: int, end: int) -> None:
+    """Give the request in `slot` `count` more blocks, for its positions up to `end`."""
+    state, table = t.state, t.requests
+    if not state[at.CACHING]:
+        state[at.FREE] -= count
+        table[at.HELD, slot] += count
+        return
+    if count > 0:
+        held = t.blocks.held[table[at.SEAT, slot]]
+        first = table[at.HELD, slot]
+        for index in range(first, first + count):
+            held[index] = take_block(t.blocks, state)
+        table[at.HELD, slot] = first + count
+    label_up_to(t, slot, min(end, table[at.TOKENS, slot]))
+
+
+@compile_part
+def label_up_to(t: Tables, slot: int, end: int) -> None:
+    """Rule 15: full blocks of the request up to the position `end`, all known, can be found from now on."""
+    table, b, size = t.requests, t.blocks, t.state[at.BLOCK_SIZE]
+    index, full = table[at.LABELED, slot], end // size
+    if index >= full:
+        return
+    table[at.LABELED, slot] = full
+    held = b.held[table[at.SEAT, slot]]
+    first, count = table[at.FIRST_SEGMENT, slot], table[at.SEGMENT_COUNT, slot]
+    segment = count
+    while segment > 0 and b.segments[0, first + segment - 1] >= (index + 1) * size:
+        segment -= 1
+    while index < full:
+        while segment < count and b.segments[0, first + segment] < (index + 1) * size:
+            segment += 1
+        node, stop = table[at.LAST_NODE, slot], full
+        if segment < count:
+            node = b.segments[1, first + segment]
+            stop = min(full, b.segments[0, first + segment] // size)
+        for position in range(index, stop):
+            label_block(b, t.state, held[position], (node << at.INDEX_BITS) + position)
+        index = stop
+
+
+@compile_part
+def look_up(t: Tables, slot: int) -> None:
+    """Rule 14: find the cached blocks the request in `slot` can start from; its last token is computed."""
+    table, b, state = t.requests, t.blocks, t.state
+    tokens, size = table[at.TOKENS, slot], state[at.BLOCK_SIZE]
+    if state[at.LOOKED_SLOT] == slot and state[at.LOOKED_TOKENS] == tokens:
+        return
+    state[at.LOOKED_SLOT] = slot
+    state[at.LOOKED_TOKENS] = tokens
+    state[at.LOOKED_MISS] = -1
+    mark = state[at.LOOKED_MARK] + 1
+    state[at.LOOKED_MARK] = mark
+    first, count = table[at.FIRST_SEGMENT, slot], table[at.SEGMENT_COUNT, slot]
+    index, free, segment = 0, 0, 0
+    usable = (tokens - 1) // size
+    while index < usable:
+        while segment < count and b.segments[0, first + segment] < (index + 1) * size:
+            segment += 1
+        node, stop = table[at.LAST_NODE, slot], usable
+        if segment < count:
+            node = b.segments[1, first + segment]
+            stop = min(usable, b.segments[0, first + segment] // size)
+        while index < stop:
+            key = (node << at.INDEX_BITS) + index
+            block = find_block(b, key)
+            if block < 0:
+                state[at.LOOKED_MISS] = key
+                usable = index
+                break
+            b.hits[index] = block
+            b.looked[block] = mark
+            if b.references[block] == 0:
+                free += 1
+            index += 1
+    state[at.LOOKED_HITS] = index
+    state[at.LOOKED_FREE] = free
+
+
+@compile_part
+def count_private(t: Tables, slot: int) -> int:
+    """`PrefixCache.count_private`: blocks that preempting the running request in `slot` would free."""
+    held, references = t.blocks.held[t.requests[at.SEAT, slot]], t.blocks.references
+    private = 0
+    for index in range(t.requests[at.HELD, slot]):
+        if references[held[index]] == 1:
+            private += 1
+    return private
