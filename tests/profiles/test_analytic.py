@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.profiles import ProfileError, dump_profile, read_profile
+from bidkv.profiles import ProfileError, dump_profile, load_profile, read_profile
 from bidkv.profiles.analytic import (
     BANDWIDTH_SHARE,
     FLOPS_SHARE,
@@ -78,7 +78,14 @@ def test_a_config_without_grouped_heads_has_as_many_key_value_heads(tmp_path: Pa
         ({"hidden_size": "big"}, "field hidden_size: expected a whole number above 0, got 'big'"),
         ({"num_hidden_layers": 0}, "field num_hidden_layers: expected a whole number above 0, got 0"),
         ({"vocab_size": None}, "field vocab_size: expected a whole number above 0, got None"),
-        ({"num_local_experts": 8}, "field num_local_experts: expected a dense model with plain attention"),
+        ({"num_local_experts": 8}, "field num_experts_per_tok: expected a whole number above 0, got None"),
+        ({"num_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok: expected at most the 4 experts"),
+        ({"kv_lora_rank": 512}, "field kv_lora_rank: expected a model in which every layer keeps the KV"),
+        ({"sliding_window": 1024}, "field sliding_window: expected a model in which every layer keeps"),
+        ({"layer_types": ["full_attention", "linear_attention"]}, "field layer_types: expected a model"),
+        ({"text_config": {"sliding_window": 1024, "num_hidden_layers": 2}}, "field sliding_window"),
+        ({"quantization_config": {"quant_method": "new"}}, "quantization_config: expected fp8, awq, gptq"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 5}}, "'awq' with 5"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_named(
@@ -91,11 +98,101 @@ def test_a_config_that_cannot_be_used_is_named(
 
 
 def test_unknown_names_list_what_exists(tmp_path: Path) -> None:
-    with pytest.raises(ProfileError, match=r"unknown GPU 'tpu': expected one of a100-80gb, h100"):
+    with pytest.raises(ProfileError, match=r"unknown GPU 'tpu': expected one of a10, a100-40gb, a100-80gb"):
         analytic_profile("llama-3.1-8b", "tpu")
-    with pytest.raises(ProfileError, match=r"model llama-9: expected a packaged shape \(llama-3\.1-8b\)"):
+    with pytest.raises(ProfileError, match=r"model llama-9: expected a packaged shape \(llama-3\.1-70b, "):
         read_shape("llama-9")
     broken = tmp_path / "config.json"
     broken.write_text("{\n,", encoding="utf-8")
     with pytest.raises(ProfileError, match=r"config\.json: line 2: not JSON"):
         read_shape(broken)
+
+
+def test_the_published_sizes_of_other_models() -> None:
+    large, experts = read_shape("llama-3.1-70b"), read_shape("qwen3-30b-a3b")
+    assert large.weight_bytes == pytest.approx(2 * 70.55e9, rel=2e-3)
+    assert large.kv_bytes_per_token() == 327_680
+    # 30.5 billion parameters, of which a token passes 3.3 billion; embedding and output projection included.
+    assert experts.weight_bytes == pytest.approx(2 * 30.53e9, rel=5e-3)
+    assert experts.active_weights + experts.head_weights == pytest.approx(3.3e9, rel=0.1)
+
+
+def test_a_mixture_of_experts_reads_all_and_computes_a_few(tmp_path: Path) -> None:
+    dense = read_shape(_config(tmp_path))
+    mixed = read_shape(_config(tmp_path, num_local_experts=8, num_experts_per_tok=2))
+    expert, router = 3 * 64 * 128, 64 * 8
+    assert mixed.layer_weights - dense.layer_weights == 2 * (7 * expert + router)
+    assert mixed.active_weights - dense.active_weights == 2 * (expert + router)
+
+
+@pytest.mark.parametrize(
+    ("quantization", "bits"),
+    [
+        ({"quant_method": "fp8", "activation_scheme": "dynamic"}, 8.0),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, 4.25),
+        ({"quant_method": "gptq", "bits": 8}, 8.0),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 4.25),
+        (
+            {
+                "quant_method": "compressed-tensors",
+                "config_groups": {"group_0": {"weights": {"num_bits": 8}}},
+            },
+            8.0,
+        ),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, 4.25),
+    ],
+)
+def test_quantized_weights_are_read_faster_and_leave_more_blocks(
+    tmp_path: Path, quantization: dict[str, object], bits: float
+) -> None:
+    big = {
+        "hidden_size": 4096,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "intermediate_size": 14336,
+    }
+    plain = analytic_profile(_config(tmp_path, **big), "l40s")
+    shape = read_shape(_config(tmp_path, **big, quantization_config=quantization))
+    assert shape.bits_per_weight == bits
+    profile = analytic_profile(tmp_path, "l40s")
+    assert profile.decode.host.base_s - HOST_STEP_S == pytest.approx(
+        (plain.decode.host.base_s - HOST_STEP_S) * bits / 16, rel=0.02
+    )
+    assert profile.num_gpu_blocks is not None
+    assert plain.num_gpu_blocks is not None
+    saved_bytes = shape.layer_weights * (16 - bits) / 8
+    assert profile.num_gpu_blocks - plain.num_gpu_blocks == pytest.approx(
+        saved_bytes / (16 * shape.kv_bytes_per_token()), rel=0.01
+    )
+
+
+def test_a_text_model_inside_a_multimodal_config_is_found(tmp_path: Path) -> None:
+    text = json.loads((_config(tmp_path) / "config.json").read_text(encoding="utf-8"))
+    plain = read_shape(tmp_path)
+    (tmp_path / "config.json").write_text(
+        json.dumps({"vision_config": {"hidden_size": 9}, "text_config": text})
+    )
+    assert read_shape(tmp_path) == plain
+
+
+def test_weights_that_do_not_fit_are_refused_and_the_fewest_gpus_named() -> None:
+    with pytest.raises(
+        ProfileError, match=r"take 141\.1 GB, and 1 x 24\.2 GB have 19\.4 GB .* at least 8 such GPUs"
+    ):
+        analytic_profile("llama-3.1-70b", "l4")
+    fits = analytic_profile("llama-3.1-70b", "l4", tensor_parallel=8)
+    assert fits.num_gpu_blocks is not None
+    assert "8 x l4" in fits.notes
+    with pytest.raises(ProfileError, match="expected a divisor of the model's 64 attention heads, got 3"):
+        analytic_profile("llama-3.1-70b", "h200", tensor_parallel=3)
+
+
+def test_an_h100_holds_as_many_blocks_of_llama_8b_as_the_packaged_profile_says() -> None:
+    analytic, fitted = analytic_profile("llama-3.1-8b", "h100-sxm"), load_profile("h100-llama3.1-8b")
+    assert analytic.num_gpu_blocks == pytest.approx(fitted.num_gpu_blocks, rel=1e-3)
+
+
+def test_more_gpus_are_faster_but_by_less_than_their_number() -> None:
+    one = analytic_profile("llama-3.1-8b", "h100-sxm").step_s(0, 0.0, 32, 60_000)
+    four = analytic_profile("llama-3.1-8b", "h100-sxm", tensor_parallel=4).step_s(0, 0.0, 32, 60_000)
+    assert one / 4 < four < one

@@ -44,6 +44,9 @@ def command(
         typer.Option(metavar="MODEL", help="Compute a profile from a config.json, or for llama-3.1-8b."),
     ] = None,
     gpu: Annotated[str, typer.Option(metavar="NAME", help="GPU of --analytic.")] = "h100-sxm",
+    tensor_parallel: Annotated[
+        int, typer.Option(metavar="N", help="GPUs that share the model of --analytic.")
+    ] = 1,
     profile: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Only --check this profile; nothing is fitted.")
     ] = None,
@@ -100,7 +103,7 @@ def command(
         graphs = (graph_max_tokens, prefill_graphs)
         made = _fit(steps, name or steps.stem, model, graphs, notes, compare)
     else:
-        made = _without_steps(analytic, gpu, profile, name)
+        made = _without_steps(analytic, (gpu, tensor_parallel), profile, name)
     if check is not None:
         _check(made, check, check_max_num_seqs, check_max_num_batched_tokens)
     _write(made, out, html_file, json_file)
@@ -164,17 +167,21 @@ def _fit(
     )
 
 
-def _without_steps(analytic: str | None, gpu: str, profile: str | None, name: str | None) -> _Made:
+def _without_steps(
+    analytic: str | None, gpus: tuple[str, int], profile: str | None, name: str | None
+) -> _Made:
     from bidkv.profiles import dump_profile
     from bidkv.profiles.analytic import analytic_profile
 
     if analytic is not None:
         with bad_input("--analytic"):
-            step_times = analytic_profile(analytic, gpu, name)
+            step_times = analytic_profile(analytic, gpus[0], name, tensor_parallel=gpus[1])
     else:
         assert profile is not None
         step_times = read_profile(profile)
     about = f"{step_times.name} ({step_times.kind}): {step_times.notes}"
+    if step_times.num_gpu_blocks is not None:
+        about += f"; {step_times.num_gpu_blocks:,} KV blocks of 16 tokens fit beside the weights"
     return _Made(step_times, dump_profile(step_times), [about])
 
 

@@ -104,6 +104,12 @@ def command(
     step_times = read_profile(profile)
     limits = (num_gpu_blocks, block_size, max_num_seqs, max_num_batched_tokens)
     engine = EngineOptions(opt.EngineName.VLLM, *limits).make_vllm(step_times)
+    if step_times.num_gpu_blocks is not None and engine.num_gpu_blocks > 1.1 * step_times.num_gpu_blocks:
+        typer.echo(
+            f"bidkv: --num-gpu-blocks: about {step_times.num_gpu_blocks:,} blocks of 16 tokens fit beside "
+            "the weights on the profile's GPU",
+            err=True,
+        )
     if simulate and cached_prompt_share:
         fail("--simulate: simulated prompts share nothing: leave --cached-prompt-share out")
     target = _target(slo_ttft_p99_ms, slo_tpot_ms)
