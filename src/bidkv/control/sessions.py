@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from bidkv.control.past_index import PastIndex
 from bidkv.control.prefix_tree import PrefixNode, PrefixTree
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
@@ -29,7 +30,6 @@ class TrackedSession:
     __slots__ = (
         "_leaf",
         "_live",
-        "_prompt_blocks",
         "_tree",
         "agent_id",
         "context_tokens",
@@ -58,7 +58,6 @@ class TrackedSession:
         self.is_over = False
         self._tree = tree
         self._leaf = tree.root
-        self._prompt_blocks = 0
         self._live: set[str] = set()
 
     @property
@@ -120,8 +119,7 @@ class SessionLedger:
         self.idle: Mapping[str, SessionView] = MappingProxyType(self._idle)
         self._by_request: dict[str, TrackedSession] = {}
         self._held: dict[str, PrefixNode] = {}
-        # Sessions found by prefix, by the node their past ends at: only idle ones can go on.
-        self._ending_at: dict[PrefixNode, TrackedSession] = {}
+        self._pasts = PastIndex(MOST_SESSIONS)
         self._cold: OrderedDict[str, TrackedSession] = OrderedDict()
         self._forgotten: list[TrackedSession] = []
         self._loose_keys: list[Hashable] = []
@@ -165,8 +163,7 @@ class SessionLedger:
         self._by_request[request.request_id] = session
         self._idle.pop(session.session_id, None)
         self._cold.pop(session.session_id, None)
-        if self._ending_at.get(session._leaf) is session:
-            del self._ending_at[session._leaf]
+        self._pasts.remove(session)
         self.in_use = self.in_use or session.is_told or session.num_turns > 1
         self._move(session, request, self._cache.cached_tokens(request), engine)
 
@@ -178,10 +175,8 @@ class SessionLedger:
                 session = self._told[name] = TrackedSession(name, now_s, self._tree, is_told=True)
             session.is_over = request.is_last_turn
             return session
-        matched, node = self._tree.find(self._cache.block_keys(request))
-        found = self._ending_at.get(node)
-        # A template may drop the reasoning of earlier answers: repeating the last prompt is enough.
-        if found is not None and matched >= found._prompt_blocks > 0:
+        found = self._pasts.find(self._cache.block_keys(request))
+        if found is not None:
             return found
         return TrackedSession(f"~{request.request_id}", now_s, self._tree, is_told=False)
 
@@ -215,7 +210,6 @@ class SessionLedger:
         computed = request.num_computed_tokens
         if computed // engine.block_size > session._leaf.end or not session._live:
             self._move(session, request, computed, engine)
-            session._prompt_blocks = min(request.num_prompt_tokens // engine.block_size, session._leaf.end)
             session.context_tokens = request.num_prompt_tokens + request.num_output_tokens
         if session._live:
             return None
@@ -228,9 +222,16 @@ class SessionLedger:
             self._grow_cold(session)
         else:
             self._idle[session.session_id] = session
-            if not session.is_told:
-                self._ending_at[session._leaf] = session
+        if not session.is_told and not session.is_over:
+            self._list_past(session, request, engine.block_size)
         return session
+
+    def _list_past(self, session: TrackedSession, request: RequestView, block_size: int) -> None:
+        """Make an untold session known by the past with which its turn ended."""
+        keys = self._cache.block_keys(request)
+        # A turn that was given up before it was computed may be sent again: its prompt is enough.
+        known = max(request.num_computed_tokens, request.num_prompt_tokens) // block_size
+        self._pasts.add(session, keys[:known], request.num_prompt_tokens // block_size)
 
     # --- forgetting ------------------------------------------------------------------------------
     def drop(self, session: SessionView) -> int:
@@ -259,12 +260,8 @@ class SessionLedger:
             cached = 0 if len(idle) > MOST_SESSIONS else self._count_cached(session)
             if cached == session._leaf.end:
                 break  # the LRU has not come to it: what it took belongs to no session
-            if self._ending_at.get(session._leaf) is session:
-                del self._ending_at[session._leaf]
             self._shorten(session, cached)
             if cached:
-                if not session.is_told:
-                    self._ending_at[session._leaf] = session
                 continue
             del idle[session.session_id]
             self._grow_cold(session)
@@ -333,8 +330,6 @@ class SessionLedger:
 
     def _take_past(self, session: TrackedSession) -> list[Hashable]:
         leaf, session._leaf = session._leaf, self._tree.root
-        if self._ending_at.get(leaf) is session:
-            del self._ending_at[leaf]
         return self._tree.hand_over(leaf, self._tree.root)
 
     def _forget(self, session: TrackedSession) -> None:
