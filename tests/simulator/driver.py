@@ -15,7 +15,7 @@ from bidkv.simulator import EngineConfig, SimRequest, VllmStepEngine
 
 
 class WatchedController(Controller):
-    """Remembers whom it named as victims for the coming step."""
+    """Remembers the victims that it named for the coming step."""
 
     victims: Sequence[RequestView] = ()
     reserve: int | None = None

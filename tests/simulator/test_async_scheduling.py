@@ -22,7 +22,7 @@ ENGINE = EngineConfig(
 )
 
 Log = list[tuple[float, list[tuple[str, int]], list[str], list[str]]]
-"""Of every step: when it was over, what was scheduled and preempted in it, who was complete at its end."""
+"""Of every step: its end, the requests scheduled and preempted in it, and those complete at its end."""
 
 
 def engine_with(requests: list[WorkloadRequest], config: EngineConfig = ENGINE) -> VllmStepEngine:
@@ -50,7 +50,7 @@ def test_two_steps_are_scheduled_before_the_first_token_and_none_beyond_the_cap(
     (request,) = requests_of((5, 3))
     assert log_of([replace(request, max_tokens=3)]) == [
         (0.0, [("r0", 5)], [], []),  # nothing is in flight, so there is nothing to wait for
-        (1.0, [("r0", 1)], [], []),  # its input is a token that nobody has seen yet
+        (1.0, [("r0", 1)], [], []),  # its input is a token that has not come out yet
         (2.0, [("r0", 1)], [], []),
         (3.0, [], [], ["r0"]),  # the third token is on its way and the cap is reached with it
     ]

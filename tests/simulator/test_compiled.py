@@ -214,7 +214,7 @@ def test_disorder_is_an_error_that_names_the_request(backend: Backend, profile: 
 
 
 class _Watching(Policy):
-    """Notes at each choice how often somebody was preempted at most, by its own count and by the engine's."""
+    """Notes at each choice the most preemptions of one request, by its own count and by the engine's."""
 
     name = "watching"
 

@@ -121,7 +121,7 @@ def test_a_replica_fares_as_alone(seed: int, router: str, backend: Backend) -> N
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("router", available_routers())
 def test_what_a_router_sees_is_the_moment_of_the_arrival(seed: int, router: str, backend: Backend) -> None:
-    """Against what is known afterwards: who had been sent there and ended later, and the memory by steps."""
+    """Compared with what is known afterwards: requests sent to it that ended later, and memory by steps."""
     requests = workload(seed)
     watching = Watching(make_router(router))
     result = fleet(requests, watching, backend=backend)

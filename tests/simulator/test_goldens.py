@@ -24,7 +24,7 @@ def test_the_tail_is_preempted_keeps_its_tokens_and_recomputes_them_in_one_prefi
         [("r0", 1), ("r1", 1)],
         [("r0", 1), ("r1", 1)],
         [("r0", 1), ("r1", 1)],
-        [("r0", 1)],  # the ninth position needs a third block: r1 goes; nobody enters in this step
+        [("r0", 1)],  # the ninth position needs a third block: r1 goes; no request enters in this step
         [("r1", 9)],  # four prompt tokens and the five generated ones
     ]
     assert books.preempted[5] == ["r1"]
@@ -208,7 +208,7 @@ def test_a_name_that_occurs_twice_is_an_error(backend: Backend) -> None:
 
 
 def test_a_circle_of_preemptions_is_an_error_and_no_hang() -> None:
-    # Equal priority and arrival: the engine's own rule takes the first of equals, who is the furthest.
+    # Equal priority and arrival: the engine's own rule takes the first of equals, which is the furthest.
     config = EngineConfig(
         num_gpu_blocks=18,
         block_size=4,

@@ -115,7 +115,7 @@ def test_victims_go_in_the_order_they_were_chosen_and_nobody_else_goes(
     for named, preempted in zip(books.named, books.preempted, strict=True):
         if named:
             assert preempted[: len(named)] == named[: len(preempted)]
-            # The engine took others only because nobody was left whom the policy might name.
+            # The engine took others only because no request was left that the policy might name.
             assert all(suffered[request_id] >= bound for request_id in preempted[len(named) :])
         suffered.update(preempted)
 
@@ -160,7 +160,7 @@ def test_with_plenty_of_memory_a_policy_that_keeps_the_admission_order_changes_n
     plain = CheckedRun(requests, resolve("preempt-evict"), plenty)
     other = CheckedRun(requests, resolve(name), plenty)
     if other.control.chooses_next:
-        return  # it answers another question than who is preempted
+        return  # it does not choose victims
     assert other.run().steps == plain.run().steps
     assert other.control.counters.decisions == 0
 

@@ -214,7 +214,7 @@ def test_a_cut_run_counts_lives_that_go_on() -> None:
 
 
 def test_the_timeline_shows_idle_sessions() -> None:
-    """Between its turns a session's full blocks are idle; after its last turn they are nobody's."""
+    """Between its turns a session's full blocks are idle; after its last turn they belong to no session."""
     turns = (Turn(160, 17), Turn(32, 30, 2.0))
     sessions = [Session("a", turns, start_s=0.0), Session("b", (Turn(16, 400),), start_s=0.1)]
     timeline = run(sessions, SessionArrivals.at_own_times()).timeline

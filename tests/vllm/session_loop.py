@@ -87,16 +87,18 @@ def random_session_case(seed: int, *, scheduling_policy: str = "fcfs") -> Sessio
         for session in sessions
         for prompt, turn in zip(session.prompt_lengths(), session.turns, strict=True)
     )
-    need = -(-(longest + 1) // 16)
+    # The adapter shows no cap that says no more than the model's length, so no cap here reaches that.
+    max_model_len = longest + 8
+    need = -(-max_model_len // 16)
     concurrent = rng.randint(3, 8)
     chunked = rng.random() < 0.85
     budget = rng.choice((32, 64, 128, 256, 512, 2048))
-    budget = budget if chunked else max(budget, longest + 1)
+    budget = budget if chunked else max(budget, max_model_len)
     shape = EngineShape(
         num_blocks=1 + need + rng.randint(0, max(1, need * concurrent // 6)),
         max_num_seqs=rng.choice((2, 4, 8, 16)),
         max_num_batched_tokens=max(budget, 16),
-        max_model_len=longest + 1 if chunked else min(longest + 1, budget),
+        max_model_len=max_model_len,
         long_prefill_token_threshold=rng.choice((0, 0, 0, 48)) if chunked else 0,
         chunked_prefill=chunked,
         prefix_caching=True,
@@ -161,10 +163,7 @@ class _Worker:
         sampled = [self._sample(request_id) for request_id in request_ids]
         step = Step(tuple(output.num_scheduled_tokens.items()), tuple(self.preempted))
         self.preempted.clear()
-        if self.idle:
-            assert step == Step((), ())
-        else:
-            self._note(step, output)
+        self._note(step, output)
         positions = {request_id: i for i, request_id in enumerate(request_ids)}
         self._output = ModelRunnerOutput(
             req_ids=request_ids, req_id_to_index=positions, sampled_token_ids=sampled
@@ -289,9 +288,12 @@ def serve_sessions(session_case: SessionCase, policy: str | None, *, asynchronou
     while True:
         assert len(run.steps) < MAX_STEPS, f"case {case.seed} did not end"
         if not _at_work(core):
-            worker.idle = True  # what finished is told to the workers by steps of nothing
-            while core.batch_queue or scheduler.has_requests():
-                step()
+            # A real engine runs a step of nothing here, which tells its workers what has left. No time passes
+            # for the simulator meanwhile, so only what is in flight is taken back.
+            worker.idle = True
+            while core.batch_queue:
+                future, output, _ = core.batch_queue.pop()
+                scheduler.update_from_output(output, future.result())
             worker.idle = False
             if source.next_arrival_s == math.inf:
                 break
@@ -322,6 +324,12 @@ class _NotingEngine(VllmStepEngine):
     """The simulated engine; it notes what the real one's worker notes, at the same moment of a step."""
 
     run: Run
+
+    def submit(self, request: SimRequest) -> None:
+        # The adapter reads its clock at an arrival, and in these runs that is the true arrival.
+        now_s, self.now_s = self.now_s, request.arrival_s
+        super().submit(request)
+        self.now_s = now_s
 
     def _launch(self) -> Any:
         run, cache = self.run, self._cache

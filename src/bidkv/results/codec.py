@@ -1,7 +1,8 @@
-"""A run as a JSON document and back: the one schema in which every engine's results are kept.
+"""Write a run as a JSON document and read it back: one schema for the results of every engine.
 
-Records and timeline are tables, column names first and one row of values each, so that the document reads as
-JSON and loads as a table. Numbers come back to the last bit. docs/guide/experiments.md describes every field.
+Records and timeline are tables (column names, then one row of values for each), so that the document can be
+read as JSON and loaded as a table. Numbers come back exactly. Every field is described in
+docs/guide/experiments.md.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SCHEMA_VERSION = 2
 
 _NUMBER = (int, float)
 _MOST = 2**63
-"""No whole number of a run is larger."""
+"""Largest whole number read; an integer in JSON may have thousands of digits, which no float can hold."""
 _MAYBE = (int, float, type(None))
 _MAYBE_COUNT = (int, type(None))
 _RECORD_KINDS: dict[str, tuple[type, ...]] = {
@@ -68,7 +69,7 @@ _TOP: dict[str, tuple[type, ...]] = {
 
 
 class SchemaError(ValueError):
-    """A document is not a run's result in this schema; the message names the place and what was expected."""
+    """A document is not a run in this schema; the message says where, what was expected and what came."""
 
 
 def encode(result: RunResult) -> str:
@@ -101,11 +102,11 @@ def encode(result: RunResult) -> str:
 
 
 def decode(text: str | bytes, where: str = "result") -> RunResult:
-    """Return the run that :func:`encode` made a text of.
+    """Return the run that :func:`encode` wrote.
 
     Args:
         text: the JSON document.
-        where: what error messages call it, as a rule its file.
+        where: name of the document in error messages, usually its file.
 
     Raises:
         SchemaError: not JSON, another schema or version, or a field of the wrong kind.

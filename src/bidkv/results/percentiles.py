@@ -1,4 +1,4 @@
-"""Nearest-rank percentiles, the one definition every report uses."""
+"""Nearest-rank percentiles, the definition that every report uses."""
 
 from __future__ import annotations
 

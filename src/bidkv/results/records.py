@@ -1,4 +1,4 @@
-"""What happened to each request, and to the engine over time: the raw material of every figure."""
+"""What happened to each request, and to the engine over time: every figure is made from these records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Outcome(StrEnum):
     REJECTED = "rejected"
 
 
-# Not frozen, nor are the points below: a simulation makes millions, and freezing triples the price of one.
+# Not frozen, like the points below: a simulation makes millions of them, and freezing one triples its cost.
 @dataclass(slots=True)
 class RequestRecord:
     """One request's life. Times are seconds from the start of the run; None where it never happened.

@@ -36,7 +36,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """One run of one strategy over one workload, on any engine.
+    """One run of one strategy on one workload, on any engine.
 
     `wall_s` is the time the run took to compute or to drive; `simulated_s` the time that passed on the
     engine's own clock (equal to `wall_s` on a real engine). A run that was cut has the time of the cut in
@@ -77,7 +77,7 @@ class RunResult:
         done = self.completed
         span = self.span_s
         totals = self.totals
-        # A client of a real server sees tokens, not preemptions; the engine tells only their total.
+        # A client of a real server sees tokens, not preemptions; the engine reports only their total.
         each_known = self.notes.get("per_request_preemptions", True)
         gaps = totals.token_gaps
         return {

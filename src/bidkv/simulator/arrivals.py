@@ -1,4 +1,4 @@
-"""What comes in: requests in order of arrival, and requests too long for the engine."""
+"""Where requests come from: open workloads, inboxes, and the protocol of every source."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class RequestSource(Protocol):
 
 
 class InOrder(Iterator[WorkloadRequest]):
-    """The requests of a workload, in order; may be asked again when its source has more than it had.
+    """The requests of a workload in order of arrival; after its end it may go on when the workload has grown.
 
     Raises:
         SimulationError: while iterating, a request that arrives before its predecessor.
@@ -83,7 +83,7 @@ class InOrder(Iterator[WorkloadRequest]):
 
 
 class OpenSource:
-    """Requests whose arrivals are known beforehand: whatever happens in the engine changes none of them.
+    """Requests whose arrivals are known beforehand: nothing that happens in the engine changes them.
 
     Raises:
         SimulationError: while it is read, a request that arrives before its predecessor.
@@ -98,7 +98,7 @@ class OpenSource:
 
     @property
     def next_arrival_s(self) -> float:
-        """When the next request arrives; asked again, it looks whether the workload has more by now."""
+        """When the next request arrives; infinity while the workload has no more."""
         request = self._next
         if request is None:
             request = self._next = next(self._requests, None)
@@ -118,7 +118,7 @@ class OpenSource:
 
 
 class Inbox(Iterator[WorkloadRequest]):
-    """Requests handed in one by one while a run goes on: empty now does not mean empty for good."""
+    """Requests handed in one by one during a run; an empty inbox may be filled again."""
 
     __slots__ = ("_queue",)
 

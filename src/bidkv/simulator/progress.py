@@ -1,4 +1,4 @@
-"""How a long simulation tells how far it is."""
+"""Callbacks by which a long simulation reports its progress."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable
 from bidkv.results import RequestRecord
 
 ProgressCallback = Callable[[int, float], None]
-"""Called now and then with (requests finished so far, simulated seconds)."""
+"""Called every `PROGRESS_EVERY` records with (records so far, simulated seconds)."""
 
 RecordCallback = Callable[[RequestRecord], None]
 """Called with each request's record when it leaves the engine."""
 
 PROGRESS_EVERY = 256
+"""Records between two calls: often enough for a progress bar, rare enough to cost nothing."""

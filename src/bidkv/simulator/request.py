@@ -1,4 +1,4 @@
-"""A request as the simulated engine holds it; it satisfies `RequestView` without a wrapper."""
+"""A request as the simulated engines hold it; it satisfies `RequestView` without a wrapper."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bidkv.protocol.requests import WorkloadRequest
 
 
 class SimRequest:
-    """One live request. The names with an underscore are the engine's own; policies must not read them."""
+    """One live request. Names with an underscore belong to the engine; policies must not read them."""
 
     __slots__ = (
         "_block_keys",
@@ -80,10 +80,10 @@ class SimRequest:
             else min(source.output_tokens, source.max_tokens)
         )
         self._target_tokens = min(source.prompt_tokens + output, model_len)
-        # How long it may become as far as the engine knows: an end before that shows in a token only.
+        # The longest it may become as far as the engine knows; an earlier end shows only in the last token.
         cap = model_len if source.max_tokens is None else source.prompt_tokens + source.max_tokens
         self._limit_tokens = min(cap, model_len)
-        # Tokens of scheduled steps whose output has not come; this life's only.
+        # Scheduled steps of the current life whose output token is still to come.
         self._coming = 0
         self._first_token_s: float | None = None
         self._last_token_s: float | None = None
@@ -92,7 +92,7 @@ class SimRequest:
         self._past_tokens = past_tokens
         self._ends_session = ends_session
         self._cached_tokens: int | None = None
-        # Highest position ever computed, and where the current life began: the difference is recompute.
+        # The highest position ever computed, and the position where the current life began to compute.
         self._high_tokens = 0
         self._life_start = 0
         self._prefilling = False

@@ -1,4 +1,4 @@
-"""From a workload to a result: one replica, one policy, one pass over the requests."""
+"""Run a workload or sessions through one simulated replica under one policy."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def simulate(
             simulated vLLM engines, but not policies that drop idle sessions; "auto" takes it where it can.
         observer: told of every decision and of what came of it (a decision log), or None.
         on_record: takes each request's record as it leaves the engine, in the order of the result's records,
-            which then stay empty: a run of any length needs no more memory than the requests that live.
+            which then stay empty. A run of any length then needs memory for the live requests alone.
         duration_s: cut the run at this time: no step starts later, and what is not complete by then has no
             record. None runs to the end.
 
@@ -155,7 +155,7 @@ def start_run(
     observer: Observer | None = None,
     may_be_cut: bool = False,
 ) -> tuple[Run, Controller]:
-    """Make what :func:`simulate` runs, not a step taken yet; arguments as there."""
+    """Return the run that :func:`simulate` drives, before its first step; arguments as there."""
     # The machine's speed must not change a simulated result, so the time budget is off.
     controller = Controller(
         WithinClasses(policy) if engine.schedules_by_priority else policy,
@@ -191,7 +191,7 @@ def make_step_engine(config: ReplicaConfig, profile: StepTimeProfile, controller
 
 
 def make_result(run: Run, controller: Controller, records: list[RequestRecord], wall_s: float) -> RunResult:
-    """Return what came out of a run that went to its end."""
+    """Return the result of a run that is over."""
     return RunResult(
         strategy=str(controller.policy.name),
         records=records,
@@ -204,7 +204,7 @@ def make_result(run: Run, controller: Controller, records: list[RequestRecord], 
 
 
 def _completed_by(end_s: float, sink: RecordCallback) -> RecordCallback:
-    """Pass on the records of what was complete at `end_s`: the last step may end later."""
+    """Return a sink that drops what was completed after `end_s`: the last step may end later."""
 
     def take(record: RequestRecord) -> None:
         if record.finish_s is None or record.finish_s <= end_s:

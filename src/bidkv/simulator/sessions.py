@@ -69,7 +69,7 @@ class SessionSource:
         sessions: in the order in which they start.
         arrivals: when sessions start.
         patience_s: a client gives up a turn, and its session with it, that is not complete after this many
-            seconds; None: clients wait for ever.
+            seconds; None means that clients never give up.
         tells_ends: whether clients say with the last turn that it is the last.
         tells_sessions: whether clients name the session of a request.
 

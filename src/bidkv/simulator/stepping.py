@@ -12,16 +12,25 @@ from bidkv.simulator.step_engine import StepEngine
 from bidkv.simulator.timeline import TimelineRecorder
 
 PATIENCE_STEPS = 20_000
-"""Who runs first computes a token a step at least: a run that is no circle shows one far earlier."""
+"""Steps without any new token after which a run counts as stuck. The first running request computes at least
+one token a step, so a run that makes progress shows a token far earlier."""
 
 
 class SteppingRun:
-    """One workload through one replica; `to_end` runs it; attributes hold what came out but records.
+    """One workload on one replica: `to_end` runs all of it, `run_until` a part that may be continued.
 
-    `run_until` stops on the way, and goes on with what its source has by then.
+    Records go to `on_record` one by one; the other results are attributes.
+
+    Args:
+        replica: a fresh engine.
+        model_len: longest sequence that the engine takes, in tokens.
+        source: where the requests come from.
+        on_record: called with each request's record when the request leaves.
+        progress: called every few hundred records, or None.
+        timeline_points: most points of the timeline kept, at least 2.
 
     Raises:
-        SimulationError: while it runs, when the requests preempt one another for ever and no token comes out.
+        SimulationError: while it runs: the requests preempt one another in a circle and no token comes out.
     """
 
     def __init__(
@@ -59,7 +68,7 @@ class SteppingRun:
         self.run_until(math.inf)
 
     def run_until(self, until_s: float) -> None:
-        """Take every step that starts before `until_s`; the source has all that arrives before it."""
+        """Take every step that starts before `until_s`; the source must know all arrivals before then."""
         replica, source = self.replica, self._source
         while True:
             next_arrival_s = source.next_arrival_s
@@ -73,7 +82,7 @@ class SteppingRun:
                 self._take_arrivals()
             if source.next_give_up_s <= replica.now_s:
                 self._give_up()
-            if replica.idle:  # everything that arrived was rejected, or its client has gone
+            if replica.idle:  # everything that arrived was rejected or given up
                 continue
             duration = replica.step()
             # Blocks of requests that finish in a step are in use until its end.
@@ -98,7 +107,7 @@ class SteppingRun:
                 self._require_progress()
 
     def _require_progress(self) -> None:
-        """Real engines can preempt in a circle too (priority scheduling, equal arrival times): say so."""
+        """Raise if the run is stuck: real engines too can preempt in a circle (priority, equal arrivals)."""
         replica = self.replica
         live = (*replica.running, *replica.waiting())
         progress = (self._records, sum(request.num_output_tokens for request in live))
@@ -141,7 +150,7 @@ class SteppingRun:
             replica.submit(request)
 
     def _give_up(self) -> None:
-        """Clients that have waited long enough take back their requests; those complete by now stay so."""
+        """Abort the requests whose clients have waited long enough, unless they are complete by now."""
         replica, source = self.replica, self._source
         while source.next_give_up_s <= replica.now_s:
             request = self._live.get(source.take_given_up())

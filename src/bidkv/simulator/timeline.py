@@ -6,10 +6,9 @@ from bidkv.results import TimelinePoint
 
 
 class TimelineRecorder:
-    """Keeps at most `limit` evenly thinned points of a run of unknown length.
+    """Keeps at most `limit` points of a run of unknown length, evenly spread over its steps.
 
-    Every `stride`-th step is kept; when the list is full every second point goes and the stride doubles, so
-    memory stays bounded and the points stay evenly spread over steps.
+    Every `stride`-th step is kept. When the list is full, every second point goes and the stride doubles.
     """
 
     def __init__(self, limit: int) -> None:

@@ -11,7 +11,7 @@ from bidkv.simulator.request import SimRequest
 
 
 class FCFSQueue:
-    """Arrivals at the back, preempted requests at the front; any member leaves in O(1)."""
+    """First come, first served: arrivals at the back, preempted requests at the front; leaving is O(1)."""
 
     __slots__ = ("_members",)
 
@@ -46,7 +46,7 @@ class FCFSQueue:
 
 
 class PriorityQueue:
-    """A heap on (priority, arrival, request id); leaving from the middle is lazy."""
+    """By (priority, arrival, request id): a heap, from whose middle requests leave lazily."""
 
     __slots__ = ("_heap", "_members")
 

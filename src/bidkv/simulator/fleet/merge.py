@@ -1,4 +1,4 @@
-"""Several replicas' results as one."""
+"""Merge the results of several replicas into one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def merge_results(
         results: of each replica.
         records: of all replicas.
         busy_s: seconds from the first arrival to the last finish of them all.
-        wall_s: what the whole took.
+        wall_s: seconds that the whole simulation took to compute.
         timeline_points: most points to keep.
         notes: joined with the sums of the controllers' counters.
     """
@@ -57,7 +57,7 @@ def merge_results(
 
 
 def _add(counts: Iterable[int | None]) -> int | None:
-    """The sum, or None where a replica does not know its part."""
+    """Return the sum, or None if a replica does not know its part."""
     known = list(counts)
     return None if None in known else sum(count or 0 for count in known)
 
@@ -72,7 +72,7 @@ def _merge_gaps(parts: Sequence[TokenGaps | None]) -> TokenGaps | None:
 
 
 def _merge_timelines(timelines: Sequence[Sequence[TimelinePoint]], limit: int) -> list[TimelinePoint]:
-    """The sums over the replicas at each time one of them changed, evenly thinned."""
+    """Return the sums over the replicas at each time when one of them changed, evenly thinned."""
     changes = merge(
         *([(point.time_s, index, point) for point in line] for index, line in enumerate(timelines)),
         key=lambda change: change[:2],

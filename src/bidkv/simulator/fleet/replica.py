@@ -1,4 +1,4 @@
-"""One replica of a fleet: it runs behind the clock until somebody looks at it."""
+"""One replica of a fleet, simulated only when its state is read or many requests wait for it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from bidkv.simulator.run import Backend, make_result, start_run
 from bidkv.simulator.step_engine import ReplicaConfig
 
 _STRIDE = 512
-"""Requests a replica may have before it when nobody looks: bounds the memory, and keeps strides long."""
+"""Most requests sent to a replica before it is simulated further; bounds the memory, keeps strides long."""
 
 
 class FleetClock:
-    """The one clock: when the request that is being routed arrived."""
+    """The fleet's clock: the arrival of the request that is being routed."""
 
     __slots__ = ("now_s",)
 
@@ -54,7 +54,7 @@ class Replica:
         self._seen_s = -math.inf
         self._requests = 0
         self._prompt_tokens = 0
-        # Who leaves at the end of a step that is not over yet is still there.
+        # (second, prompt tokens) of requests that leave at the end of a step that is not over yet.
         self._leaving: deque[tuple[float, int]] = deque()
         self._run, self._controller = start_run(
             self._inbox,
@@ -70,20 +70,20 @@ class Replica:
     def send(self, request: WorkloadRequest) -> None:
         """`request` arrives now."""
         self._inbox.push(request)
-        if request.prompt_tokens < self._model_len:  # others are turned away at the door
+        if request.prompt_tokens < self._model_len:  # others are rejected on arrival
             self._requests += 1
             self._prompt_tokens += request.prompt_tokens
         if len(self._inbox) >= _STRIDE:
             self._catch_up()
 
     def finish(self, started: float) -> RunResult:
-        """Nobody comes any more: run to the end; `started` is when the fleet did, on `time.perf_counter`."""
+        """Run to the end: no request follows. `started` is the fleet's start on `time.perf_counter`."""
         self._run.to_end()
         return make_result(self._run, self._controller, self.records, time.perf_counter() - started)
 
     def _take(self, record: RequestRecord) -> None:
         if record.outcome is not Outcome.REJECTED:
-            left_s = self._run.view.now_s  # given up at the end of a step
+            left_s = self._run.view.now_s  # one that the engine gave up left at the end of a step
             if record.finish_s is not None:
                 left_s = self.last_finish_s = record.finish_s
             self._leaving.append((left_s, record.prompt_tokens))
@@ -103,7 +103,7 @@ class Replica:
     # --- what a router may ask -------------------------------------------------------------------
     @property
     def outstanding_requests(self) -> int:
-        """Requests sent there and not through."""
+        """Requests sent to it that wait or run."""
         self._catch_up()
         return self._requests
 

@@ -1,4 +1,4 @@
-"""What a router is, and what it sees: the arriving request and every replica as of that moment."""
+"""The router protocol, and what a router sees: the arriving request and the replicas at that moment."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class ArrivingRequest(Protocol):
 
     @property
     def agent_id(self) -> str:
-        """Who sent it; empty when unknown."""
+        """Agent that sent it; empty when unknown."""
 
 
 class ReplicaView(Protocol):
     """One replica at the moment a request arrives.
 
-    A step in progress shows as it was scheduled: its memory is taken, its tokens are not out yet.
+    A step in progress shows as it was scheduled: its memory is taken, its tokens have not come out yet.
     """
 
     @property
@@ -66,7 +66,7 @@ class ReplicaView(Protocol):
 
     @property
     def outstanding_requests(self) -> int:
-        """Requests sent there and not through: waiting or running."""
+        """Requests sent to it that wait or run."""
 
     @property
     def outstanding_prompt_tokens(self) -> int:
@@ -85,9 +85,9 @@ class ReplicaView(Protocol):
 
 
 class Router(Protocol):
-    """Sends each request to a replica; keeps what it likes between two requests.
+    """Sends each request to a replica; it may keep state between two requests.
 
-    A whole one::
+    A complete router::
 
         class Shortest:
             name = "shortest"
@@ -95,7 +95,8 @@ class Router(Protocol):
             def choose(self, request, replicas):
                 return min(replicas, key=lambda replica: replica.outstanding_requests)
 
-    Replicas run ahead in long strides until a router looks at one: a router that does not look costs nothing.
+    A replica is simulated in long strides and brought up to date only when a router reads it, so a router
+    that reads nothing costs nothing.
     """
 
     @property

@@ -13,7 +13,7 @@ def least_loaded(replicas: Sequence[ReplicaView]) -> ReplicaView:
 
 
 class RoundRobin:
-    """`round-robin`: one after the other, whatever they do."""
+    """`round-robin`: one replica after the other, whatever their load."""
 
     name = "round-robin"
 
@@ -27,7 +27,7 @@ class RoundRobin:
 
 
 class LeastLoaded:
-    """`least-loaded`: the fewest prompt tokens of requests that are not through.
+    """`least-loaded`: the fewest prompt tokens of unfinished requests.
 
     A router knows them without asking an engine, and they tell more than a count of requests, whose lengths
     differ by far, or than memory in use, which waiting requests do not show in.
@@ -41,12 +41,12 @@ class LeastLoaded:
 
 
 class PrefixAware:
-    """`prefix-aware`: where most of the prompt is cached, while the load is in balance.
+    """`prefix-aware`: the replica that has most of the prompt cached, while the load is in balance.
 
     The rule of SGLang's router (`cache_aware`, sgl-model-gateway, defaults of its documentation): the load is
     out of balance when the most outstanding requests exceed the fewest by more than `balance_abs` and are
     more than `balance_rel` times as many; then, and when no replica has more than `cache_threshold` of the
-    prompt, the least loaded replica takes it. A hot prefix thus overloads nobody. SGLang's router guesses
+    prompt, the least loaded replica takes it, so a hot prefix overloads no replica. SGLang's router guesses
     caches from what it sent where; here each replica's own cache is looked up, as llm-d's precise scorer does
     by the engine's cache events.
 

@@ -1,4 +1,4 @@
-"""From a workload to the results of several replicas behind a router."""
+"""Run a workload through several simulated replicas behind a router."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from bidkv.simulator.step_engine import ReplicaConfig
 
 @dataclass(frozen=True, slots=True)
 class FleetResult:
-    """What several replicas did with one workload.
+    """The results of several replicas that served one workload.
 
     Attributes:
-        router: who sent each request where.
+        router: name of the router.
         merged: the fleet as one: records in the order of leaving, counters and memory summed.
         replicas: each replica's own result.
     """
@@ -37,7 +37,7 @@ class FleetResult:
     replicas: tuple[RunResult, ...]
 
     def named(self, strategy: str) -> FleetResult:
-        """Return the same with another name for its strategy."""
+        """Return a copy in which the strategy has another name."""
         return FleetResult(
             self.router,
             replace(self.merged, strategy=strategy),
@@ -46,7 +46,7 @@ class FleetResult:
 
 
 MOST_REPLICAS = 10_000
-"""Each has an engine of its own in memory."""
+"""Most replicas of a fleet; each has an engine of its own in memory."""
 
 
 def simulate_fleet(
@@ -64,22 +64,22 @@ def simulate_fleet(
 ) -> FleetResult:
     """Run a workload through equal replicas behind a router, all on one clock.
 
-    A router's decision at an arrival sees every replica as of that arrival. Who is sent to a replica fares
-    there exactly as if :func:`bidkv.simulator.simulate` were given that replica's requests alone.
+    A router decides at an arrival by the state of every replica at that moment. Each replica gives exactly
+    the result that :func:`bidkv.simulator.simulate` gives for the requests sent to it.
 
     Args:
         requests: in the order of arrival; streamed, never held as a whole.
         policy: a fresh policy object; every replica gets a copy of it.
         engine: the options of each replica: an `EngineConfig` (vLLM) or a `SglangConfig`.
         profile: turns a step's batch into seconds.
-        replicas: how many, from 1 to 10,000.
+        replicas: number of replicas, from 1 to 10,000.
         router: a name out of :func:`available_routers`, or a fresh router object.
-        progress: called now and then with (requests sent so far, simulated seconds).
+        progress: called every few hundred requests with (requests sent so far, simulated seconds).
         timeline_points: most points of each timeline kept, at least 2.
         backend: as in `simulate`.
-        on_record: takes each record as it leaves its replica; results then hold none, and a run of any length
-            needs no more memory than the requests that live. Records of one replica come in the order of
-            leaving; those of different replicas may not.
+        on_record: takes each record as it leaves its replica. Results then hold none, and a run of any length
+            needs memory for the live requests alone. Records of one replica come in the order of leaving;
+            those of different replicas may not.
 
     Raises:
         SimulationError: as in `simulate`.

@@ -1,4 +1,4 @@
-"""What one SGLang prefill batch may still take: a transaction that admissions draw from."""
+"""The budgets of one SGLang prefill batch, from which its admissions draw."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ class PrefillBudget:
 
     Args:
         config: the server's options.
-        free_tokens: tokens of the pool that nobody holds.
-        promised_tokens: output tokens that running requests are expected to generate still; a float, as the
-            real one is.
+        free_tokens: tokens of the pool that no request holds.
+        promised_tokens: output tokens that running requests are expected to generate still; a float, as in
+            SGLang.
     """
 
     __slots__ = ("_chunk", "_config", "_free", "_immediate", "_input", "_promised")
@@ -27,7 +27,7 @@ class PrefillBudget:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether the pool's tokens are spoken for."""
+        """Whether all tokens of the pool are taken or promised."""
         return self._free - self._promised <= 0 or self._free - self._immediate <= 0
 
     @property
@@ -47,7 +47,8 @@ class PrefillBudget:
         """Tokens of a started prompt that this batch takes; `tokens` are still to come."""
         assert self._chunk is not None
         available = min(self._chunk, int(self._free - self._promised))
-        return min(tokens, available if available > 0 else self._chunk)  # it must go on to end at all
+        # Even with no tokens left it goes on, since a started prompt holds memory until it ends.
+        return min(tokens, available if available > 0 else self._chunk)
 
     def first_chunk(self, tokens: int, *, alone: bool) -> int:
         """Tokens of a new prompt that this batch takes, 0 when it has to wait for the next one."""

@@ -1,4 +1,4 @@
-"""What a simulated SGLang is given: the options of the real server, under the real ones' names."""
+"""The options of a simulated SGLang, under the real server's names."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class SglangConfig:
-    """Options of one SGLang replica; the figures that SGLang reads from its environment among them.
+    """Options of one SGLang replica, those that SGLang reads from its environment included.
 
-    Simulated is a server with `--disable-radix-cache`, prefill before decode (no mixed chunks), no overlap
-    and requests that may stop at an end-of-sequence token.
+    The simulated server runs with `--disable-radix-cache`, prefill before decode (no mixed chunks) and no
+    overlap schedule, and its requests may stop at an end-of-sequence token.
 
     Attributes:
         max_total_tokens: KV pool, in tokens.
@@ -118,10 +118,10 @@ class SglangConfig:
 
     @property
     def least_ratio(self) -> float:
-        """What this share decays to."""
+        """The share that it decays to."""
         return min(self.initial_ratio * self.min_new_token_ratio_factor, 1.0)
 
     @property
     def ratio_decay(self) -> float:
-        """How much of it goes with every decode step."""
+        """How much of it every decode step takes away."""
         return (self.initial_ratio - self.least_ratio) / self.new_token_ratio_decay_steps

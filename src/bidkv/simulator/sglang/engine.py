@@ -1,10 +1,10 @@
-"""The step engine in SGLang's way: prefill batches before decode batches, retraction instead of preemption.
+"""The step engine that schedules as SGLang does: prefill batches before decode batches, and retraction.
 
-One :meth:`SglangStepEngine.step` is one turn of the event loop of SGLang. Its rules, by number in
+One :meth:`SglangStepEngine.step` is one turn of SGLang's event loop. Its rules, by number in
 docs/reference/simulator.md:
 
-S1. Who was prefilled joins the decode batch at its tail; a prompt still in chunks waits beside it.
-S2. A prefill batch goes before a decode batch. Admission stays shut after the pool was found full, until a
+S1. A prefilled request joins the decode batch at its tail; a prompt still in chunks waits beside it.
+S2. A prefill batch goes before a decode batch. After the pool was found full, admission stays closed until a
     request has left.
 S3. An admission reserves prompt + one page + its output (clipped); running requests reserve the output they
     may still generate times `new_token_ratio`.
@@ -28,23 +28,22 @@ from bidkv.simulator.sglang.state import SglangState
 class SglangStepEngine(SglangState):
     """One simulated SGLang replica.
 
-    `submit` requests, `step` until nothing is left; `finished` collects what left in the last step, `aborted`
-    what rule S7 gave up in it.
+    `submit` requests and `step` until it is idle. `finished` and `aborted` (rule S7) belong to the last step.
     """
 
     # --- driving ---------------------------------------------------------------------------------
     def submit(self, request: SimRequest) -> None:
         """`request` arrives now."""
         if self.idle and self.now_s > self._last_end_s:
-            self.new_token_ratio = self.config.initial_ratio  # an idle server forgets its last retraction
+            self.new_token_ratio = self.config.initial_ratio  # SGLang resets it when the server was idle
         self._waiting.append(request)
         self._control.on_arrival(request, self)
 
     def abort(self, request: SimRequest) -> None:
-        """`request` is given up between two batches, whether it runs or waits; what it holds becomes free.
+        """Give up `request` between two batches, whether it runs or waits; what it holds becomes free.
 
         Raises:
-            ValueError: it does not live here.
+            ValueError: it is not in this engine.
         """
         if request in self._waiting:
             self._waiting.remove(request)
@@ -96,7 +95,7 @@ class SglangStepEngine(SglangState):
             self._full = True
             return
         budget = PrefillBudget(self.config, self.free_blocks * self.block_size, self._promised_tokens())
-        batch = self._prefilled  # who is admitted runs at once
+        batch = self._prefilled  # an admitted request runs at once
         if self._chunked is not None:
             self._continue_chunk(self._chunked, budget, batch)
         self._admit(budget, batch, slots)
@@ -105,7 +104,7 @@ class SglangStepEngine(SglangState):
 
     def _promised_tokens(self) -> float:
         clip, ratio = self.config.clip_max_new_tokens, self.new_token_ratio
-        # Summed one by one, in order: the real sum is one of floats.
+        # Summed in the real engine's order: a sum of floats depends on it.
         return sum([min(self._output_left(r), clip) * ratio for r in self._decoding])
 
     def _continue_chunk(self, request: SimRequest, budget: PrefillBudget, batch: list[SimRequest]) -> None:
@@ -119,7 +118,7 @@ class SglangStepEngine(SglangState):
             self._chunked = None
 
     def _admit(self, budget: PrefillBudget, batch: list[SimRequest], slots: int) -> None:
-        """Rule S3, until something says no."""
+        """Rule S3: admit until a budget, the gate or the memory stops it."""
         control, clip = self._control, self.config.clip_max_new_tokens
         while self._waiting:
             if budget.spent and not budget.out_of_memory:
@@ -161,7 +160,7 @@ class SglangStepEngine(SglangState):
             if chosen is not None:
                 return cast(SimRequest, chosen)
             if control.chooses_next:
-                return None  # the policy holds the gate shut; had it failed, the engine would go on alone
+                return None  # the policy keeps the gate closed; after a failure chooses_next would be False
         return self._waiting.head()
 
     def _keeps_reserve(self, tokens: int, budget: PrefillBudget) -> bool:
@@ -212,7 +211,7 @@ class SglangStepEngine(SglangState):
             self._control.on_preempt(request, lost, self)
 
     def _retraction_order(self) -> list[SimRequest]:
-        """Who stays longest first; the policy's victims last, its first choice very last."""
+        """Return the decoding requests, those to keep first; the policy's first choice comes last."""
 
         def worth_keeping(request: SimRequest) -> tuple[int, int]:
             return request.num_output_tokens, -request.num_prompt_tokens
@@ -235,7 +234,7 @@ class SglangStepEngine(SglangState):
 
     # --- time ------------------------------------------------------------------------------------
     def _run(self, decoding: Sequence[SimRequest]) -> float:
-        """Let time pass for the batch: positions advance, tokens come out, the finished leave."""
+        """Run the batch: the clock and the positions advance, tokens come out, finished requests leave."""
         tokens = sum(n for _, n in self.scheduled)
         context = sum(r.num_computed_tokens + n for r, n in self.scheduled)
         if decoding:

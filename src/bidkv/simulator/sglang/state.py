@@ -1,4 +1,4 @@
-"""A simulated SGLang's state: its requests, pages and figures, as its policy sees them."""
+"""The state of a simulated SGLang: its requests and pages, as its policy sees them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bidkv.simulator.state import EngineState
 
 
 class SglangState(EngineState):
-    """What one replica knows; it is the `EngineView` its policy sees. It decides nothing."""
+    """Requests and pages of one replica, and the `EngineView` that its policy sees; decides nothing."""
 
     prefix_caching = False
 

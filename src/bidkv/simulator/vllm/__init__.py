@@ -1,1 +1,1 @@
-"""The simulated vLLM engine: a reference in Python and a compiled twin."""
+"""The simulated vLLM: a reference in Python and a compiled engine that equals it."""

@@ -1,4 +1,4 @@
-"""What a simulated engine is given: the options of a real one, under the real ones' names."""
+"""The options of a simulated vLLM, under the real engine's names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _LIMITS = {
     "prefix_chunk_tokens": (1, 10**9),
     "long_prefill_token_threshold": (0, 10**9),
 }
-"""Least and most: tables of these sizes are made at the start, and a slip must not fill the memory."""
+"""Least and most of each option. Tables of these sizes are made at the start, and a typing error must not
+fill the memory."""
 
 _SWITCHES = ("enable_prefix_caching", "enable_chunked_prefill", "reserve_full_isl", "async_scheduling")
 

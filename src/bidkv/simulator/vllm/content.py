@@ -52,7 +52,7 @@ class ContentTree:
                 node = self._new_node()
                 segments.append((prompt, node))
             segments.append((_NO_END, self._child(node, prompt, answer_key(source.session_id, source.turn))))
-        else:  # the rest of the prompt and the answer are nobody else's
+        else:  # no other request has the rest of the prompt or the answer
             segments.append((_NO_END, self._new_node()))
         request._segments = segments
 

@@ -1,6 +1,6 @@
-"""The step engine: schedules as vLLM v1 does, decision for decision.
+"""The step engine that schedules as vLLM v1 does, decision for decision.
 
-One class, one loop. `VllmStepEngine.step` is vLLM's `Scheduler.schedule` and `update_from_output` in one: the
+`VllmStepEngine.step` is vLLM's `Scheduler.schedule` and `update_from_output` in one: the
 running list first, preemption by recompute from its tail, then admissions; then time passes and tokens
 come out: those of this step, or with asynchronous scheduling those of the step before. The rules are numbered
 in docs/reference/simulator.md and referred to by number here.
@@ -19,7 +19,7 @@ from bidkv.simulator.vllm.state import VllmState
 
 
 class _Launched(NamedTuple):
-    """A step on the device: how long it takes, and whose next token it computes."""
+    """A step on the device: its duration, and the requests whose next token it computes."""
 
     duration_s: float
     sampled: list[SimRequest]
@@ -29,7 +29,7 @@ class _Launched(NamedTuple):
 class VllmStepEngine(VllmState):
     """One simulated vLLM replica.
 
-    `submit` requests, `step` until nothing is left; `finished` collects what left in the last step.
+    `submit` requests and `step` until it is idle; `finished` belongs to the last step.
     """
 
     def __init__(self, config: EngineConfig, profile: StepTimeProfile, controller: Controller) -> None:
@@ -45,10 +45,10 @@ class VllmStepEngine(VllmState):
         self._control.on_arrival(request, self)
 
     def abort(self, request: SimRequest) -> None:
-        """`request` is given up between two steps, whether it runs or waits; what it holds becomes free.
+        """Give up `request` between two steps, whether it runs or waits; what it holds becomes free.
 
         Raises:
-            ValueError: it does not live here.
+            ValueError: it is not in this engine.
         """
         if request in self._waiting:
             self._waiting.remove(request)
@@ -91,7 +91,7 @@ class VllmStepEngine(VllmState):
             self.now_s += duration
             self._deliver(arriving.sampled)
         if self._asynchronous and self.idle:
-            self._in_flight = None  # it computes nothing, and nobody is left to wait for its end
+            self._in_flight = None  # it computes nothing, and no request waits for its end
         self._control.after_step(self, self.num_scheduled_tokens - before)
         return duration
 
@@ -130,7 +130,7 @@ class VllmStepEngine(VllmState):
                 position = running.index(victim) if self._by_priority else len(running) - 1
                 del running[position]
                 if position < index:
-                    # Rule 4: one already scheduled in this step is taken back from it.
+                    # Rule 4: a victim that this step had scheduled is taken back from it.
                     budget += self._unschedule(victim)
                     index -= 1
                 self._preempt(victim)
@@ -148,7 +148,7 @@ class VllmStepEngine(VllmState):
 
     def _pop_engine_victim(self) -> SimRequest:
         if self._by_priority:
-            if self._victims:  # an adapter raises their priority numbers for the step
+            if self._victims:  # as the adapter does: it raises their priority numbers for the step
                 return self._victims.pop(0)
             return max(self.running, key=lambda r: (r.priority, r.arrival_s))
         return self.running[-1]
@@ -161,14 +161,14 @@ class VllmStepEngine(VllmState):
         return 0
 
     def _preempt(self, request: SimRequest) -> None:
-        """Rule 6: all blocks and computed positions are given up, generated tokens are kept."""
+        """Rule 6: give up all blocks and computed positions, keep the generated tokens."""
         lost = request.num_computed_tokens
         if request._prefilling:
             request._prefilling = False
             self.num_prefilling -= 1
         self._release(request)
         request.num_computed_tokens = 0
-        request._coming = 0  # rule 20: what is in flight still arrives, but belongs to no life any more
+        request._coming = 0  # rule 20: a token in flight still arrives, but no longer belongs to a life
         request.num_preemptions += 1
         self.books.close_life(request, lost)
         self.num_preemptions += 1
@@ -189,7 +189,7 @@ class VllmStepEngine(VllmState):
                 if chosen is not None:
                     request = chosen
                 elif control.chooses_next:
-                    break  # the policy holds the gate shut; had it failed, the engine would go on alone
+                    break  # the policy keeps the gate closed; after a failure chooses_next would be False
             hits = self._cached_prefix(request)
             cached = len(hits) * size
             tokens = request.num_tokens - cached
@@ -207,7 +207,7 @@ class VllmStepEngine(VllmState):
             if self._cache is not None:
                 needed += self._cache.count_free(hits)
             if needed > self.free_blocks:
-                break  # whatever the reserve is, so nobody is asked for it
+                break  # whatever the reserve is, so the policy is not asked for it
             if running:  # rule 10
                 kept_free = max(config.watermark_blocks, control.reserve_blocks(self))
                 if needed + kept_free > self.free_blocks:
@@ -263,7 +263,7 @@ class VllmStepEngine(VllmState):
         return _Launched(duration_s, sampled, empty=not self.scheduled)
 
     def _deliver(self, sampled: Sequence[SimRequest]) -> None:
-        """A step's tokens come out; who is complete leaves."""
+        """A step's tokens come out; complete requests leave."""
         cache = self._cache
         self.books.take_tokens(sampled, self.now_s)
         for request in sampled:
@@ -287,11 +287,11 @@ class VllmStepEngine(VllmState):
             self._release(request, session_goes_on=session_goes_on)
             self.books.close_life(request, request.num_computed_tokens)
             self._control.on_finish(request, self, completed=True)
-        # As in vLLM, which takes all that end with one step off its list at once, after the last of them.
+        # As vLLM does: all requests that end with one step leave its list together, after the last of them.
         self.running = [request for request in self.running if request not in gone]
 
     def _expect_nothing_of(self, gone: Set[SimRequest]) -> None:
-        """What the step in flight computes for those who left is dropped."""
+        """Drop what the step in flight computes for requests that have left."""
         if self._in_flight is not None:
             sampled = [request for request in self._in_flight.sampled if request not in gone]
             self._in_flight = self._in_flight._replace(sampled=sampled)

@@ -1,4 +1,4 @@
-"""A simulated vLLM's state: its requests, blocks and figures, as its policy sees them."""
+"""The state of a simulated vLLM: its requests and blocks, as its policy sees them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bidkv.simulator.vllm.prefix_cache import PrefixCache
 
 
 class VllmState(EngineState):
-    """What one replica knows; it is the `EngineView` its policy sees. It decides nothing."""
+    """Requests and blocks of one replica, and the `EngineView` that its policy sees; decides nothing."""
 
     def __init__(self, config: EngineConfig, profile: StepTimeProfile, controller: Controller) -> None:
         super().__init__(config, profile, controller)
