@@ -222,7 +222,7 @@ def _runs_compiled(backend: Backend, engine: ReplicaConfig, policy: Policy) -> b
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
         raise ValueError(
-            "the compiled backend covers simulated vLLM engines, with policies that do not drop idle sessions"
+            "the compiled backend covers vLLM alone, and policies that do not drop idle sessions"
         )
     if backend == "compiled" and missing:
         raise ValueError("the compiled backend needs numba: pip install 'bidkv[sim]'")
