@@ -25,6 +25,9 @@ def commands() -> str:
     for name in COMMANDS:
         command = group.get_command(context, name)  # type: ignore[attr-defined]
         sections.append(_command(name, command, click.Context(command, info_name=name, parent=context)))
+        for part, inner in getattr(command, "commands", {}).items():
+            full = f"{name} {part}"
+            sections.append(_command(full, inner, click.Context(inner, info_name=full, parent=context)))
     return "\n\n".join(sections) + "\n"
 
 

@@ -39,9 +39,12 @@ def printed_commands(text: str) -> Iterator[tuple[str, list[str]]]:
 def options_of(name: str) -> set[str]:
     group = typer.main.get_command(app)
     command = group.get_command(None, name)  # type: ignore[attr-defined]
+    # A group of commands has the options of all of them.
+    commands = [command, *getattr(command, "commands", {}).values()]
     return {
         option
-        for parameter in command.params
+        for each in commands
+        for parameter in each.params
         for option in (*parameter.opts, *parameter.secondary_opts, "--help")
     }
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads.families import FAMILIES
-from bidkv.workloads.resolver import stream_requests
+from bidkv.workloads.resolver import resolve_workload, stream_requests
 
 TIMELINE_EVERY = 20
 """Steps from one point of a run's timeline to the next."""
@@ -24,5 +25,7 @@ def workload(spec: dict[str, Any]) -> list[WorkloadRequest]:
     if name is None:
         is_family = spec["family"] in FAMILIES and math.isfinite(rate)
         name = f"{'family' if is_family else 'synthetic'}:{spec['family']}"
-    params = spec.get("params") if name.startswith("synthetic:") or spec.get("workload") else None
-    return list(stream_requests(name, n=spec["n"], rate_rps=rate, seed=spec["seed"], params=params))
+    found = resolve_workload(name)
+    if not found.params and found.kind == "synthetic":
+        found = replace(found, params=spec.get("params", {}))
+    return list(stream_requests(found, n=spec["n"], rate_rps=rate, seed=spec["seed"]))

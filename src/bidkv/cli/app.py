@@ -22,8 +22,9 @@ COMMANDS: dict[str, str] = {
     "replay": "bidkv.cli.replay",
     "timeline": "bidkv.cli.timeline",
     "top": "bidkv.cli.top",
+    "trace": "bidkv.cli.trace",
 }
-"""Command name -> module that holds its function `command`; in the order `--help` lists them."""
+"""Command name -> module with its function `command`, or its group `app`; in the order of `--help`."""
 
 
 class LazyGroup(TyperGroup):
@@ -37,8 +38,12 @@ class LazyGroup(TyperGroup):
         """Import and build one command; None when there is no such command."""
         if cmd_name not in COMMANDS:
             return None
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
         module = import_module(COMMANDS[cmd_name])
+        if (group := getattr(module, "app", None)) is not None:
+            found = typer.main.get_group(group)
+            found.name = cmd_name
+            return found
+        single = typer.Typer(add_completion=False, rich_markup_mode=None)
         settings = getattr(module, "CONTEXT_SETTINGS", None)
         single.command(name=cmd_name, context_settings=settings)(module.command)
         return typer.main.get_command(single)

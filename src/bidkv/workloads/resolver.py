@@ -3,13 +3,14 @@
 A name may say its kind: `synthetic:mixed`, `trace:azure-conv`, `family:mixed`, `sessions:agents` or
 `session-family:chat`. A bare name is looked up in that order, so it means the same in every command; the
 families that share a name with a synthetic workload or a shipped trace are only reached by their kind. What
-is no name is a file; `./mixed` is always one.
+is no name is a file; `./mixed` is always one. The parameters of a generator may follow its name:
+`agents:turns_median=8;new_median=300`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -39,10 +40,12 @@ class WorkloadName:
     Attributes:
         kind: where it was found.
         name: within that kind, or the path of a file.
+        params: of a generator.
     """
 
     kind: Kind
     name: str
+    params: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def is_generated(self) -> bool:
@@ -96,6 +99,26 @@ def resolve_workload(text: str | Path) -> WorkloadName:
         ValueError: neither a name nor a file; the message lists the names.
     """
     text = str(text)
+    head, colon, stated = text.rpartition(":")
+    if colon and "=" in stated and (found := _find_name(head)) is not None:
+        if found.kind not in ("synthetic", "sessions"):
+            raise ValueError(f"expected parameters for a generator only, found {stated!r:.60} for {found}")
+        return replace(found, params=_parse_params(stated))
+    found = _find_name(text)
+    if found is not None:
+        return found
+    try:
+        exists = Path(text).exists()
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        exists = False
+    if exists:
+        return WorkloadName("file", text)
+    known_names = ", ".join((*known_workloads(), *known_session_workloads()))
+    raise ValueError(f"workload {text[:200]!r} is neither a file nor one of: {known_names}")
+
+
+def _find_name(text: str) -> WorkloadName | None:
+    """What a name stands for, with its kind or without; None when there is no such name."""
     names = _names()
     prefix, colon, rest = text.partition(":")
     for kind, known in names.items():
@@ -108,14 +131,21 @@ def resolve_workload(text: str | Path) -> WorkloadName:
     for kind, known in names.items():
         if text in known:
             return WorkloadName(kind, text)
-    try:
-        exists = Path(text).exists()
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        exists = False
-    if exists:
-        return WorkloadName("file", text)
-    known_names = ", ".join((*known_workloads(), *known_session_workloads()))
-    raise ValueError(f"workload {text[:200]!r} is neither a file nor one of: {known_names}")
+    return None
+
+
+def _parse_params(text: str) -> dict[str, float]:
+    params: dict[str, float] = {}
+    for part in text.split(";"):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        try:
+            number = float(value)
+        except ValueError:
+            number = float("nan")
+        if not (equals and name) or not -1e12 < number < 1e12 or name in params:
+            raise ValueError(f"expected parameters as NAME=NUMBER;NAME=NUMBER, each once, found {part!r:.60}")
+        params[name] = int(value) if value.lstrip("-").isdigit() else number
+    return params
 
 
 def stream_requests(
@@ -124,7 +154,6 @@ def stream_requests(
     n: int | None = None,
     rate_rps: float | None = None,
     seed: int = 0,
-    params: Mapping[str, float] | None = None,
     trace_format: str = "auto",
     options: TraceOptions | None = None,
 ) -> Iterator[WorkloadRequest]:
@@ -135,7 +164,6 @@ def stream_requests(
         n: number of requests; None takes all that a trace has, and a thousand of a generated workload.
         rate_rps: mean arrivals a second; a generated workload needs it, a trace is stretched to it.
         seed: another seed gives other requests; a trace always gives its own.
-        params: of a synthetic workload.
         trace_format: of a file.
         options: what a file does not say.
 
@@ -153,9 +181,7 @@ def stream_requests(
         raise ValueError(f"the workload {found.name!r} has no arrival times of its own: state a --rate")
     number = DEFAULT_REQUESTS if n is None else n
     if found.kind == "synthetic":
-        return generate(found.name, n=number, rate_rps=rate_rps, seed=seed, **(params or {}))
-    if params:
-        raise ValueError(f"expected no parameters for the family {found.name!r}, found {', '.join(params)}")
+        return generate(found.name, n=number, rate_rps=rate_rps, seed=seed, **found.params)
     return iter(FAMILIES[found.name](number, rate_rps, seed))
 
 
@@ -176,7 +202,7 @@ def make_sessions(workload: str | WorkloadName, n: int, seed: int) -> list[Sessi
     """
     found = resolve_workload(workload) if isinstance(workload, str) else workload
     if found.kind == "sessions":
-        return list(generate_sessions(found.name, n=n, seed=seed))
+        return list(generate_sessions(found.name, n=n, seed=seed, **found.params))
     if found.kind == "session-family":
         return SESSION_FAMILIES[found.name](n, seed)
     raise ValueError(f"expected a generated workload of sessions, found {found}")

@@ -67,7 +67,7 @@ def _turns(file: str, number: int, messages: list[Any], count_tokens: Callable[[
             fail(file, number, "", "messages that are objects", message)
         tokens = count_tokens(_text(message.get("value", message.get("content"))))
         role = message.get("from", message.get("role"))
-        if role not in _ANSWERS:
+        if type(role) is not str or role not in _ANSWERS:
             new += tokens
         elif new and tokens:
             turns.append(Turn(new, tokens, gap_kind="human" if turns else ""))
