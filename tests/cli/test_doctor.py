@@ -19,7 +19,7 @@ from bidkv.adapters.doctor.engines import examine_engine  # noqa: E402
 from bidkv.adapters.doctor.settings import examine_metrics, examine_sessions  # noqa: E402
 from bidkv.cli.app import app  # noqa: E402
 from bidkv.control import Controller  # noqa: E402
-from bidkv.experiments.server_process import free_port  # noqa: E402
+from bidkv.experiments.server_process import find_free_port  # noqa: E402
 from bidkv.policy import resolve  # noqa: E402
 from bidkv.protocol.policy import Policy  # noqa: E402
 
@@ -204,7 +204,7 @@ def test_it_says_whether_the_sessions_of_a_running_server_are_told_or_found() ->
     from bidkv.adapters.engine_metrics import HELP, make_engine_metrics
     from bidkv.observability.metrics import MetricsExporter
 
-    port = free_port()
+    port = find_free_port()
     values = dict.fromkeys(HELP, 0.0) | {"turns_told": 12.0, "turns_found": 3.0}
     readers = {name: partial(float, value) for name, value in values.items()}
     exporter = MetricsExporter(Controller(resolve("fair")), port, make_engine_metrics(readers))
