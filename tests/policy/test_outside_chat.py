@@ -20,7 +20,7 @@ FIGURES = ("e2e_s.mean", "e2e_s.p99", "ttft_s.mean", "ttft_s.p99")
 
 
 def queued(lengths: Iterator[tuple[int, int]], rate_rps: float, random: Random) -> list[WorkloadRequest]:
-    """Requests of these lengths with Poisson arrivals; an infinite rate has all of them queued at the start."""
+    """Requests of these lengths, Poisson arrivals; at an infinite rate all are queued at the start."""
     now_s, requests = 0.0, []
     for index, (prompt, output) in enumerate(lengths):
         requests.append(WorkloadRequest(f"r{index}", now_s, prompt, output))
