@@ -399,3 +399,28 @@ def test_a_report_says_what_was_understood() -> None:
     assert head.endswith("burstgpt, 3 requests, timestamps in s over 113.5 s, 0.0176 a second")
     assert left_out == "left out 1 rows: without an answer, failed or cancelled"
     assert trace.report.as_dict()["left_out"] == {"without an answer, failed or cancelled": 1}
+
+
+def test_quoted_cells_and_fields_within_objects_are_read(write: Callable[..., Path]) -> None:
+    quoted = write('"when","what, exactly","in","out"\n"2026-03-01 08:00:00","a, b","300","40"\n')
+    columns = {"time": "when", "prompt": "in", "output": "out"}
+    assert lengths(list(read_trace(quoted, options=TraceOptions(columns=columns)))) == [(0.0, 300, 40)]
+    plain_header = write('when,what,in,out\n2026-03-01 08:00:00,"a, b",300,40\n')
+    assert lengths(list(read_trace(plain_header, options=TraceOptions(columns=columns)))) == [(0.0, 300, 40)]
+    rows = [
+        {"ts": 1.5 + k, "usage": {"prompt_tokens": 10 + k, "completion_tokens": 3}, "user": "u"}
+        for k in range(2)
+    ]
+    nested = write("\n".join(map(json.dumps, rows)))
+    stated = parse_columns("time=ts,prompt=usage.prompt_tokens,output=usage.completion_tokens,session=user")
+    trace = open_trace(nested, options=TraceOptions(columns=stated, time_unit="s"))
+    assert lengths(list(trace.requests())) == [(1.5, 10, 3), (2.5, 11, 3)]
+    assert any("sessions are read as senders" in note for note in trace.report.notes)
+    with pytest.raises(TraceError, match=r"the column 'usage\.tokens' that --columns states as prompt"):
+        read_trace(nested, options=TraceOptions(columns={**stated, "prompt": "usage.tokens"}))
+
+
+def test_json_of_no_known_format_is_said(write: Callable[..., Path]) -> None:
+    path = write('{"architectures": ["LlamaForCausalLM"], "hidden_size": 8192}')
+    with pytest.raises(TraceError, match=r"or --columns that state .*, found 'architectures,hidden_size'"):
+        read_trace(path)

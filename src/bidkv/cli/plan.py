@@ -12,8 +12,9 @@ import typer
 from bidkv.cli import options as opt
 from bidkv.cli.engine_options import EngineOptions, read_profile
 from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
-from bidkv.cli.workload import WorkloadOptions, read_requests
+from bidkv.cli.workload import FileStatements, WorkloadOptions, read_requests
 from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _GENERATED_REQUESTS = 4000
 
 NOT_POSSIBLE = 1
 """Exit code where no number of replicas keeps the target."""
+
+_NOTHING_STATED = FileStatements()
 
 _PICTURES = (".html", ".svg", ".png")
 
@@ -66,9 +69,11 @@ Picture = Annotated[
 ]
 
 
+@expand_groups
 def command(
     trace: opt.Trace = "azure-conv",
     trace_format: opt.TraceFormatOption = "auto",
+    stated: FileStatements = _NOTHING_STATED,
     prompt_tokens: PromptTokens = None,
     output_tokens: OutputTokens = None,
     rate: PlannedRate = None,
@@ -113,7 +118,7 @@ def command(
     if simulate and cached_prompt_share:
         fail("--simulate: simulated prompts share nothing: leave --cached-prompt-share out")
     target = _target(slo_ttft_p99_ms, slo_tpot_ms)
-    source = WorkloadOptions(trace, trace_format, rate, limit)
+    source = WorkloadOptions(trace, trace_format, rate, limit, statements=stated)
     demand = _demand(source, prompt_tokens, output_tokens)
 
     run = _Run(demand, engine, step_times, target, growth, target_utilization, cached_prompt_share)

@@ -12,7 +12,7 @@ from typing import Any
 from bidkv.workloads.traces.errors import TraceError, fail
 from bidkv.workloads.traces.limits import MAX_DOCUMENT_BYTES, MAX_LINE_BYTES
 from bidkv.workloads.traces.lines import open_unpacked, read_lines
-from bidkv.workloads.traces.table import read_rows, split_header
+from bidkv.workloads.traces.table import read_rows, split_header, split_quoted
 from bidkv.workloads.traces.values import decode_json
 
 SAMPLE_ROWS = 100
@@ -59,13 +59,38 @@ class Source:
         else:
             yield from _parquet_rows(self.path)
 
-    def tuples(self, names: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
-        """Yield (number, the values of the columns `names`); what a JSON row lacks is None."""
+    def tuples(
+        self, names: Sequence[str], *, with_quotes: bool = False
+    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+        """Yield (number, the values of the columns `names`); what a JSON row lacks is None.
+
+        A name with dots reaches into the objects of JSON rows. `with_quotes` lets cells of a CSV stand in
+        quotes.
+        """
         if self.container == "csv":
-            yield from read_rows(self.path, names)
+            yield from read_rows(self.path, names, with_quotes=with_quotes)
+        elif any("." in name for name in names):
+            for number, row in self.objects():
+                yield number, tuple([look_up(row, name) for name in names])
         else:
             for number, row in self.objects():
                 yield number, tuple([row.get(name) for name in names])
+
+    def has(self, name: str) -> bool:
+        """Tell whether the rows have a column, or a field of that dotted name."""
+        return name in self.columns or any(look_up(row, name) is not None for _, row in self.sample)
+
+
+def look_up(row: dict[str, Any], name: str) -> Any:
+    """Return a field of a JSON row, by its name or by a path of names with dots; None where there is none."""
+    if name in row:
+        return row[name]
+    value: Any = row
+    for part in name.split("."):
+        if type(value) is not dict:
+            return None
+        value = value.get(part)
+    return value
 
 
 def open_source(path: Path) -> Source:
@@ -145,7 +170,7 @@ def _lenient_rows(path: Path, width: int) -> Iterator[tuple[int, list[bytes]]]:
     """The rows below a CSV header, up to the first broken one."""
     try:
         for number, line in islice(read_lines(path), 1, None):
-            cells = line.split(b",", width)
+            cells = split_quoted(line) if b'"' in line else line.split(b",", width)
             if len(cells) != width:
                 return
             yield number, cells

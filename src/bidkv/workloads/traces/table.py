@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ _MOST_COLUMNS = 256
 
 def split_header(file: str, line: bytes) -> list[str]:
     """Return the column names of a CSV header; TraceError when there are over 256 or one occurs twice."""
-    cells = line.split(b",", _MOST_COLUMNS)
+    cells = split_quoted(line) if b'"' in line else line.split(b",", _MOST_COLUMNS)
     if len(cells) > _MOST_COLUMNS:
         fail(file, 1, "", f"a header of at most {_MOST_COLUMNS} columns", line)
     columns = [cell.strip().decode("utf-8", "replace") for cell in cells]
@@ -23,10 +24,22 @@ def split_header(file: str, line: bytes) -> list[str]:
     return columns
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+def split_quoted(line: bytes) -> list[bytes]:
+    """Return the cells of a line in which some stand in quotes."""
+    try:
+        cells = next(csv.reader([line.decode("utf-8", "replace")]), [])
+    except csv.Error:
+        return [line]  # no row of any table has this one cell, so its reader names it
+    return [cell.encode() for cell in cells]
+
+
+def read_rows(
+    path: Path, columns: Sequence[str], *, with_quotes: bool = False
+) -> Iterator[tuple[int, tuple[bytes, ...]]]:
     """Yield (line number, the cells of `columns` in that order) for every row below the header.
 
-    Cells are plain: separated by commas, without quotes. Other columns are ignored.
+    Cells are plain: separated by commas, without quotes, unless the header has quotes or `with_quotes` says
+    so. Other columns are ignored.
 
     Raises:
         TraceError: a column is missing or occurs twice, a row has more or fewer cells than the header, or
@@ -41,8 +54,9 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[b
             fail(file, 1, column, f"a header with the columns {', '.join(columns)}", header_line)
     places = [header.index(column) for column in columns]
     width = len(header)
+    with_quotes = with_quotes or b'"' in header_line
     for number, line in lines:
-        cells = line.split(b",", width)
+        cells = split_quoted(line) if with_quotes and b'"' in line else line.split(b",", width)
         if len(cells) != width:
             fail(file, number, "", f"{width} cells, as the header has", line)
         yield number, tuple([cells[place] for place in places])

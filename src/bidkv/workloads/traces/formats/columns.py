@@ -13,7 +13,7 @@ from bidkv.workloads.traces.formats.base import Format, Timing
 from bidkv.workloads.traces.limits import MAX_ABS_PRIORITY, MAX_WEIGHT
 from bidkv.workloads.traces.options import TraceOptions
 from bidkv.workloads.traces.report import TraceReport
-from bidkv.workloads.traces.source import Source
+from bidkv.workloads.traces.source import Source, look_up
 from bidkv.workloads.traces.values import (
     find_column,
     parse_count,
@@ -80,17 +80,27 @@ def make_column_format(name: str, about: str, layout: ColumnLayout) -> Format:
 
 
 def read_table(
-    source: Source, layout: ColumnLayout, options: TraceOptions, report: TraceReport, timing: Timing
+    source: Source,
+    layout: ColumnLayout,
+    options: TraceOptions,
+    report: TraceReport,
+    timing: Timing,
+    *,
+    exact_names: bool = False,
 ) -> Iterator[WorkloadRequest]:
     """Stream the requests of a table, called "r0", "r1", ... in the order of its rows.
+
+    `exact_names` takes the layout's names as they are, with dots for fields within JSON objects, and lets
+    cells of a CSV stand in quotes.
 
     Raises:
         TraceError: a broken row, rows out of order of time, a column that is missing, or no request at all.
     """
     file = str(source.path)
-    prompt_name, output_name = _need(source, layout.prompt), _need(source, layout.output)
-    time_name = _need(source, layout.time) if layout.time else None
-    images_name = find_column(source.columns, layout.images)
+    find = _first_name if exact_names else _find_in(source)
+    prompt_name, output_name = _need(source, layout.prompt, find), _need(source, layout.output, find)
+    time_name = _need(source, layout.time, find) if layout.time else None
+    images_name = find(layout.images)
     found = (
         (role, column, parse)
         for role, names, parse in (
@@ -99,14 +109,14 @@ def read_table(
             ("max_tokens", layout.max_tokens, _parse_cap),
             ("weight", layout.weight, _parse_weight),
         )
-        if (column := find_column(source.columns, names)) is not None
+        if (column := find(names)) is not None
     )
     extras: list[_Extra] = list(found)
     names = [prompt_name, output_name, *(n for n in (time_name, images_name) if n)]
     names += [column for _, column, _ in extras]
     clock: Clock | None = None
     if time_name is not None:
-        sample = [row.get(time_name) for _, row in source.sample]
+        sample = [look_up(row, time_name) for _, row in source.sample]
         clock = make_clock(file, time_name, sample, layout.time_unit, options, report)
     start_s, stretch, given = timing.start_s, timing.stretch, timing.given_s
     time_place = 2 if time_name else 0
@@ -114,7 +124,7 @@ def read_table(
     extra_place = images_place + bool(images_name)
     tokens = parse_count if layout.zero_is_failure or images_name else parse_tokens
     index = 0
-    for number, cells in source.tuples(names):
+    for number, cells in source.tuples(names, with_quotes=exact_names):
         prompt = tokens(file, number, prompt_name, cells[0])
         output = tokens(file, number, output_name, cells[1])
         arrival_s = clock.read(number, cells[time_place]) if clock is not None else 0.0
@@ -139,8 +149,19 @@ def read_table(
         fail(file, 0, "", "at least one request with a prompt and an answer")
 
 
-def _need(source: Source, names: tuple[str, ...]) -> str:
-    column = find_column(source.columns, names)
+_Find = Callable[[tuple[str, ...]], str | None]
+
+
+def _find_in(source: Source) -> _Find:
+    return lambda names: find_column(source.columns, names)
+
+
+def _first_name(names: tuple[str, ...]) -> str | None:
+    return names[0] if names else None
+
+
+def _need(source: Source, names: tuple[str, ...], find: _Find) -> str:
+    column = find(names)
     if column is None:
         fail(str(source.path), 1, "", f"a column called {' or '.join(names)}", ",".join(source.columns))
     return column

@@ -208,13 +208,18 @@ def _make_matcher(*needed: str) -> Callable[[Source, TraceOptions], bool]:
     return matches
 
 
+def _is_mooncake(source: Source, options: TraceOptions) -> bool:
+    if source.container == "json lines" and not source.sample:
+        return True  # the first row is broken, and its parser says how
+    known = (MOONCAKE_FIELDS.time, MOONCAKE_FIELDS.prompt, MOONCAKE_FIELDS.output)
+    return _is_json(source) and any(name in source.columns for name in known)
+
+
 MOONCAKE = Format(
     "mooncake",
     "JSON objects with timestamp (ms), input_length, output_length and optionally hash_ids",
-    # Any JSON lines that no other format claims: the parser then names the field that is missing.
-    lambda source, options: (
-        source.container == "json lines" or (_is_json(source) and "input_length" in source.columns)
-    ),
+    # One of its fields is enough: the parser then names the field that is missing.
+    _is_mooncake,
     _make_reader(MOONCAKE_FIELDS),
 )
 DYNAMO = Format(

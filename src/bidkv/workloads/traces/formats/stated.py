@@ -21,7 +21,7 @@ def _requests(
         if role not in stated:
             raise TraceError(f"{source.path}: expected --columns to state {role}=COLUMN")
     for role, column in stated.items():
-        if column not in source.columns:
+        if not source.has(column):
             expected = f"the column {column!r} that --columns states as {role}"
             fail(str(source.path), 1, "", expected, ",".join(source.columns))
     roles = {role: (column,) for role, column in stated.items()}
@@ -35,7 +35,9 @@ def _requests(
         weight=roles.get("weight", ()),
         zero_is_failure=True,
     )
-    return read_table(source, layout, options, report, timing)
+    if "session" in stated:
+        report.note("sessions are read as senders: every request arrives at its recorded time")
+    return read_table(source, layout, options, report, timing, exact_names=True)
 
 
 STATED = Format(
