@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bidkv.calibration.step_columns import RECORDED_COLUMNS
-from bidkv.gpu_host.calibration_grid import Cell, Injection, full_grid, small_grid
-from bidkv.gpu_host.calibration_run import recorded_cells
+from bidkv.gpu_host.calibration_grid import GridCell, Injection, full_grid, small_grid
+from bidkv.gpu_host.calibration_run import read_recorded_cells
 
 
 def test_the_grid_is_the_same_for_a_seed_and_numbers_its_cells() -> None:
@@ -43,21 +43,21 @@ def test_the_grid_covers_what_the_recorded_steps_leave_open() -> None:
 
 def test_decoding_requests_outlive_every_injection() -> None:
     # 100 requests leave 412 of 512 tokens to prompts: 3 x 700 tokens take 6 steps, and one in between.
-    cell = Cell(0, 100, 40, 512, (Injection(3, 700), Injection(1, 8)))
+    cell = GridCell(0, 100, 40, 512, (Injection(3, 700), Injection(1, 8)))
     prefill_steps = -(-100 * 45 // 412) + 1
     assert cell.output_tokens == prefill_steps + (2 + 6) + (2 + 1)
 
 
 def test_a_log_to_go_on_with_is_checked(tmp_path: Path) -> None:
     log = tmp_path / "steps.csv"
-    assert recorded_cells(log) == set()
+    assert read_recorded_cells(log) == set()
     log.write_text(",".join(RECORDED_COLUMNS) + "\n" + "\n".join(f"{cell}" + ",0" * 13 for cell in (4, 4, 9)))
-    assert recorded_cells(log) == {4, 9}
+    assert read_recorded_cells(log) == {4, 9}
     log.write_text("step_s,tokens\n0.1,3\n")
     with pytest.raises(
         ValueError, match=r"steps\.csv, line 1: expected the columns cell,conc,plen,chunk,step_s"
     ):
-        recorded_cells(log)
+        read_recorded_cells(log)
 
 
 def test_the_small_grid_is_small() -> None:

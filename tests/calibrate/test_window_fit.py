@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.calibration.replay_plan import TIMELINE_EVERY, workload
+from bidkv.calibration.replay_plan import TIMELINE_EVERY, make_run_requests
 from bidkv.calibration.run_windows import run_windows
 from bidkv.calibration.validation import read_runs
 from bidkv.calibration.window_fit import fit_windows, main
@@ -44,7 +44,7 @@ def _recorded(lagging: bool) -> tuple[dict[str, object], RunResult]:
     """A simulated run, thinned to what a real one keeps of its timeline."""
     spec = SPEC | {"async_scheduling": lagging}
     engine = EngineConfig(600, max_num_seqs=32, max_num_batched_tokens=2048, async_scheduling=lagging)
-    run = simulate(workload(spec), resolve("preempt-evict"), engine, TRUTH, timeline_points=10**6)
+    run = simulate(make_run_requests(spec), resolve("preempt-evict"), engine, TRUTH, timeline_points=10**6)
     return spec, replace(run, timeline=run.timeline[::TIMELINE_EVERY])
 
 

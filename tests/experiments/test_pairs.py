@@ -9,7 +9,7 @@ import pytest
 
 from bidkv.evaluation.figures import E2E_MEAN
 from bidkv.evaluation.statistics import compare_pairs
-from bidkv.gpu_host.pairs import cells, main
+from bidkv.gpu_host.pairs import main, read_pairs
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.results import RunResult, encode
@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_cell_pairs_what_was_run_on_the_same_requests(folder: Path) -> None:
-    (cell,) = cells(folder)
+    (cell,) = read_pairs(folder)
     assert {policy: sorted(runs) for policy, runs in cell.runs.items()} == {
         "preempt-evict": [1, 2, 3],
         "lcf": [1, 2, 3],

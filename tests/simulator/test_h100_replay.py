@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.calibration.replay_check import Comparison, main, read_recording, replay
+from bidkv.calibration.replay_check import FigureComparison, main, read_recording, replay
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig
 from bidkv.workloads.traces import TraceError
@@ -20,7 +20,7 @@ STEPS = DATA / "run_compiled.steps.csv"
 
 
 @pytest.fixture(scope="module")
-def comparisons() -> dict[str, Comparison]:
+def comparisons() -> dict[str, FigureComparison]:
     engine = EngineConfig(num_gpu_blocks=600, max_num_seqs=32, max_num_batched_tokens=2048)
     rows = replay(read_recording(REQUESTS, STEPS), load_profile("h100-llama3.1-8b"), engine)
     return {row.figure: row for row in rows}
@@ -36,14 +36,14 @@ def comparisons() -> dict[str, Comparison]:
     ],
 )
 def test_the_replay_is_as_close_as_claimed(
-    comparisons: dict[str, Comparison], figure: str, bound: float
+    comparisons: dict[str, FigureComparison], figure: str, bound: float
 ) -> None:
     row = comparisons[figure]
     assert row.recorded > 0
     assert abs(row.difference) <= bound
 
 
-def test_the_recording_was_made_under_pressure(comparisons: dict[str, Comparison]) -> None:
+def test_the_recording_was_made_under_pressure(comparisons: dict[str, FigureComparison]) -> None:
     # Without preemptions the replay would say nothing about scheduling.
     assert comparisons["preemptions"].recorded > 100
     assert comparisons["recompute tax"].recorded > 0.2

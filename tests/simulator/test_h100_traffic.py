@@ -14,12 +14,12 @@ from tests.simulator.aims import AIMS
 
 from bidkv.calibration.validation import (
     ORDERED,
-    Replay,
+    ComparedRun,
     agreement,
     closeness_table,
+    compare_runs,
     main,
     order_table,
-    replays,
     tail_table,
 )
 from bidkv.profiles import load_profile
@@ -32,13 +32,13 @@ SLOW = "m-2048"
 
 
 @pytest.fixture(scope="module")
-def compared() -> dict[str, Replay]:
-    return {row.name: row for row in replays(DATA / "validation", load_profile(PROFILE))}
+def compared() -> dict[str, ComparedRun]:
+    return {row.name: row for row in compare_runs(DATA / "validation", load_profile(PROFILE))}
 
 
 @pytest.fixture(scope="module")
-def policies() -> list[Replay]:
-    return replays(DATA / "policies", load_profile(PROFILE))
+def policies() -> list[ComparedRun]:
+    return compare_runs(DATA / "policies", load_profile(PROFILE))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def policies() -> list[Replay]:
     ],
 )
 def test_figures_are_as_close_as_claimed(
-    compared: dict[str, Replay], figure: str, bound: float, bound_when_slow: float
+    compared: dict[str, ComparedRun], figure: str, bound: float, bound_when_slow: float
 ) -> None:
     gaps = {name: abs(row.difference(figure)) for name, row in compared.items()}
     assert gaps.pop(SLOW) <= bound_when_slow
@@ -61,7 +61,9 @@ def test_figures_are_as_close_as_claimed(
     assert max(gaps.values()) <= bound
 
 
-def test_the_page_shows_what_the_command_prints(compared: dict[str, Replay], policies: list[Replay]) -> None:
+def test_the_page_shows_what_the_command_prints(
+    compared: dict[str, ComparedRun], policies: list[ComparedRun]
+) -> None:
     page = (Path(__file__).parents[2] / "docs" / "results" / "simulator-accuracy.md").read_text(
         encoding="utf-8"
     )
@@ -71,7 +73,7 @@ def test_the_page_shows_what_the_command_prints(compared: dict[str, Replay], pol
 
 
 def test_without_arrivals_to_meet_every_step_and_preemption_is_the_real_one(
-    compared: dict[str, Replay],
+    compared: dict[str, ComparedRun],
 ) -> None:
     for law in LAWS:
         row = compared[law]
@@ -80,7 +82,7 @@ def test_without_arrivals_to_meet_every_step_and_preemption_is_the_real_one(
 
 
 # One run that is not the slow one misses one of the aims, by a little.
-def test_five_runs_of_seven_are_within_every_aim(compared: dict[str, Replay]) -> None:
+def test_five_runs_of_seven_are_within_every_aim(compared: dict[str, ComparedRun]) -> None:
     missed = {
         (name, figure)
         for name, row in compared.items()
@@ -91,7 +93,7 @@ def test_five_runs_of_seven_are_within_every_aim(compared: dict[str, Replay]) ->
     assert [figure for name, figure in missed if name == "m-512"] == ["throughput_rps"]
 
 
-def test_the_slow_run_is_slow_where_only_decode_steps_are_left(compared: dict[str, Replay]) -> None:
+def test_the_slow_run_is_slow_where_only_decode_steps_are_left(compared: dict[str, ComparedRun]) -> None:
     assert compared[SLOW].decode_tail < -0.08
     before = [compared[name].decode_tail for name in ("law-1-1", "s-2048", "s-512")]
     assert max(map(abs, before)) < 0.04
@@ -106,7 +108,7 @@ def test_the_slow_run_is_slow_where_only_decode_steps_are_left(compared: dict[st
 
 
 @pytest.mark.parametrize("figure", ORDERED)
-def test_policies_rank_as_on_the_real_engine(policies: list[Replay], figure: str) -> None:
+def test_policies_rank_as_on_the_real_engine(policies: list[ComparedRun], figure: str) -> None:
     tau, pairs = agreement(policies, figure, noise=0.02)
     assert len(policies) == 5
     assert pairs >= 7
@@ -114,8 +116,8 @@ def test_policies_rank_as_on_the_real_engine(policies: list[Replay], figure: str
 
 
 def test_a_wrong_order_is_found_and_noise_is_left_out() -> None:
-    def run(name: str, real: float, simulated: float) -> Replay:
-        return Replay(name, name, {"e2e_mean_s": real}, {"e2e_mean_s": simulated}, 0.0)
+    def run(name: str, real: float, simulated: float) -> ComparedRun:
+        return ComparedRun(name, name, {"e2e_mean_s": real}, {"e2e_mean_s": simulated}, 0.0)
 
     runs = [run("a", 1.0, 3.0), run("b", 2.0, 2.0), run("c", 2.01, 1.0)]
     assert agreement(runs, "e2e_mean_s", noise=0.02) == (-1.0, 2)

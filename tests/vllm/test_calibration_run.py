@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from tests.engine_model import write_config
 
-from bidkv.gpu_host.calibration_grid import Cell, Injection, small_grid
+from bidkv.gpu_host.calibration_grid import GridCell, Injection, small_grid
 from bidkv.gpu_host.calibration_recorder import OutOfTime, Recorder
-from bidkv.gpu_host.calibration_run import record_grid, unfit
+from bidkv.gpu_host.calibration_run import find_misfit, record_grid
 from bidkv.gpu_host.engine import build_engine, describe_engine
 
 pytestmark = pytest.mark.vllm
@@ -34,7 +34,7 @@ def recorder(tmp_path_factory: pytest.TempPathFactory) -> Recorder:
 
 
 def test_injected_prompts_make_mixed_steps_of_known_composition(recorder: Recorder) -> None:
-    rows = recorder.record(Cell(7, 3, 40, 64, (Injection(1, 30), Injection(2, 20), Injection(1, 150))))
+    rows = recorder.record(GridCell(7, 3, 40, 64, (Injection(1, 30), Injection(2, 20), Injection(1, 150))))
     steady = next(i for i, row in enumerate(rows) if not row["prefill"] and row["decode"] == 3)
     batches = [(row["prefill"], row["num_prefills"], row["prefill_attention"]) for row in rows[steady + 1 :]]
     assert batches == [
@@ -54,7 +54,7 @@ def test_injected_prompts_make_mixed_steps_of_known_composition(recorder: Record
 
 
 def test_a_staircase_passes_every_batch_size(recorder: Recorder) -> None:
-    rows = recorder.record(Cell(8, 6, 40, 128))
+    rows = recorder.record(GridCell(8, 6, 40, 128))
     sizes = [row["decode"] for row in rows if not row["prefill"]]
     assert set(sizes) == {1, 2, 3, 4, 5, 6}
     assert sizes == sorted(sizes, reverse=True)
@@ -80,15 +80,15 @@ def test_a_grid_is_recorded_once_and_gone_on_with(recorder: Recorder, tmp_path: 
 def test_out_of_time_leaves_the_engine_idle(recorder: Recorder) -> None:
     deadline_s, recorder._deadline_s = recorder._deadline_s, 0.0
     with pytest.raises(OutOfTime):
-        recorder.record(Cell(9, 4, 40, 64))
+        recorder.record(GridCell(9, 4, 40, 64))
     recorder._deadline_s = deadline_s
     assert not recorder.engine.has_unfinished_requests()
-    assert len(recorder.record(Cell(10, 2, 20, 64))) >= 4
+    assert len(recorder.record(GridCell(10, 2, 20, 64))) >= 4
 
 
 def test_cells_that_the_engine_cannot_run_are_left_out(recorder: Recorder) -> None:
-    assert unfit(Cell(0, 4, 40, 64), recorder) == ""
-    assert "needs 17 sequences" in unfit(Cell(0, 17, 40, 64), recorder)
-    assert "the limit is 4096" in unfit(Cell(0, 0, 0, 64, (Injection(1, 5000),)), recorder)
-    assert "KV cache" in unfit(Cell(0, 4, 1500, 64), recorder)
+    assert find_misfit(GridCell(0, 4, 40, 64), recorder) == ""
+    assert "needs 17 sequences" in find_misfit(GridCell(0, 17, 40, 64), recorder)
+    assert "the limit is 4096" in find_misfit(GridCell(0, 0, 0, 64, (Injection(1, 5000),)), recorder)
+    assert "KV cache" in find_misfit(GridCell(0, 4, 1500, 64), recorder)
     assert describe_engine(recorder.engine)["num_gpu_blocks"] == 160

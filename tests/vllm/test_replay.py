@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.engine_model import write_config
 
-from bidkv.calibration.replay_plan import workload
+from bidkv.calibration.replay_plan import make_run_requests
 from bidkv.gpu_host.engine import build_engine
 from bidkv.gpu_host.replay import Replayer
 from bidkv.results import encode
@@ -55,12 +55,12 @@ def replayer(tmp_path_factory: pytest.TempPathFactory) -> Replayer:
 def test_runs_of_a_plan_share_one_engine_and_leave_nothing_behind(replayer: Replayer, tmp_path: Path) -> None:
     for spec in PLAN:
         result = replayer.run(spec)
-        requests = workload(spec)
+        requests = make_run_requests(spec)
         assert {record.request_id for record in result.completed} == {r.request_id for r in requests}
         assert result.totals.usable_blocks == 29
         assert result.notes["active"], result.notes
         assert result.totals.preemptions > 0, "without pressure a replay compares nothing"
-        assert replayer._pool.get_num_free_blocks() == 39
+        assert replayer.pool.get_num_free_blocks() == 39
         # Every step but the first, which comes with the first request, has a row.
         if spec["steps"]:
             assert replayer.step_log is not None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bidkv.calibration.replay_plan import workload as replayed
+from bidkv.calibration.replay_plan import make_run_requests as replayed
 from bidkv.cli.workload import WorkloadOptions, read_requests, read_workload
 from bidkv.experiments.plan import ExperimentPlan, LoadPoint
 from bidkv.experiments.store import Store

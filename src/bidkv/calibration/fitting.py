@@ -33,6 +33,11 @@ _LOSS_SCALE = 0.05  # relative error from which on a step counts as an outlier
 _OUTLIER = 3.0  # a step this many times as long as the fit says is left out of the mean
 _NORMS = (4.0, 16.0, 64.0, None)  # None: the maximum itself
 _DIGITS = 6
+_STEPS_PER_COEFFICIENT = 10
+"""Steps per coefficient from which on one start of the fit is enough."""
+
+_HOST_FACTORS = (1.0, 0.5, 0.7, 0.85, 0.95, 1.05, 1.2, 1.5, 2.0)
+"""Factors on the host's first estimate: the starts of a fit to few steps."""
 
 
 @dataclass(frozen=True)
@@ -293,8 +298,21 @@ def _fit_larger(gpu: Floats, host: Floats, step_s: Floats, cell: Ints) -> Floats
     for column in np.flatnonzero(~on_gpu):
         rows = host[:, column] > 0
         start[column] = np.quantile(step_s[rows] / host[rows, column], 0.1)
+    # With few steps the problem has several minima of nearly equal loss, and the rounding of a last bit would
+    # decide which one is found. The best of several starts depends less on the machine.
+    few = len(step_s) < _STEPS_PER_COEFFICIENT * gpu.shape[1]
+    starts = [np.where(on_gpu, start, start * factor) for factor in (_HOST_FACTORS if few else (1.0,))]
+    start = min((_descend(gpu, host, step_s, each) for each in starts), key=lambda found: found[0])[1]
+    fitted = _larger(gpu @ start, host @ start, None)[0]
+    usual = step_s < _OUTLIER * fitted
+    return np.asarray(start * _level(fitted[usual], step_s[usual], cell[usual]) / scale)
+
+
+def _descend(gpu: Floats, host: Floats, step_s: Floats, start: Floats) -> tuple[float, Floats]:
+    """Return the loss and the place of the minimum that p-norms of growing p lead to from `start`."""
+    loss = 0.0
     for norm in _NORMS:
-        start = least_squares(
+        solution = least_squares(
             lambda x, norm=norm: _larger(gpu @ x, host @ x, norm)[0] / step_s - 1.0,
             np.maximum(start, 1e-9),
             jac=lambda x, norm=norm: _slope(gpu, host, x, norm) / step_s[:, None],
@@ -305,10 +323,9 @@ def _fit_larger(gpu: Floats, host: Floats, step_s: Floats, cell: Ints) -> Floats
             xtol=1e-14,
             gtol=1e-14,
             max_nfev=400,
-        ).x
-    fitted = _larger(gpu @ start, host @ start, None)[0]
-    usual = step_s < _OUTLIER * fitted
-    return np.asarray(start * _level(fitted[usual], step_s[usual], cell[usual]) / scale)
+        )
+        loss, start = float(f"{solution.cost:.9g}"), solution.x
+    return loss, start
 
 
 def _level(fitted_s: Floats, step_s: Floats, cell: Ints) -> float:

@@ -50,7 +50,7 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class FigureComparison:
     """One figure, recorded and replayed.
 
     `difference` is relative to the recorded value, or absolute where `absolute` (figures that are shares).
@@ -114,20 +114,20 @@ def read_recording(requests_file: Path, steps_file: Path) -> Recording:
     )
 
 
-def replay(recording: Recording, profile: StepTimeProfile, engine: EngineConfig) -> list[Comparison]:
+def replay(recording: Recording, profile: StepTimeProfile, engine: EngineConfig) -> list[FigureComparison]:
     """Replay a recording's requests under the engine's own rules and compare the figures."""
     result = simulate(recording.requests, resolve(ENGINE_ORDER), engine, profile)
     summary = result.summary()
     return [
-        Comparison("throughput, req/s", recording.throughput_rps, summary["throughput_rps"]),
-        Comparison("mean end-to-end latency, s", recording.e2e_mean_s, summary["e2e_s"]["mean"]),
-        Comparison("recompute tax", recording.recompute_tax, summary["recompute_tax"], absolute=True),
-        Comparison("preemptions", recording.preemptions, summary["preemptions"]),
-        Comparison("steps", recording.steps, summary["steps"]),
+        FigureComparison("throughput, req/s", recording.throughput_rps, summary["throughput_rps"]),
+        FigureComparison("mean end-to-end latency, s", recording.e2e_mean_s, summary["e2e_s"]["mean"]),
+        FigureComparison("recompute tax", recording.recompute_tax, summary["recompute_tax"], absolute=True),
+        FigureComparison("preemptions", recording.preemptions, summary["preemptions"]),
+        FigureComparison("steps", recording.steps, summary["steps"]),
     ]
 
 
-def render(comparisons: Sequence[Comparison]) -> str:
+def render(comparisons: Sequence[FigureComparison]) -> str:
     """Lay the comparison out as a table of plain text."""
     lines = [f"{'figure':<28}{'recorded':>12}{'replayed':>12}{'difference':>14}"]
     for row in comparisons:

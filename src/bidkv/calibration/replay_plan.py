@@ -14,7 +14,7 @@ TIMELINE_EVERY = 20
 """Steps from one point of a run's timeline to the next."""
 
 
-def workload(spec: dict[str, Any]) -> list[WorkloadRequest]:
+def make_run_requests(spec: dict[str, Any]) -> list[WorkloadRequest]:
     """Return the requests of one run of the plan.
 
     A plan names its workload by `workload`, as every command does. Recorded plans name a family by `family`

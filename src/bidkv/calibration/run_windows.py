@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from bidkv.calibration.replay_plan import TIMELINE_EVERY, workload
+from bidkv.calibration.replay_plan import TIMELINE_EVERY, make_run_requests
 from bidkv.calibration.step_log import Floats
 from bidkv.control import Controller
 from bidkv.policy import resolve
@@ -116,7 +116,7 @@ def run_windows(spec: dict[str, Any], real: RunResult, profile: StepTimeProfile)
         max_num_batched_tokens=spec["chunk"],
         async_scheduling=spec["async_scheduling"],
     )
-    requests = workload(spec)
+    requests = make_run_requests(spec)
     drive: _Drive | None = _Drive(config, profile, spec["policy"])
     found = []
     agreed = False

@@ -26,7 +26,7 @@ from statistics import median
 from types import NoneType
 from typing import Any
 
-from bidkv.calibration.replay_plan import workload
+from bidkv.calibration.replay_plan import make_run_requests
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.results import RunResult, TimelinePoint
@@ -43,7 +43,7 @@ ORDERED = ("e2e_mean_s", "recompute_tax", "throughput_rps")
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
+class ComparedRun:
     """One run on the real engine and the same run simulated.
 
     Attributes:
@@ -66,7 +66,9 @@ class Replay:
         return gap if figure == "recompute_tax" else gap / self.real[figure]
 
 
-def replays(directory: Path, profile: StepTimeProfile, *, without: Collection[str] = ()) -> list[Replay]:
+def compare_runs(
+    directory: Path, profile: StepTimeProfile, *, without: Collection[str] = ()
+) -> list[ComparedRun]:
     """Simulate every run of `directory` but those of the policies in `without`, in the order of its plan.
 
     Raises:
@@ -85,9 +87,9 @@ def replays(directory: Path, profile: StepTimeProfile, *, without: Collection[st
             max_num_batched_tokens=spec["chunk"],
             async_scheduling=spec.get("async_scheduling", False),
         )
-        run = simulate(workload(spec), resolve(spec["policy"]), engine, profile)
+        run = simulate(make_run_requests(spec), resolve(spec["policy"]), engine, profile)
         tail = decode_tail(real, profile)
-        compared.append(Replay(spec["name"], spec["policy"], _figures(real), _figures(run), tail))
+        compared.append(ComparedRun(spec["name"], spec["policy"], _figures(real), _figures(run), tail))
     return compared
 
 
@@ -141,7 +143,7 @@ def _tail(real: RunResult) -> tuple[float, list[tuple[TimelinePoint, TimelinePoi
     return steps, list(pairwise(points))
 
 
-def agreement(compared: Sequence[Replay], figure: str, noise: float) -> tuple[float, int]:
+def agreement(compared: Sequence[ComparedRun], figure: str, noise: float) -> tuple[float, int]:
     """Kendall's tau of the policies' order by `figure`, and how many pairs it rests on.
 
     Pairs of runs whose real figures differ by less than `noise` (a share of the larger) have no order that a
@@ -158,7 +160,7 @@ def agreement(compared: Sequence[Replay], figure: str, noise: float) -> tuple[fl
     return (agreeing / total if total else float("nan")), total
 
 
-def closeness_table(compared: Sequence[Replay]) -> str:
+def closeness_table(compared: Sequence[ComparedRun]) -> str:
     """How far every figure is off, one row a run."""
     lines = [
         "| run | steps, preemptions: real | simulated | req/s | throughput | mean e2e | p99 e2e "
@@ -178,7 +180,7 @@ def closeness_table(compared: Sequence[Replay]) -> str:
     return "\n".join(lines)
 
 
-def order_table(compared: Sequence[Replay], noise: float) -> str:
+def order_table(compared: Sequence[ComparedRun], noise: float) -> str:
     """Real and simulated figures by policy, and how far their orders agree."""
     lines = ["| policy | mean e2e s: real, simulated | tax: real, simulated | req/s: real, simulated |"]
     lines.append("|---|---|---|---|")
@@ -225,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.tails:
             print(tail_table(options.runs))
             return 0
-        compared = replays(options.runs, load_profile(options.profile), without=options.without.split(","))
+        compared = compare_runs(
+            options.runs, load_profile(options.profile), without=options.without.split(",")
+        )
     except (OSError, ValueError) as error:
         print(f"bidkv: error: {error}", file=sys.stderr)
         return 2

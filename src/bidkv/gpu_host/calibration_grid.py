@@ -1,9 +1,9 @@
-"""The grid of a calibration run: which batches an engine is made to step through.
+"""The grid of a calibration run: the batches that an engine is stepped through.
 
 Two kinds of cells cover what a step-time profile needs:
 
-* a *staircase*: many requests decode and finish one after the other, so that one prefill gives every decode
-  batch size from many down to 1;
+* a *staircase*: many requests decode and finish one after the other, so one prefill gives every decode batch
+  size from many down to 1;
 * an *injection* cell: a steady decode batch into which prompts are put one by one, which gives mixed steps of
   known composition, from a few prefill tokens to a full token budget.
 """
@@ -14,18 +14,19 @@ from dataclasses import dataclass
 from random import Random
 
 STEPS_PER_STAIR = 2
+"""Steps between two requests of a staircase finishing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """`prompts` prompts of `prompt_tokens` tokens that enter together and leave with their first token."""
+    """`prompts` prompts of `prompt_tokens` tokens each that enter together and end with their first token."""
 
     prompts: int
     prompt_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class GridCell:
     """One cell of the grid.
 
     Attributes:
@@ -45,7 +46,7 @@ class Cell:
     @property
     def output_tokens(self) -> int:
         """Most tokens one of the decoding requests generates."""
-        # Those that decode already take their token from the budget before a prompt gets its chunk.
+        # Decoding requests take their token from the budget before a prompt gets its chunk.
         free_budget = max(self.chunk - self.requests, 1)
         prefill_steps = -(-self.requests * self.longest_prompt // free_budget) + 1
         if not self.injections:
@@ -56,18 +57,18 @@ class Cell:
 
     @property
     def longest_prompt(self) -> int:
-        """Longest prompt of a decoding request; lengths vary by an eighth, lest they align in blocks."""
+        """Longest prompt of a decoding request; lengths vary by an eighth, so they do not align in blocks."""
         return self.prompt_tokens + self.prompt_tokens // 8
 
     @property
     def peak_tokens(self) -> int:
-        """Bound of the tokens resident at once."""
+        """Upper bound of the tokens resident at once."""
         injected = max((i.prompts * (i.prompt_tokens + 1) for i in self.injections), default=0)
         return self.requests * (self.longest_prompt + self.output_tokens) + injected
 
     @property
     def longest_request(self) -> int:
-        """Bound of one request's tokens."""
+        """Upper bound of one request's tokens."""
         injected = max((i.prompt_tokens + 1 for i in self.injections), default=0)
         return max(self.longest_prompt + self.output_tokens if self.requests else 0, injected)
 
@@ -103,15 +104,15 @@ _SPLIT = ((4, 64), (4, 160), (4, 300), (4, 450), (16, 16), (16, 100))
 _LONG = (6000, 16_000, 28_000)
 
 
-def full_grid(chunks: tuple[int, ...], passes: int, seed: int) -> list[Cell]:
-    """The grid for a data-center GPU, shuffled so that neither drift nor an early end leans on one regime.
+def full_grid(chunks: tuple[int, ...], passes: int, seed: int) -> list[GridCell]:
+    """Return the grid for a data-center GPU, shuffled so that drift affects all regimes alike.
 
     Args:
         chunks: token budgets of a step, none above the engine's own.
         passes: how often everything is recorded.
         seed: of the order.
     """
-    cells: list[Cell] = []
+    cells: list[GridCell] = []
     for _ in range(passes):
         for chunk in chunks:
             cells += _cells(len(cells), chunk, _STAIRS, _STEADY, _PREFILLS, _SPLIT, _LONG, seed + len(cells))
@@ -119,9 +120,9 @@ def full_grid(chunks: tuple[int, ...], passes: int, seed: int) -> list[Cell]:
     return cells
 
 
-def small_grid(chunks: tuple[int, ...], passes: int, seed: int) -> list[Cell]:
-    """A few seconds of the same, to try the recorder on a small engine."""
-    cells: list[Cell] = []
+def small_grid(chunks: tuple[int, ...], passes: int, seed: int) -> list[GridCell]:
+    """Return a few seconds of the same, to try the recorder on a small engine."""
+    cells: list[GridCell] = []
     for _ in range(passes):
         for chunk in chunks:
             cells += _cells(
@@ -140,13 +141,13 @@ def _cells(
     split: tuple[tuple[int, int], ...],
     long: tuple[int, ...],
     seed: int,
-) -> list[Cell]:
-    cells = [Cell(first + i, requests, prompt, chunk) for i, (requests, prompt) in enumerate(stairs)]
+) -> list[GridCell]:
+    cells = [GridCell(first + i, requests, prompt, chunk) for i, (requests, prompt) in enumerate(stairs)]
     order = Random(seed)
     for requests, prompt in steady:
         injections = [Injection(1, tokens) for tokens in prefills] + [Injection(*each) for each in split]
         if requests <= 8:  # chunks deep in a prompt: what tells attention from everything else
             injections += [Injection(1, tokens) for tokens in long]
         order.shuffle(injections)
-        cells.append(Cell(first + len(cells), requests, prompt, chunk, tuple(injections)))
+        cells.append(GridCell(first + len(cells), requests, prompt, chunk, tuple(injections)))
     return cells

@@ -1,4 +1,4 @@
-"""Lead a vLLM engine through the cells of a calibration grid, and note every step's batch and duration."""
+"""Run the cells of a calibration grid on a vLLM engine and record every step's batch and duration."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from bidkv.gpu_host.calibration_grid import STEPS_PER_STAIR, Cell
+from bidkv.gpu_host.calibration_grid import STEPS_PER_STAIR, GridCell
 
 Row = dict[str, float]
 """One step, by column of :mod:`bidkv.calibration.step_columns`."""
 
 
 class OutOfTime(Exception):
-    """The time limit passed; the cell under way is dropped."""
+    """The time limit has passed; the cell in progress is dropped."""
 
 
 class Recorder:
-    """One engine, and the batch of its latest step.
+    """One engine and the batch of its latest step.
 
     Args:
         engine: a vLLM ``LLMEngine`` whose core lives in this process.
@@ -41,21 +41,21 @@ class Recorder:
 
     @property
     def capacity_tokens(self) -> int:
-        """Tokens the KV cache holds, the null block left out."""
+        """Tokens that the KV cache holds, without the null block."""
         pool = self.scheduler.kv_cache_manager.block_pool
         return int((pool.num_gpu_blocks - 1) * self.engine.vllm_config.cache_config.block_size)
 
-    def record(self, cell: Cell) -> list[Row]:
-        """Lead the engine through `cell`; returns its steps.
+    def record(self, cell: GridCell) -> list[Row]:
+        """Run `cell` and return its steps.
 
         Raises:
-            OutOfTime: the deadline passed; the engine is idle again all the same.
+            OutOfTime: the deadline has passed; the engine is idle again nevertheless.
         """
         self.scheduler.max_num_scheduled_tokens = cell.chunk
         rows: list[Row] = []
         live: set[str] = set()
         try:
-            self._decoders(cell, live)
+            self._add_decoders(cell, live)
             self._step_until(rows, live, lambda: not self._batch["prefill"] and not self._batch["waiting"])
             if not cell.injections:
                 self._step_until(rows, live, lambda: False)
@@ -69,7 +69,7 @@ class Recorder:
         place = {"cell": cell.number, "conc": cell.requests, "plen": cell.prompt_tokens, "chunk": cell.chunk}
         return [place | row for row in rows]
 
-    def _decoders(self, cell: Cell, live: set[str]) -> None:
+    def _add_decoders(self, cell: GridCell, live: set[str]) -> None:
         spread = cell.prompt_tokens // 8
         for index in range(cell.requests):
             length = cell.prompt_tokens + self._random.randint(-spread, spread)
@@ -91,7 +91,7 @@ class Recorder:
         return name
 
     def _step_until(self, rows: list[Row], live: set[str], done: Callable[[], bool]) -> None:
-        """Step, at least once, until `done` or nothing lives."""
+        """Step, at least once, until `done` or until no request is left."""
         while live:
             if self._clock() >= self._deadline_s:
                 raise OutOfTime
@@ -115,7 +115,7 @@ class Recorder:
 
 
 def describe_batch(scheduler: Any, scheduled: dict[str, int]) -> Row:
-    """What a step holds, as the columns of a step log; call it right after the step was scheduled."""
+    """Return a step's batch as the columns of a step log; to be called right after the step was scheduled."""
     prefill = decode = context = prefills = 0
     attention = 0.0
     for request_id, tokens in scheduled.items():
@@ -123,7 +123,7 @@ def describe_batch(scheduler: Any, scheduled: dict[str, int]) -> Row:
         computed = request.num_computed_tokens  # already advanced over this step's tokens
         before = computed - tokens
         context += computed
-        # Scheduled ahead, a request has tokens on the way that it does not know of yet, this step's included.
+        # With asynchronous scheduling, a request's tokens in flight, this step's included, are not known yet.
         ahead = max(0, request.num_output_placeholders - 1)
         known = request.num_output_tokens + ahead
         if tokens == 1 and known and computed == request.num_tokens + ahead:

@@ -1,20 +1,19 @@
 """Record a step log on a real vLLM engine, for `bidkv.calibration`.
 
-Runs on the machine with the GPU, with nothing but vLLM and this package there::
+Runs on a machine with a GPU that has vLLM and this package::
 
     python -m bidkv.gpu_host.calibration_run --out steps.csv --time-limit-s 500
 
-One engine, stepped by hand in this process, is led through the batches of
-:mod:`bidkv.gpu_host.calibration_grid`; the token budget of a step is lowered on the live scheduler,
-so that all chunk sizes share one start. A cell's rows are written when it is complete: run the same command
-again and it goes on where it stopped. Beside the log, ``*.meta.json`` says what was recorded on.
+One engine, stepped by hand in this process, runs the batches of :mod:`bidkv.gpu_host.calibration_grid`. A
+step's token budget is lowered on the live scheduler, so that all chunk sizes share one start. A cell's rows
+are written when it is complete; the same command continues an interrupted recording. ``*.meta.json`` beside
+the log says which engine was recorded.
 
 Scheduling is synchronous: with asynchronous scheduling a step's duration is not that of its own batch.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import os
@@ -22,22 +21,31 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from bidkv.calibration.step_columns import RECORDED_COLUMNS
-from bidkv.gpu_host.calibration_grid import Cell, Injection, full_grid, small_grid
+from bidkv.command_line import print_error, run_command
+from bidkv.gpu_host.calibration_grid import GridCell, Injection, full_grid, small_grid
 from bidkv.gpu_host.calibration_recorder import OutOfTime, Recorder
-from bidkv.gpu_host.engine import build_engine, describe_engine
+from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine, describe_engine
 
-_MEMORY_SHARE = 0.95  # of the KV cache that a cell may fill, so that nothing is ever preempted
+PROG = "bidkv.gpu_host.calibration_run"
+
+_MEMORY_SHARE = 0.95
+"""Share of the KV cache that a cell may fill, so that nothing is ever preempted."""
+
+_GRIDS = {"full": full_grid, "small": small_grid}
 
 
-def warm_up(chunk: int) -> Cell:
-    """A cell that touches every way of launching once, before anything is timed."""
-    return Cell(-1, 4, 40, chunk, (Injection(2, 20), Injection(1, 2 * chunk)))
+def make_warm_up(chunk: int) -> GridCell:
+    """Return a cell that uses every way of launching once, before anything is timed."""
+    return GridCell(-1, 4, 40, chunk, (Injection(2, 20), Injection(1, 2 * chunk)))
 
 
-def unfit(cell: Cell, recorder: Recorder) -> str:
-    """Why this engine cannot run `cell`; empty when it can."""
+def find_misfit(cell: GridCell, recorder: Recorder) -> str:
+    """Return why this engine cannot run `cell`; empty when it can."""
     scheduler, model = recorder.engine.vllm_config.scheduler_config, recorder.engine.vllm_config.model_config
     injected = max((i.prompts for i in cell.injections), default=0)
     if cell.requests + injected > scheduler.max_num_seqs:
@@ -49,8 +57,8 @@ def unfit(cell: Cell, recorder: Recorder) -> str:
     return ""
 
 
-def recorded_cells(path: Path) -> set[int]:
-    """Numbers of the cells that the log at `path` already holds.
+def read_recorded_cells(path: Path) -> set[int]:
+    """Return the numbers of the cells that the log at `path` already holds.
 
     Raises:
         ValueError: the file is not a log of this recorder.
@@ -64,16 +72,16 @@ def recorded_cells(path: Path) -> set[int]:
         return {int(float(row["cell"])) for row in reader}
 
 
-def record_grid(recorder: Recorder, cells: Sequence[Cell], path: Path, say: Callable[[str], None]) -> int:
-    """Record what `path` does not hold yet, until done or out of time; returns the cells still missing."""
-    done = recorded_cells(path)
+def record_grid(recorder: Recorder, cells: Sequence[GridCell], path: Path, say: Callable[[str], None]) -> int:
+    """Record the cells that `path` lacks, until done or out of time; return how many are still missing."""
+    done = read_recorded_cells(path)
     todo = [cell for cell in cells if cell.number not in done]
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, RECORDED_COLUMNS)
         if not file.tell():
             writer.writeheader()
         for position, cell in enumerate(todo):
-            reason = unfit(cell, recorder)
+            reason = find_misfit(cell, recorder)
             if reason:
                 say(f"cell {cell.number} left out: {reason}")
                 continue
@@ -89,30 +97,45 @@ def record_grid(recorder: Recorder, cells: Sequence[Cell], path: Path, say: Call
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bidkv.gpu_host.calibration_run",
-        description="Record a step log on a real vLLM engine.",
-    )
-    add = arguments.add_argument
-    add("--out", type=Path, required=True, metavar="FILE", help="step log (CSV) to write, or to go on with")
-    add(
-        "--model",
-        default="llama-3.1-8b",
-        metavar="DIR|SHAPE",
-        help="directory with a config.json, or a shape",
-    )
-    add("--chunks", default="2048,512", metavar="N[,N...]", help="token budgets of a step (%(default)s)")
-    add("--max-num-seqs", type=int, default=256, metavar="N", help="most requests at once (%(default)s)")
-    add("--passes", type=int, default=2, metavar="N", help="how often the grid is recorded (%(default)s)")
-    add("--grid", choices=("full", "small"), default="full", help="small tries the recorder (%(default)s)")
-    add("--seed", type=int, default=0, help="of prompts and of the order of the grid (%(default)s)")
-    add(
-        "--time-limit-s", type=float, default=540.0, metavar="S", help="engine's start included (%(default)s)"
-    )
-    add("--engine-args", type=json.loads, default={}, metavar="JSON", help="more fields of vLLM's EngineArgs")
-    return arguments
+def command(
+    out: Annotated[Path, typer.Option(metavar="FILE", help="step log (CSV) to write, or to go on with")],
+    model: Annotated[
+        str, typer.Option(metavar="DIR|SHAPE", help="directory with a config.json, or a packaged shape")
+    ] = DEFAULT_SHAPE,
+    chunks: Annotated[str, typer.Option(metavar="N[,N...]", help="token budgets of a step")] = "2048,512",
+    max_num_seqs: Annotated[int, typer.Option(metavar="N", help="most requests at once")] = 256,
+    passes: Annotated[int, typer.Option(metavar="N", help="how often the grid is recorded")] = 2,
+    grid: Annotated[str, typer.Option(metavar="full|small", help="small tries the recorder")] = "full",
+    seed: Annotated[int, typer.Option(help="of prompts and of the order of the grid")] = 0,
+    time_limit_s: Annotated[float, typer.Option(metavar="S", help="the engine's start included")] = 540.0,
+    engine_args: Annotated[
+        str, typer.Option(metavar="JSON", help="further fields of vLLM's EngineArgs")
+    ] = "{}",
+) -> int:
+    """Record a step log on a real vLLM engine."""
+    started_s = time.perf_counter()
+    try:
+        budgets = tuple(int(chunk) for chunk in chunks.split(","))
+        if grid not in _GRIDS:
+            raise ValueError(f"--grid: expected one of {', '.join(_GRIDS)}, got {grid!r}")
+        read_recorded_cells(out)
+        engine = build_engine(model, max_num_seqs, max(budgets), json.loads(engine_args))
+    except ValueError as error:
+        return print_error(PROG, error)
+    recorder = Recorder(engine, time.perf_counter, started_s + time_limit_s, seed)
+    out.with_suffix(".meta.json").write_text(json.dumps(describe_engine(engine), indent=2) + "\n")
+    ready_s = time.perf_counter() - started_s
+    _say(f"engine ready after {ready_s:.0f} s, {recorder.capacity_tokens} tokens of KV cache")
+    cells = _GRIDS[grid](budgets, passes, seed)
+    try:
+        for budget in budgets:
+            recorder.record(make_warm_up(budget))
+    except OutOfTime:
+        missing = len(cells)
+    else:
+        missing = record_grid(recorder, cells, out, _say)
+    _say(f"{missing} cells missing: run the same command again" if missing else "complete")
+    return 0
 
 
 def _say(line: str) -> None:
@@ -121,29 +144,7 @@ def _say(line: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    started = time.perf_counter()
-    args = parser().parse_args(argv)
-    try:
-        chunks = tuple(int(chunk) for chunk in args.chunks.split(","))
-        recorded_cells(args.out)
-        engine = build_engine(args.model, args.max_num_seqs, max(chunks), args.engine_args)
-    except ValueError as error:
-        _say(f"calibration_run: error: {error}")
-        return 2
-    recorder = Recorder(engine, time.perf_counter, started + args.time_limit_s, args.seed)
-    args.out.with_suffix(".meta.json").write_text(json.dumps(describe_engine(engine), indent=2) + "\n")
-    ready_s = time.perf_counter() - started
-    _say(f"engine ready after {ready_s:.0f} s, {recorder.capacity_tokens} tokens of KV cache")
-    cells = {"full": full_grid, "small": small_grid}[args.grid](chunks, args.passes, args.seed)
-    try:
-        for chunk in chunks:
-            recorder.record(warm_up(chunk))
-    except OutOfTime:
-        missing = len(cells)
-    else:
-        missing = record_grid(recorder, cells, args.out, _say)
-    _say(f"{missing} cells missing: run the same command again" if missing else "complete")
-    return 0
+    return run_command(command, PROG, argv)
 
 
 if __name__ == "__main__":

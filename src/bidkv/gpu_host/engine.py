@@ -1,4 +1,4 @@
-"""A vLLM engine in this process, with random weights: what calibration and replays step by hand."""
+"""A vLLM engine in this process, with random weights, which calibration and replays step by hand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+DEFAULT_SHAPE = "llama-3.1-8b"
+"""The packaged model shape that recordings are made with."""
 
 
 def build_engine(
@@ -19,6 +22,9 @@ def build_engine(
         max_num_seqs: most requests at once; also decides which CUDA graphs are captured.
         max_num_batched_tokens: largest token budget of a step.
         overrides: further fields of vLLM's ``EngineArgs``.
+
+    Raises:
+        ValueError: no such directory or shape.
     """
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -48,7 +54,7 @@ def build_engine(
 
 
 def describe_engine(engine: Any) -> dict[str, Any]:
-    """What a recording was made on, as JSON values."""
+    """Return what a recording was made on, as JSON values."""
     import torch
 
     import vllm

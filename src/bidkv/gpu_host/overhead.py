@@ -1,4 +1,4 @@
-"""On a GPU: does the adapter cost anything without pressure, and does it preempt whom the policy named?
+"""On a GPU: what the adapter costs without pressure, and whether the named victims are preempted.
 
 Two engines live in this process, one plain and one under the adapter, both scheduling asynchronously as
 vLLM does by default::
@@ -14,7 +14,6 @@ no GPU.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -23,47 +22,52 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from bidkv.command_line import print_error, run_command
 from bidkv.evaluation.intervals import mean_interval
-from bidkv.gpu_host.engine import build_engine
-from bidkv.policy import resolve
+from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine
+from bidkv.gpu_host.served_engine import ServedEngine
+
+PROG = "bidkv.gpu_host.overhead"
 
 _PROMPT_TOKENS = 200
 _OUTPUT_TOKENS = 128
 
 
-class Served:
-    """An engine and its scheduler."""
+class MeasuredEngine(ServedEngine):
+    """An engine that serves whole workloads against the clock."""
 
     def __init__(self, engine: Any) -> None:
-        self.engine = engine
-        self.scheduler = engine.engine_core.engine_core.scheduler
-        self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
+        super().__init__(engine)
         self._serial = 0
 
     def serve(self, lengths: Sequence[tuple[int, int]], seed: int) -> float:
-        """Serve requests that are all there at the start; returns the seconds it took."""
-        from vllm import SamplingParams
+        """Serve requests that all arrive at the start; returns the seconds it took.
 
+        Args:
+            lengths: prompt and output tokens of each request.
+            seed: of the prompts' tokens.
+        """
         random = Random(seed)
         for prompt_tokens, output_tokens in lengths:
             self._serial += 1
-            sampling = SamplingParams(
-                max_tokens=output_tokens, ignore_eos=True, temperature=0.0, detokenize=False
-            )
-            tokens = random.choices(range(self._vocabulary), k=prompt_tokens)
-            self.engine.add_request(f"request-{self._serial}", {"prompt_token_ids": tokens}, sampling)
+            tokens = random.choices(range(self.vocabulary), k=prompt_tokens)
+            self.submit(f"request-{self._serial}", tokens, output_tokens)
         started = time.perf_counter()
         while self.engine.has_unfinished_requests():
             self.engine.step()
         return time.perf_counter() - started
 
 
-def without_pressure(plain: Served, ours: Served, pairs: int, requests: int) -> dict[str, Any]:
-    """Throughput of both engines in alternating pairs, and the ratio ours / plain with its interval."""
+def measure_without_pressure(
+    plain: MeasuredEngine, ours: MeasuredEngine, pairs: int, requests: int
+) -> dict[str, Any]:
+    """Return both engines' throughput in alternating pairs, and the ratio ours / plain with its interval."""
     lengths = [(_PROMPT_TOKENS, _OUTPUT_TOKENS)] * requests
-    before = ours.scheduler.bidkv.controller.counters.as_dict()
+    before = ours.controller.counters.as_dict()
     rows = []
     for pair in range(-1, pairs):  # the first warms both up and is not counted
         order = (plain, ours) if pair % 2 else (ours, plain)
@@ -72,7 +76,7 @@ def without_pressure(plain: Served, ours: Served, pairs: int, requests: int) -> 
             rows.append(
                 {"plain_rps": requests / seconds[id(plain)], "ours_rps": requests / seconds[id(ours)]}
             )
-    after = ours.scheduler.bidkv.controller.counters.as_dict()
+    after = ours.controller.counters.as_dict()
     logs = [math.log(row["ours_rps"] / row["plain_rps"]) for row in rows]
     low, high = mean_interval(logs)
     return {
@@ -84,14 +88,10 @@ def without_pressure(plain: Served, ours: Served, pairs: int, requests: int) -> 
     }
 
 
-def under_pressure(ours: Served, policy: str, blocks: int, requests: int) -> dict[str, Any]:
-    """Serve with `policy` in a cache of `blocks`; compare who was preempted with who was named."""
-    scheduler, controller = ours.scheduler, ours.scheduler.bidkv.controller
-    pool = scheduler.kv_cache_manager.block_pool
-    pinned = pool.get_new_blocks(pool.num_gpu_blocks - blocks)
-    view = scheduler.bidkv.glue.engine
-    usable, view.num_blocks = view.num_blocks, blocks - 1
-    controller.switch(resolve(policy))
+def measure_under_pressure(ours: MeasuredEngine, policy: str, blocks: int, requests: int) -> dict[str, Any]:
+    """Serve with `policy` in a cache of `blocks`; compare the preempted requests with the named victims."""
+    scheduler, controller, pool = ours.scheduler, ours.controller, ours.pool
+    ours.switch(policy)
     named: list[str] = []
     seen = {"preempted": 0, "preempted_as_named": 0, "first_was_first_choice": 0, "named": 0}
     before_step, preempt = controller.before_step, scheduler._preempt_request
@@ -109,29 +109,26 @@ def under_pressure(ours: Served, policy: str, blocks: int, requests: int) -> dic
             seen["first_was_first_choice"] += named.index(request.request_id) == 0
         return preempt(request, *args, **kwargs)
 
-    controller.before_step, scheduler._preempt_request = watched_before_step, watched_preempt
     random = Random(1)
     lengths = [(random.randint(20, 900), random.randint(20, 400)) for _ in range(requests)]
-    try:
-        seconds = ours.serve(lengths, seed=2)
-    finally:
-        controller.before_step, scheduler._preempt_request = before_step, preempt
-        pool.free_blocks(reversed(pinned))
-        view.num_blocks = usable
-    counters = controller.counters.as_dict()
-    whole = pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
+    with ours.limited_to(blocks):
+        controller.before_step, scheduler._preempt_request = watched_before_step, watched_preempt
+        try:
+            seconds = ours.serve(lengths, seed=2)
+        finally:
+            controller.before_step, scheduler._preempt_request = before_step, preempt
     return {
         "policy": policy,
         "seconds": seconds,
         **seen,
-        "pool_whole": whole,
+        "pool_whole": pool.get_num_free_blocks() == pool.num_gpu_blocks - 1,
         "active": controller.active,
-        "counters": counters,
+        "counters": controller.counters.as_dict(),
     }
 
 
 def as_tables(figures: dict[str, Any]) -> str:
-    """What `--output` wrote, as Markdown: the pairs, and whom the policies preempted."""
+    """Return what `--output` wrote as Markdown: the pairs, and what the policies preempted."""
     cost = figures["without_pressure"]
     lines = ["| pair | plain req/s | adapter req/s |", "|---|---|---|"]
     for number, pair in enumerate(cost["pairs"], 1):
@@ -149,39 +146,47 @@ def as_tables(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m bidkv.gpu_host.overhead",
-        description="The adapter beside plain vLLM on a GPU.",
-    )
-    add = arguments.add_argument
-    what = arguments.add_mutually_exclusive_group(required=True)
-    what.add_argument("--output", type=Path, metavar="FILE", help="measure; write the figures (JSON)")
-    what.add_argument("--show", type=Path, metavar="FILE", help="print figures written earlier")
-    add("--model", default="llama-3.1-8b", metavar="DIR|SHAPE", help="a model directory or a packaged shape")
-    add("--pairs", type=int, default=7, metavar="N", help="alternating pairs, at least 2 (%(default)s)")
-    add("--requests", type=int, default=128, metavar="N", help="requests a run (%(default)s)")
-    add("--policies", default="lcf,bidkv,fair,fast", metavar="P[,P...]", help="under pressure (%(default)s)")
-    args = arguments.parse_args(argv)
-    if args.show is not None:
-        print(as_tables(json.loads(args.show.read_text())))
+def command(
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="measure; write the figures (JSON)")
+    ] = None,
+    show: Annotated[Path | None, typer.Option(metavar="FILE", help="print figures written earlier")] = None,
+    model: Annotated[
+        str, typer.Option(metavar="DIR|SHAPE", help="a model directory or a packaged shape")
+    ] = DEFAULT_SHAPE,
+    pairs: Annotated[int, typer.Option(metavar="N", help="alternating pairs, at least 2")] = 7,
+    requests: Annotated[int, typer.Option(metavar="N", help="requests of a run")] = 128,
+    policies: Annotated[
+        str, typer.Option(metavar="P[,P...]", help="policies under pressure")
+    ] = "lcf,bidkv,fair,fast",
+) -> int:
+    """Measure the adapter beside plain vLLM on a GPU, or print such figures."""
+    if (output is None) == (show is None):
+        return print_error(PROG, "expected either --output or --show")
+    if show is not None:
+        print(as_tables(json.loads(show.read_text())))
         return 0
+    assert output is not None
     settings = {"async_scheduling": True, "num_gpu_blocks_override": 8192, "gpu_memory_utilization": 0.45}
-    plain = Served(build_engine(args.model, 64, 2048, settings))
+    plain = MeasuredEngine(build_engine(model, 64, 2048, settings))
     print(f"plain scheduler: {type(plain.scheduler).__mro__[0].__qualname__}", file=sys.stderr, flush=True)
     adapter = {"scheduler_cls": "bidkv.adapters.vllm.BidKVAsyncScheduler"}
-    ours = Served(build_engine(args.model, 64, 2048, settings | adapter))
+    ours = MeasuredEngine(build_engine(model, 64, 2048, settings | adapter))
     print(f"ours: {[c.__qualname__ for c in type(ours.scheduler).__mro__[:3]]}", file=sys.stderr, flush=True)
-    ours.scheduler.bidkv.controller.switch(resolve("fair"))
-    figures: dict[str, Any] = {"without_pressure": without_pressure(plain, ours, args.pairs, args.requests)}
-    args.output.write_text(json.dumps(figures, indent=2) + "\n")
+    ours.switch("fair")
+    figures: dict[str, Any] = {"without_pressure": measure_without_pressure(plain, ours, pairs, requests)}
+    output.write_text(json.dumps(figures, indent=2) + "\n")
     figures["under_pressure"] = [
-        under_pressure(ours, policy, 600, 150) for policy in args.policies.split(",")
+        measure_under_pressure(ours, policy, 600, 150) for policy in policies.split(",")
     ]
-    args.output.write_text(json.dumps(figures, indent=2) + "\n")
+    output.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=1))
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command(command, PROG, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Replay workloads on a real vLLM engine in this process, one policy after another.
+"""Replay single requests on a real vLLM engine in this process, one policy after another.
 
 For a machine with a GPU and nothing but vLLM and this package::
 
@@ -20,7 +20,6 @@ so that what the host does between two steps is part of it.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import math
@@ -31,29 +30,28 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from bidkv.baselines import ENGINE_ORDER
-from bidkv.calibration.replay_plan import TIMELINE_EVERY, workload
+from bidkv.calibration.replay_plan import TIMELINE_EVERY, make_run_requests
 from bidkv.calibration.step_columns import RECORDED_COLUMNS
+from bidkv.command_line import run_command
 from bidkv.gpu_host.calibration_recorder import Row, describe_batch
-from bidkv.gpu_host.engine import build_engine
-from bidkv.policy import resolve
+from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine
+from bidkv.gpu_host.served_engine import ServedEngine
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
 from bidkv.results.codec import encode
+from bidkv.workloads.traces.atomic import atomic_file
 
 
-class Replayer:
+class Replayer(ServedEngine):
     """One engine under one adapter; runs workloads on it, policy by policy."""
 
     def __init__(self, engine: Any, seed: int) -> None:
-        self._engine = engine
-        self._scheduler = engine.engine_core.engine_core.scheduler
-        self._controller = self._scheduler.bidkv.controller
-        self._view = self._scheduler.bidkv.glue.engine
-        self._pool = self._scheduler.kv_cache_manager.block_pool
-        self._vocabulary = engine.vllm_config.model_config.get_vocab_size()
+        super().__init__(engine)
         self._random = Random(seed)
         self.preempted: dict[str, int] = {}
         self.batch: Row = {}
@@ -63,7 +61,7 @@ class Replayer:
 
     def _watch(self) -> None:
         """Count preemptions by request, and describe each step's batch while a step log is kept."""
-        scheduler = self._scheduler
+        scheduler = self.scheduler
         preempt, schedule = scheduler._preempt_request, scheduler.schedule
 
         def watched_preempt(request: Any, *args: Any, **kwargs: Any) -> Any:
@@ -80,37 +78,22 @@ class Replayer:
 
     def run(self, spec: dict[str, Any]) -> RunResult:
         """Make one run of the plan."""
-        requests = workload(spec)
-        chunk = spec.get("chunk", self._engine.vllm_config.scheduler_config.max_num_batched_tokens)
-        self._scheduler.max_num_scheduled_tokens = chunk
-        held = self._pool.num_gpu_blocks - spec.get("blocks", self._pool.num_gpu_blocks)
-        # Blocks beyond the run's share are held by nobody's request: the engine sees a smaller cache.
-        pinned = self._pool.get_new_blocks(held) if held else []
-        self._view.num_blocks = self._pool.num_gpu_blocks - 1 - held
-        self._engine.reset_prefix_cache()
-        policy = spec["policy"]
-        self._controller.switch(resolve(policy))
-        self._controller.policy.name = policy
+        requests = make_run_requests(spec)
+        chunk = spec.get("chunk", self.engine.vllm_config.scheduler_config.max_num_batched_tokens)
+        self.scheduler.max_num_scheduled_tokens = chunk
+        self.engine.reset_prefix_cache()
+        self.switch(spec["policy"])
         self.preempted.clear()
         self.step_log = [] if spec.get("steps") else None
         prompts = {
-            request.request_id: self._random.choices(range(self._vocabulary), k=request.prompt_tokens)
+            request.request_id: self._random.choices(range(self.vocabulary), k=request.prompt_tokens)
             for request in requests
         }
-        try:
-            return _Drive(self, requests, prompts, policy).to_end()
-        finally:
-            if pinned:
-                self._pool.free_blocks(reversed(pinned))
+        with self.limited_to(spec.get("blocks")):
+            return _Drive(self, requests, prompts, spec["policy"]).to_end()
 
-    def submit(self, request: WorkloadRequest, prompt: list[int]) -> None:
-        """Hand one request to the engine."""
-        from vllm import SamplingParams
 
-        sampling = SamplingParams(
-            max_tokens=request.output_tokens, ignore_eos=True, temperature=0.0, detokenize=False
-        )
-        self._engine.add_request(request.request_id, {"prompt_token_ids": prompt}, sampling)
+PROG = "bidkv.gpu_host.replay"
 
 
 class _Drive:
@@ -135,8 +118,8 @@ class _Drive:
     def to_end(self) -> RunResult:
         replayer = self._replayer
         replayer.ahead = {}
-        lagging = bool(replayer._engine.vllm_config.scheduler_config.async_scheduling)
-        engine, view, controller = replayer._engine, replayer._view, replayer._controller
+        lagging = bool(replayer.engine.vllm_config.scheduler_config.async_scheduling)
+        engine, view, controller = replayer.engine, replayer.view, replayer.controller
         before = controller.counters.as_dict()
         tokens_before = view.num_scheduled_tokens
         while self._due and self._due[-1].arrival_s == 0.0:
@@ -176,15 +159,15 @@ class _Drive:
 
     def _submit_next(self) -> None:
         request = self._due.popleft()
-        self._replayer.submit(request, self._prompts[request.request_id])
+        self._replayer.submit(request.request_id, self._prompts[request.request_id], request.output_tokens)
 
     def _take(self, outputs: Sequence[Any], began_s: float, ended_s: float) -> None:
         replayer = self._replayer
-        scheduler, view = replayer._scheduler, replayer._view
+        scheduler, view = replayer.scheduler, replayer.view
         self._steps += 1
         used = view.num_blocks - view.free_blocks
         self._used_block_seconds += used * (ended_s - began_s)
-        counters = replayer._controller.counters
+        counters = replayer.controller.counters
         if self._steps % TIMELINE_EVERY == 1:
             preemptions = counters.preemptions_by_policy + counters.preemptions_by_engine
             point = TimelinePoint(ended_s, used, len(scheduler.running), view.num_waiting, preemptions)
@@ -216,59 +199,73 @@ def write_steps(path: Path, spec: dict[str, Any], rows: Sequence[Row]) -> None:
         writer.writerows([place | row for row in rows])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
-    started = time.perf_counter()
-    arguments = argparse.ArgumentParser(
-        prog="python -m bidkv.gpu_host.replay", description="Replay workloads on a real vLLM engine."
-    )
-    add = arguments.add_argument
-    add("--plan", type=Path, required=True, metavar="FILE", help="the runs to make, in order (JSON)")
-    add("--output-dir", type=Path, required=True, metavar="DIR", help="one result file a run")
-    add("--model", default="llama-3.1-8b", metavar="DIR|SHAPE", help="a model directory or a packaged shape")
-    add("--num-gpu-blocks", type=int, required=True, metavar="N", help="KV blocks, the null block included")
-    add("--max-num-seqs", type=int, default=32, metavar="N", help="most requests at once (%(default)s)")
-    add("--max-num-batched-tokens", type=int, default=2048, metavar="N", help="token budget (%(default)s)")
-    add("--async-scheduling", action="store_true", help="schedule one step ahead, as vLLM does by default")
-    add("--time-limit-s", type=float, default=math.inf, metavar="S", help="start no run after this")
-    args = arguments.parse_args(argv)
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    plan = json.loads(args.plan.read_text())
-    missing = [spec for spec in plan if not (args.output_dir / f"{spec['name']}.json").exists()]
-    os.environ["BIDKV_STRATEGY"] = ENGINE_ORDER
-    kind = "BidKVAsyncScheduler" if args.async_scheduling else "BidKVScheduler"
-    overrides = {
-        "num_gpu_blocks_override": args.num_gpu_blocks,
-        "scheduler_cls": f"bidkv.adapters.vllm.{kind}",
-        "async_scheduling": args.async_scheduling,
-        "max_model_len": min(32_768, (args.num_gpu_blocks - 1) * 16),
-    }
-    engine = build_engine(args.model, args.max_num_seqs, args.max_num_batched_tokens, overrides)
-    replayer = Replayer(engine, seed=0)
-    warm = {"name": "warm-up", "family": "mixed", "n": 40, "rate_rps": None, "seed": 0, "policy": "lcf"}
-    replayer.run(warm)
-    print(f"ready after {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+def make_missing_runs(
+    replayer: Replayer, plan: Sequence[dict[str, Any]], output_dir: Path, deadline_s: float
+) -> int:
+    """Make the runs without a result file; return how many are missing when no run may start any more."""
+    missing = [spec for spec in plan if not (output_dir / f"{spec['name']}.json").exists()]
     left = len(missing)
     for spec in missing:
-        if time.perf_counter() - started > args.time_limit_s:
+        if time.perf_counter() > deadline_s:
             break
         result = replayer.run(spec)
-        path = args.output_dir / f"{spec['name']}.json"
-        part = path.with_suffix(".part")
-        part.write_text(encode(result))
-        os.replace(part, path)
+        path = output_dir / f"{spec['name']}.json"
+        with atomic_file(path) as file:
+            file.write(encode(result).encode())
         if replayer.step_log is not None:
             write_steps(path.with_suffix(".steps.csv"), spec, replayer.step_log)
         left -= 1
         figures = result.summary()
-        print(
+        _say(
             f"{spec['name']}: {figures['throughput_rps']:.3f} req/s, mean {figures['e2e_s']['mean']:.3f} s, "
-            f"tax {figures['recompute_tax']:.3f}, {figures['preemptions']} preempted, {result.wall_s:.0f} s",
-            file=sys.stderr,
-            flush=True,
+            f"tax {figures['recompute_tax']:.3f}, {figures['preemptions']} preempted, {result.wall_s:.0f} s"
         )
-    print(f"{left} runs missing" if left else "complete", file=sys.stderr)
+    return left
+
+
+def command(
+    plan: Annotated[Path, typer.Option(metavar="FILE", help="the runs to make, in order (JSON)")],
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="one result file per run")],
+    num_gpu_blocks: Annotated[int, typer.Option(metavar="N", help="KV blocks, the null block included")],
+    model: Annotated[
+        str, typer.Option(metavar="DIR|SHAPE", help="a model directory or a packaged shape")
+    ] = DEFAULT_SHAPE,
+    max_num_seqs: Annotated[int, typer.Option(metavar="N", help="most requests at once")] = 32,
+    max_num_batched_tokens: Annotated[int, typer.Option(metavar="N", help="token budget")] = 2048,
+    async_scheduling: Annotated[
+        bool, typer.Option("--async-scheduling", help="schedule one step ahead, as vLLM does by default")
+    ] = False,
+    time_limit_s: Annotated[float, typer.Option(metavar="S", help="start no run after this")] = math.inf,
+) -> int:
+    """Replay workloads on a real vLLM engine."""
+    started_s = time.perf_counter()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    runs = json.loads(plan.read_text())
+    os.environ["BIDKV_STRATEGY"] = ENGINE_ORDER
+    kind = "BidKVAsyncScheduler" if async_scheduling else "BidKVScheduler"
+    overrides = {
+        "num_gpu_blocks_override": num_gpu_blocks,
+        "scheduler_cls": f"bidkv.adapters.vllm.{kind}",
+        "async_scheduling": async_scheduling,
+        "max_model_len": min(32_768, (num_gpu_blocks - 1) * 16),
+    }
+    engine = build_engine(model, max_num_seqs, max_num_batched_tokens, overrides)
+    replayer = Replayer(engine, seed=0)
+    warm_up = {"name": "warm-up", "family": "mixed", "n": 40, "rate_rps": None, "seed": 0, "policy": "lcf"}
+    replayer.run(warm_up)
+    _say(f"ready after {time.perf_counter() - started_s:.0f} s")
+    left = make_missing_runs(replayer, runs, output_dir, started_s + time_limit_s)
+    _say(f"{left} runs missing" if left else "complete")
     return 0
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command(command, PROG, argv)
 
 
 if __name__ == "__main__":

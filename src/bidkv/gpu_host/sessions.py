@@ -21,17 +21,21 @@ share of the plan (`--shard 1/2`).
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
-from bidkv.gpu_host.engine import build_engine, describe_engine
+import typer
+
+from bidkv.baselines import ENGINE_ORDER
+from bidkv.command_line import make_command, print_error, run_command
+from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine, describe_engine
 from bidkv.gpu_host.served_engine import ServedEngine
 from bidkv.gpu_host.session_drive import SessionDrive
 from bidkv.gpu_host.session_plan import SessionRun, read_session_plan, take_share
@@ -40,6 +44,9 @@ from bidkv.results import RunResult
 from bidkv.results.codec import encode
 from bidkv.workloads.resolver import make_sessions
 from bidkv.workloads.traces import TraceError, read_sessions
+from bidkv.workloads.traces.atomic import atomic_file
+
+PROG = "bidkv.gpu_host.sessions"
 
 _WARM_UP_TOKENS = (40, 300, 900, 2500)
 """Prompt lengths that are served once before the first run, so that every way of launching was used once."""
@@ -145,72 +152,79 @@ def make_missing_runs(
             say(f"{run.name}: not started, {run.duration_s:.0f} s are not left")
             continue
         result = run_sessions(served, run, sessions_for(run))
-        part = output_dir / f"{run.name}.part"
-        part.write_text(encode(result), encoding="utf-8")
-        os.replace(part, output_dir / f"{run.name}.json")
+        with atomic_file(output_dir / f"{run.name}.json") as file:
+            file.write(encode(result).encode())
         made += 1
         say(describe_run(run, result))
     return len(left) - made
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bidkv.gpu_host.sessions", description="Replay sessions on a real vLLM engine."
+@dataclass(frozen=True, kw_only=True)
+class SessionReplayOptions:
+    """Replay sessions on a real vLLM engine, one policy after another."""
+
+    plan: Annotated[Path, typer.Option(metavar="FILE", help="the runs to make, in order (JSON)")]
+    output_dir: Annotated[Path, typer.Option(metavar="DIR", help="one result file per run")]
+    num_gpu_blocks: Annotated[int, typer.Option(metavar="N", help="KV blocks, the null block included")]
+    model: Annotated[str, typer.Option(metavar="DIR|SHAPE", help="a model directory or a packaged shape")] = (
+        DEFAULT_SHAPE
     )
-    add = parser.add_argument
-    add("--plan", type=Path, required=True, metavar="FILE", help="the runs to make, in order (JSON)")
-    add("--output-dir", type=Path, required=True, metavar="DIR", help="one result file per run")
-    add("--model", default="llama-3.1-8b", metavar="DIR|SHAPE", help="a model directory or a packaged shape")
-    add("--num-gpu-blocks", type=int, required=True, metavar="N", help="KV blocks, the null block included")
-    add("--max-num-seqs", type=int, default=256, metavar="N", help="most requests at once (%(default)s)")
-    add("--max-num-batched-tokens", type=int, default=2048, metavar="N", help="token budget (%(default)s)")
-    add(
-        "--max-model-len", type=int, default=32_768, metavar="N", help="longest prompt + output (%(default)s)"
+    max_num_seqs: Annotated[int, typer.Option(metavar="N", help="most requests at once")] = 256
+    max_num_batched_tokens: Annotated[int, typer.Option(metavar="N", help="token budget")] = 2048
+    max_model_len: Annotated[int, typer.Option(metavar="N", help="tokens of the longest request")] = 32_768
+    engine_args: Annotated[str, typer.Option(metavar="JSON", help="further fields of vLLM's EngineArgs")] = (
+        "{}"
     )
-    add("--engine-args", default="{}", metavar="JSON", help="further fields of vLLM's EngineArgs")
-    add("--synchronous", action="store_true", help="without asynchronous scheduling")
-    add("--shard", default="1/1", metavar="K/N", help="make only every N-th pair of runs, from the K-th on")
-    add("--time-limit-s", type=float, default=math.inf, metavar="S", help="end within S seconds of the start")
-    return parser
+    synchronous: Annotated[bool, typer.Option("--synchronous", help="without asynchronous scheduling")] = (
+        False
+    )
+    shard: Annotated[
+        str, typer.Option(metavar="K/N", help="make only every N-th pair of runs, from the K-th on")
+    ] = "1/1"
+    time_limit_s: Annotated[float, typer.Option(metavar="S", help="end within S seconds of the start")] = (
+        math.inf
+    )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status."""
+def replay_sessions(given: SessionReplayOptions) -> int:
+    """Start an engine and make the runs that are missing; returns the exit status."""
     started_s = time.perf_counter()
-    args = make_parser().parse_args(argv)
 
     def say(line: str) -> None:
         print(f"[{time.perf_counter() - started_s:6.0f} s] {line}", file=sys.stderr, flush=True)
 
     try:
-        number, of = map(int, args.shard.split("/"))
-        runs = take_share(read_session_plan(args.plan), number, of)
-        sessions = {run.name: sessions_for_run(run, args.plan.parent) for run in runs}
-        overrides = json.loads(args.engine_args)
+        number, of = map(int, given.shard.split("/"))
+        runs = take_share(read_session_plan(given.plan), number, of)
+        sessions = {run.name: sessions_for_run(run, given.plan.parent) for run in runs}
+        further = json.loads(given.engine_args)
     except (OSError, ValueError, TraceError) as error:
-        print(f"bidkv.gpu_host.sessions: error: {error}", file=sys.stderr)
-        return 2
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    os.environ["BIDKV_STRATEGY"] = "preempt-evict"
-    kind = "BidKVScheduler" if args.synchronous else "BidKVAsyncScheduler"
+        return print_error(PROG, error)
+    given.output_dir.mkdir(parents=True, exist_ok=True)
+    os.environ["BIDKV_STRATEGY"] = ENGINE_ORDER
+    kind = "BidKVScheduler" if given.synchronous else "BidKVAsyncScheduler"
     settings = {
-        "num_gpu_blocks_override": args.num_gpu_blocks,
+        "num_gpu_blocks_override": given.num_gpu_blocks,
         "scheduler_cls": f"bidkv.adapters.vllm.{kind}",
-        "async_scheduling": not args.synchronous,
+        "async_scheduling": not given.synchronous,
         "enable_prefix_caching": True,
-        "max_model_len": args.max_model_len,
+        "max_model_len": given.max_model_len,
     }
-    engine = build_engine(args.model, args.max_num_seqs, args.max_num_batched_tokens, settings | overrides)
+    engine = build_engine(given.model, given.max_num_seqs, given.max_num_batched_tokens, settings | further)
     served = ServedEngine(engine)
     warm_up(served)
-    facts = describe_engine(engine) | {"prefix_caching": True, "async_scheduling": not args.synchronous}
-    (args.output_dir / f"engine-{number}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    facts = describe_engine(engine) | {"prefix_caching": True, "async_scheduling": not given.synchronous}
+    (given.output_dir / f"engine-{number}.json").write_text(json.dumps(facts, indent=2) + "\n")
     say(f"engine ready, {len(runs)} runs planned")
-    deadline_s = started_s + args.time_limit_s
-    left = make_missing_runs(served, runs, lambda run: sessions[run.name], args.output_dir, deadline_s, say)
+    deadline_s = started_s + given.time_limit_s
+    left = make_missing_runs(served, runs, lambda run: sessions[run.name], given.output_dir, deadline_s, say)
     say(f"{left} runs missing" if left else "complete")
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command(make_command(SessionReplayOptions, replay_sessions), PROG, argv)
 
 
 if __name__ == "__main__":

@@ -84,8 +84,6 @@ class VllmGlue:
         scheduler: vLLM's scheduler, fully made.
         controller: asks the policy.
         clock: seconds, monotonic.
-        watches_sessions: whether sessions that no client names are found under every policy, for metrics;
-            else only under a policy that drops idle ones.
 
     Attributes:
         attached: False once an error of this project's own code has detached it.
@@ -97,14 +95,7 @@ class VllmGlue:
         on_victims: called with the victims of a step, first choice first, or None.
     """
 
-    def __init__(
-        self,
-        scheduler: Any,
-        controller: Controller,
-        clock: Callable[[], float],
-        *,
-        watches_sessions: bool = False,
-    ) -> None:
+    def __init__(self, scheduler: Any, controller: Controller, clock: Callable[[], float]) -> None:
         self.controller = controller
         self.attached = True
         self.num_failures = 0
@@ -126,17 +117,17 @@ class VllmGlue:
         self.on_victims: Callable[[Sequence[VllmRequest]], None] | None = None
         self._own_queues: dict[str, Any] = {}
         self._queues: dict[str, WaitingQueue] = {}
-        self._track_sessions(watches_sessions)
+        self._track_sessions()
         # Last, so that an error above leaves the scheduler untouched.
         self._replace_queues()
 
-    def _track_sessions(self, watches: bool) -> None:
+    def _track_sessions(self) -> None:
         """Keep the books of sessions where the prefix cache is one that is understood."""
         reason = read_unsupported_cache(self._scheduler)
         if reason is None:
             try:
                 self.engine.cache = cache = VllmPrefixCache(self._scheduler)
-                self.engine.sessions = self.controller.track_sessions(cache, find_by_prefix=watches or None)
+                self.engine.sessions = self.controller.track_sessions(cache)
                 return
             except (FreeQueueError, ImportError) as error:
                 reason = str(error)

@@ -1,4 +1,4 @@
-"""The victim whose recompute costs least."""
+"""Whom a preemption costs least: the victim rule of this project's own policies."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
 ALIKE = 1.5
-"""Recompute costs within this factor count as equal. Always preempting the very cheapest of nearly equal
-requests would keep the same few of them out again and again."""
+"""Costs of recompute within this factor count as alike."""
 
 
-def cheapest_to_recompute(candidates: Sequence[RequestView], engine: EngineView) -> RequestView:
-    """Return the most recent candidate whose computed tokens are within 1.5x of the fewest; O(candidates).
+def cheapest_to_repeat(candidates: Sequence[RequestView], engine: EngineView) -> RequestView:
+    """Return who is cheapest to compute again, the latest of those that cost about as little; O(candidates).
 
-    `candidates` holds at least one request, the most recently admitted last.
+    Cost is the computed tokens. Where all hold about as many, the very fewest say little, and preempting
+    always them keeps the same requests out again and again.
+
+    `candidates` holds at least one request.
     """
     computed = engine.column(candidates, "num_computed_tokens")
     limit = ALIKE * min(computed)
