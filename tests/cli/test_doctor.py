@@ -6,6 +6,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,12 @@ typer_testing = pytest.importorskip("typer.testing", reason="needs the [cli] ext
 
 from bidkv.adapters.doctor import ENGINES, Status, examine  # noqa: E402
 from bidkv.adapters.doctor.engines import examine_engine  # noqa: E402
+from bidkv.adapters.doctor.settings import examine_metrics, examine_sessions  # noqa: E402
 from bidkv.cli.app import app  # noqa: E402
+from bidkv.control import Controller  # noqa: E402
+from bidkv.experiments.server_process import find_free_port  # noqa: E402
+from bidkv.policy import resolve  # noqa: E402
+from bidkv.protocol.policy import Policy  # noqa: E402
 
 RUNNER = typer_testing.CliRunner()
 Install = Callable[..., None]
@@ -171,3 +177,40 @@ def test_files_that_are_not_there_yet(tmp_path: Path) -> None:
     assert found({"BIDKV_DECISION_LOG": str(tmp_path)})["BIDKV_DECISION_LOG"][0] is Status.FAIL
     (tmp_path / "link").symlink_to(tmp_path / "log.jsonl")
     assert found({"BIDKV_DECISION_LOG": str(tmp_path / "link")})["BIDKV_DECISION_LOG"][0] is Status.FAIL
+
+
+class DropsIdle(Policy):
+    """Answers the fourth question."""
+
+    name = "drops-idle"
+
+    def select_drop(self, idle: Any, engine: Any) -> None:
+        return None
+
+
+def test_it_says_how_sessions_are_recognized() -> None:
+    (vllm,) = examine_sessions(DropsIdle(), ["vllm"])
+    assert vllm.status is Status.OK
+    assert "bidkv_session_id" in vllm.text
+    assert "found by the past" in vllm.text
+    (sglang,) = examine_sessions(DropsIdle(), ["sglang"])
+    assert sglang.status is Status.NOTE
+    assert "--enable-session-radix-cache" in sglang.text
+    assert examine_sessions(Policy(), ["vllm", "sglang"]) == []
+
+
+def test_it_says_whether_the_sessions_of_a_running_server_are_told_or_found() -> None:
+    pytest.importorskip("prometheus_client", reason="needs the [metrics] extra")
+    from bidkv.adapters.engine_metrics import HELP, make_engine_metrics
+    from bidkv.observability.metrics import MetricsExporter
+
+    port = find_free_port()
+    values = dict.fromkeys(HELP, 0.0) | {"turns_told": 12.0, "turns_found": 3.0}
+    readers = {name: partial(float, value) for name, value in values.items()}
+    exporter = MetricsExporter(Controller(resolve("fair")), port, make_engine_metrics(readers))
+    try:
+        finding = examine_metrics(port)
+    finally:
+        exporter.close()
+    assert finding.status is Status.FAIL
+    assert "12 turns told by clients, 3 found by prefix" in finding.text

@@ -72,3 +72,21 @@ def test_bad_input_is_one_line_and_exit_code_2(options: list[str], message: str)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_a_tournament_of_sessions(tmp_path: Path) -> None:
+    arguments = [
+        *("tournament", "--sessions", "--strategy", "fair", "--family", "agents-8-turns"),
+        *("--size", "quarter", "--machine", "h100-8b", "--load", "1", "--level", "2", "--seeds", "2"),
+        *("--open-s", "120", "--closed-s", "40", "--jobs", "1"),
+    ]
+    out = tmp_path / "sessions.json"
+    result = RUNNER.invoke(app, [*arguments, "--knees", "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "session rate that a policy sustains, relative to preempt-evict" in result.stdout
+    document = json.loads(out.read_text(encoding="utf-8"))
+    assert set(document["policies"]) == {"preempt-evict", "fair"}
+    assert all(set(group["rates"]) == {"preempt-evict", "fair"} for group in document["knees"])
+    wrong = RUNNER.invoke(app, [*arguments, "--requests", "5"])
+    assert wrong.exit_code == 2
+    assert "--requests: a tournament of sessions" in wrong.stderr

@@ -67,6 +67,50 @@ def test_figures_and_rates() -> None:
     assert seen["decisions"] == "100 so far, 50 us each on average, p99 <= 1000 us"
 
 
+SESSIONS = """
+bidkv_turns_told_total {told}
+bidkv_turns_found_total {found}
+bidkv_sessions_idle 5
+bidkv_sessions_resident 8
+bidkv_sessions_waiting 2
+bidkv_session_blocks_retained 120
+bidkv_prompt_tokens_total {prompt}
+bidkv_prefix_hit_tokens_total {hit}
+bidkv_lost_prefix_tokens_total {lost}
+bidkv_session_drops_total {drops}
+bidkv_retention_price 0.25
+bidkv_retention_index 0.125
+bidkv_gate_shut 1
+"""
+
+
+def sessions_page(**values: int) -> str:
+    defaults = {"told": 0, "found": 0, "prompt": 0, "hit": 0, "lost": 0, "drops": 0}
+    return page() + SESSIONS.format(**defaults | values)
+
+
+def test_sessions_and_a_thrashing_prefix_cache() -> None:
+    before = parse_samples([sessions_page()], 0.0)
+    now = parse_samples([sessions_page(told=7, found=2, prompt=1000, hit=300, lost=600, drops=4)], 2.0)
+    seen = view(now, before)
+    assert seen["sessions"] == (
+        "8 resident (5 idle, 120 blocks), 2 turns wait; told by clients (7 told, 2 found)"
+    )
+    assert seen["prefix cache"] == "30% of prompt tokens hit, 60% cached once and lost"
+    assert seen["retention"] == (
+        "4 idle sessions dropped; price 0.25/s, lowest index 0.125/s; the gate is shut"
+    )
+    assert ("prefix cache", "bad") in [(name, mood) for name, _, mood in rows(now, before)]
+    well = parse_samples([sessions_page(found=7, prompt=1000, hit=900, lost=10)], 2.0)
+    assert "found by prefix" in view(well, before)["sessions"]
+    assert ("prefix cache", "bad") not in [(name, mood) for name, _, mood in rows(well, before)]
+
+
+def test_without_sessions_nothing_is_said_of_them() -> None:
+    quiet = parse_samples([sessions_page()], 0.0)
+    assert not {"sessions", "prefix cache", "retention"} & set(view(quiet, quiet))
+
+
 def test_a_policy_that_is_off_says_why() -> None:
     killed = parse_samples([page(active=0, killed=1)], 1.0)
     failed = parse_samples([page(active=0, failures=1)], 1.0)

@@ -11,12 +11,20 @@ from bidkv.policy.own.fast import Fast
 from bidkv.policy.own.on_time import OnTime
 from bidkv.policy.parts.prices import MachinePrices
 from bidkv.policy.parts.remaining import RemainingTokens
-from bidkv.policy.parts.reserve import GROWTH_BLOCKS, SelfTuningReserve
+from bidkv.policy.parts.reserve import AdmissionRoom, SelfTuningReserve
+from bidkv.policy.parts.returning import PASS_GROWTH, ReturnQueue
 from bidkv.protocol.policy import Policy
 
 
 def request(name: str, arrival_s: float = 0.0, prompt: int = 320, **figures: float) -> FakeRequest:
     return FakeRequest(name, arrival_s=arrival_s, num_prompt_tokens=prompt, num_computed_tokens=0, **figures)  # type: ignore[arg-type]
+
+
+def experienced(dial: float = 1.0) -> Fast:
+    """Return a policy that has seen so many requests finish that it trusts its estimates."""
+    policy = Fast(dial=dial)
+    policy.remaining.num_finished = 10**9
+    return policy
 
 
 def crowd(policy: Policy, engine: FakeEngine, count: int = 10) -> list[FakeRequest]:
@@ -66,7 +74,7 @@ def test_while_all_that_wait_fit_arrival_orders() -> None:
 
 
 def test_in_a_queue_the_short_one_passes_the_long_one_that_arrived_before() -> None:
-    policy, engine = Fast(), FakeEngine(free_blocks=90)
+    policy, engine = experienced(), FakeEngine(free_blocks=90)
     crowd(policy, engine)
     arrive(policy, engine, request("long", 0.010, 1400), request("short", 0.011, 16))
     assert policy.bids["short"].key_s < policy.bids["long"].key_s
@@ -87,7 +95,7 @@ def test_nobody_is_put_back_further_than_dial_times_the_backlog_it_met(dial: flo
 
 
 def test_weight_brings_a_request_forward() -> None:
-    policy, engine = Fast(), FakeEngine(free_blocks=10)
+    policy, engine = experienced(), FakeEngine(free_blocks=10)
     crowd(policy, engine)
     keys = []
     for weight in (0.1, 1.0, 10.0):
@@ -105,7 +113,7 @@ def test_a_deadline_brings_a_request_forward_but_not_before_its_arrival() -> Non
 
 
 def test_nobody_stays_put_back_by_a_backlog_that_is_gone() -> None:
-    policy, engine = Fast(dial=1.0), FakeEngine(free_blocks=10)
+    policy, engine = experienced(dial=1.0), FakeEngine(free_blocks=10)
     members = crowd(policy, engine, 20)
     met_s = policy.backlog_s
     arrive(policy, engine, request("long", 1.0, 1400))
@@ -213,14 +221,15 @@ def test_a_preempted_request_that_does_not_fit_is_passed_by_so_many_newcomers_an
     assert policy.select_next(engine) is (small[passes] if passes else out)
 
 
-def test_whoever_was_passed_longest_holds_the_queue_of_fair() -> None:
+def test_after_its_passes_only_preempted_requests_enter_before_one_that_does_not_fit() -> None:
     policy, engine, (out, first, second, *_) = fair_with_one_preempted(passes=1)
     engine.free_blocks = 60
     admit(policy, engine, first)
+    assert policy.select_next(engine) is out  # second may not pass it, and it does not fit
     preempt(policy, engine, first)
-    # The last to be preempted would return first, and it fits; but the other may be passed no more.
-    assert policy.select_next(engine) is out
+    assert policy.select_next(engine) is first
     engine.free_blocks = 1000
+    assert policy.select_next(engine) is out  # they return in the order in which they arrived
     admit(policy, engine, out)
     assert policy.select_next(engine) is first
     admit(policy, engine, first)
@@ -230,7 +239,7 @@ def test_whoever_was_passed_longest_holds_the_queue_of_fair() -> None:
 def test_a_newcomer_that_passes_leaves_room_for_those_that_run_to_grow() -> None:
     policy, engine, (out, first, *_) = fair_with_one_preempted(passes=8)
     engine.running = [request(f"r{i}") for i in range(4)]
-    engine.free_blocks = 4 + 4 * GROWTH_BLOCKS + 4 // 2 - 1  # its own, theirs, the reserve, one too few
+    engine.free_blocks = 4 + int(4 * PASS_GROWTH) + 4 // 2 - 1  # its own, theirs, the reserve, one too few
     assert policy.select_next(engine) is out
     engine.free_blocks += 1
     assert policy.select_next(engine) is first
@@ -343,7 +352,7 @@ def test_the_reserve_follows_preemptions_time_and_who_runs() -> None:
     reserve = SelfTuningReserve(prices, gain=7.0, unit=0.6, overhead_s=1e-3)
     reserve.observe(engine)
     assert reserve.blocks(engine) == reserve.blocks(engine) == 2  # half a block for each that runs
-    reserve.on_preempt(1000, engine)
+    reserve.on_preempt(1000, 0, engine)
     raised = reserve.blocks(engine)
     cost_s = 1000 * prices.token_s + 1e-3
     assert raised == reserve.blocks(engine) == int(7.0 * 0.6 * prices.footprint * cost_s * 1000) > 2
@@ -360,11 +369,93 @@ def test_the_reserve_follows_preemptions_time_and_who_runs() -> None:
 
 def test_lengths_are_learned_by_prompt_length() -> None:
     remaining = RemainingTokens()
+    engine = FakeEngine()
     for index in range(200):
         long = index % 2
-        remaining.learn(request(f"r{index}", prompt=2000 if long else 100, num_output_tokens=50 + 450 * long))
-    short_mean, _ = remaining.moments(request("short", prompt=110))
-    long_mean, square = remaining.moments(request("long", prompt=1900))
-    assert short_mean < 150 < 400 < long_mean < 500
+        finished = request(f"r{index}", prompt=2000 if long else 100, num_output_tokens=50 + 450 * long)
+        remaining.leave(finished, completed=True)
+    short_mean, _ = remaining.moments(request("short", prompt=110), engine)
+    long_mean, square = remaining.moments(request("long", prompt=1900), engine)
+    assert short_mean < 80 < 450 < long_mean < 500
     assert square >= long_mean * long_mean
-    assert remaining.moments(request("capped", prompt=1900, max_tokens=7)) == (7.0, 49.0)
+    assert remaining.moments(request("capped", prompt=1900, max_tokens=7), engine) == (7.0, 49.0)
+
+
+def test_a_changed_law_is_followed_within_a_few_dozen_requests() -> None:
+    remaining, engine = RemainingTokens(), FakeEngine()
+    for index, tokens in enumerate([100] * 1000 + [1000] * 60):
+        remaining.leave(request(f"r{index}", num_output_tokens=tokens), completed=True)
+    assert remaining.moments(request("next"), engine)[0] > 600
+
+
+def test_what_runs_without_an_end_counts_while_few_have_finished() -> None:
+    remaining, engine = RemainingTokens(), FakeEngine()
+    for index in range(10):  # the short ones of one prompt length finish first
+        remaining.leave(request(f"short{index}", prompt=2000, num_output_tokens=20), completed=True)
+    running = [request(f"r{index}", prompt=100) for index in range(20)]
+    for member in running:
+        remaining.admit(member, engine)
+    before, _ = remaining.moments(request("next", prompt=100), engine)
+    engine.num_steps += 500
+    after, _ = remaining.moments(request("next", prompt=100), engine)
+    assert before < 200
+    assert after > 500
+    for member in running:
+        remaining.preempt(member)
+        remaining.admit(member, engine)
+        remaining.leave(member, completed=False)
+    assert remaining.moments(request("next", prompt=100), engine)[0] == before
+
+
+def test_before_anything_is_learned_arrival_orders() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=90)
+    crowd(policy, engine)
+    arrive(policy, engine, request("long", 0.010, 1400), request("short", 0.011, 16))
+    engine.free_blocks = 1000
+    names = entering(policy, engine)
+    assert names.index("long") < names.index("short")
+
+
+def test_waiting_requests_are_priced_again_as_lengths_become_known() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10, now_s=1.0)
+    crowd(policy, engine)
+    arrive(policy, engine, request("long answer", 0.010, 100), request("short answer", 0.011, 1400))
+    before = {name: bid.cost_s for name, bid in policy.bids.items()}
+    assert before["long answer"] < before["short answer"]
+    for index in range(200):
+        long = index % 2
+        finished = request(f"f{index}", 0.0, 100 if long else 1400, num_output_tokens=4000 if long else 10)
+        policy.on_finish(finished, engine, completed=True)
+    assert policy.bids["long answer"].cost_s > policy.bids["short answer"].cost_s
+    assert policy.backlog_s == pytest.approx(sum(bid.cost_s for bid in policy.bids.values()))
+
+
+def test_a_preemption_that_its_progress_paid_for_does_not_raise_the_reserve() -> None:
+    engine = FakeEngine(running=[FakeRequest(f"r{i}") for i in range(4)], num_blocks=1000, now_s=1.0)
+    levels = []
+    for gained_tokens in (0, 10, 10_000):
+        reserve = SelfTuningReserve(MachinePrices(), gain=7.0, unit=0.6, overhead_s=1e-3)
+        reserve.observe(engine)
+        reserve.on_preempt(1000, gained_tokens, engine)
+        levels.append(reserve.blocks(engine))
+    assert levels[0] > levels[1] > levels[2] == 2
+
+
+def test_room_to_grow_follows_the_need_between_its_bounds() -> None:
+    room = AdmissionRoom(free=500, running=10, growth_per_block=0.5, most_growth=40.0)
+    assert room.growth_blocks(20, payback=2.0) == 20.0
+    assert room.growth_blocks(1, payback=2.0, least=1.0) == 10.0
+    assert room.growth_blocks(1000, payback=2.0) == 40.0
+    assert room.growth_blocks(1000, payback=2.0, least=5.0) == 50.0
+
+
+def test_a_preempted_request_that_fits_without_its_room_to_grow_waits() -> None:
+    queue = ReturnQueue(passes=8)
+    out = request("out")
+    queue.arrive(out, 20)
+    queue.admit(out)
+    queue.preempt(out, 20)
+    room = AdmissionRoom(free=30, running=10, growth_per_block=0.5, most_growth=40.0)
+    assert queue.choose(room) is None
+    assert queue.choose(room._replace(free=50)) is out
+    assert queue.choose(room._replace(free=10)) is out  # it does not fit: the engine admits none

@@ -116,10 +116,9 @@ def test_fair_lets_so_many_newcomers_enter_before_a_preempted_request_returns(
 
 @pytest.mark.parametrize("passes", [0, 1, 4])
 def test_fair_comes_to_its_bound_where_short_work_arrives_behind_long(passes: int) -> None:
-    requests = [
-        WorkloadRequest(f"r{i}", i * 5.0, *((20, 20) if i % 5 else (300, 400)))  # every fifth is long
-        for i in range(200)
-    ]
+    # Two long requests that do not fit together, and short ones that fit beside either.
+    requests = [WorkloadRequest(f"long{i}", 0.0, 300, 1000) for i in range(2)]
+    requests += [WorkloadRequest(f"short{i}", 1.0 + i, 20, 20) for i in range(600)]
     engine = replace(TIGHT, num_gpu_blocks=101)
     control, unbounded = (Newcomers(resolve(f"fair:passes={most}")) for most in (passes, 1000))
     for each in (control, unbounded):
@@ -229,10 +228,11 @@ def test_endless_short_work_passes_the_long_request_within_the_bound_of_fast(
     control = Admissions(policy)
     rank = rank_of_long(control, TIGHT)
     assert rank is not None
-    # Those that arrive before its first key may pass it, and `passes` typical ones while it heads.
+    # Those that arrive before the latest its key can be may pass it, and `passes` typical ones while it
+    # heads.
     entered = [request for request, _ in control.passed]
     place = next(i for i, request in enumerate(entered) if request.request_id == "long")
-    late = [request for request in entered[:place] if request.arrival_s > policy.keys["long"]]
+    late = [request for request in entered[:place] if request.arrival_s > policy.latest["long"]]
     work_s = sum(policy.costs_s[request.request_id] for request in late)
     assert work_s <= passes * policy.dearest_typical_s + policy.dearest_s
     assert bool(late) <= bool(passes)

@@ -21,7 +21,7 @@ from bidkv.observability.log_lines import Finish
 from bidkv.observability.log_reader import read_log
 from bidkv.observability.prometheus_page import get_text
 from bidkv.observability.replay_views import LoggedEngine
-from bidkv.policy.parts.recompute import cheapest_to_repeat
+from bidkv.policy.parts.recompute import cheapest_to_recompute
 
 pytestmark = [pytest.mark.sglang, pytest.mark.timeout(600)]
 
@@ -94,7 +94,7 @@ def test_the_log_agrees_with_the_engines_own_counters(served):
     for setback in setbacks:
         victim = setback.decision.candidate(setback.preemption.request_id)
         # The log holds what the policy saw: asked again, it names the same request.
-        assert cheapest_to_repeat(setback.decision.candidates, LoggedEngine()) == victim
+        assert cheapest_to_recompute(setback.decision.candidates, LoggedEngine()) == victim
         assert victim.num_output_tokens == setback.preemption.output_tokens
         lost_inputs += victim.num_prompt_tokens
         lost_outputs += victim.num_output_tokens

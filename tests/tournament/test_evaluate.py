@@ -9,7 +9,16 @@ import pytest
 
 from bidkv.policy import available
 from bidkv.policy.published import RULE_POLICIES
-from bidkv.tournament import BASELINE, Standings, TournamentCell, cells, evaluate, fingerprints, picture
+from bidkv.tournament import (
+    BASELINE,
+    Standings,
+    TournamentCell,
+    cells,
+    evaluate,
+    fingerprints,
+    picture,
+    store,
+)
 from bidkv.tournament.docs import policy_table, regenerate, regenerate_policies, require_markers
 from bidkv.tournament.picture import rows, write_picture
 
@@ -67,8 +76,8 @@ def test_scores_of_other_code_do_not_count(tmp_path: Path, monkeypatch: pytest.M
         return evaluate(["lcf"], **SMALL, output_dir=tmp_path).simulated_requests  # type: ignore[arg-type]
 
     assert simulated() == 2 * 120 * 3
-    real = cells.policy_fingerprint
-    monkeypatch.setattr(cells, "policy_fingerprint", lambda spec: "new" if spec == "lcf" else real(spec))
+    real = store.policy_fingerprint
+    monkeypatch.setattr(store, "policy_fingerprint", lambda spec: "new" if spec == "lcf" else real(spec))
     assert simulated() == 2 * 120  # the changed policy alone
     monkeypatch.setattr(cells, "engine_fingerprint", lambda: "other")
     assert simulated() == 2 * 120 * 3

@@ -59,6 +59,29 @@ def test_aiperf_wants_ids_for_all_new_tokens(tmp_path: Path) -> None:
     assert read_sessions(path) == completed
 
 
+def test_what_is_written_for_aiperf_is_what_its_reader_was_shown(tmp_path: Path) -> None:
+    """AIPerf 0.13's MooncakeTrace model and loader take this file, and 1,214 generated turns beside it."""
+    sessions = [
+        Session(
+            "s0",
+            (
+                Turn(1100, 5, hash_ids=(0, 1, 2)),
+                Turn(30, 7, 1.5, "tool", max_tokens=64),
+                Turn(600, 9, 60.25, "human", hash_ids=(3, 4), kept_tokens=512),
+            ),
+            2.5,
+            "team",
+            -1,
+            2.0,
+        ),
+        Session("s1", (Turn(7, 3),)),
+    ]
+    path = tmp_path / "sessions.jsonl"
+    write_sessions(sessions, path)
+    assert path.read_text() == (DATA / "written.jsonl").read_text()
+    assert read_sessions(DATA / "written.jsonl") == sessions
+
+
 turns = st.builds(
     Turn,
     st.integers(1, 3000),

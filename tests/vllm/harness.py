@@ -99,11 +99,17 @@ def build_scheduler(shape: EngineShape, scheduler_cls: type[Scheduler] = Schedul
     )
 
 
+@functools.cache
+def prepare_hashes() -> None:
+    """Let vLLM draw the hash before the first block once, as a server does: before 0.30 it is random."""
+    init_none_hash(sha256)
+
+
 def make_request(request: WorkloadRequest, index: int, case: Case) -> Request:
     """The engine's own Request for a workload's, which generates exactly its `output_tokens`."""
     hasher = None
     if case.shape.prefix_caching:
-        init_none_hash(sha256)
+        prepare_hashes()
         hasher = get_request_block_hasher(case.shape.block_size, sha256)
     return Request(
         request_id=request.request_id,

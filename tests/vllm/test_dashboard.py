@@ -18,7 +18,7 @@ from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 
 from bidkv.observability.prometheus_page import get_text
 from bidkv.observability.replay_views import LoggedEngine
-from bidkv.policy.parts.recompute import cheapest_to_repeat
+from bidkv.policy.parts.recompute import cheapest_to_recompute
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
@@ -108,7 +108,7 @@ def test_the_log_agrees_with_the_engines_own_counters(served: Served) -> None:
         assert setback.recomputed_tokens is not None
         assert setback.recomputed_tokens <= setback.preemption.lost_tokens
         # The log holds what the policy saw: asked again, it names the same request.
-        assert cheapest_to_repeat(decision.candidates, LoggedEngine()) == victim
+        assert cheapest_to_recompute(decision.candidates, LoggedEngine()) == victim
     for story in told.values():
         assert story.setbacks[-1].recomputed_tokens == story.setbacks[-1].preemption.lost_tokens
 

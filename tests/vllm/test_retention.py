@@ -13,12 +13,12 @@ from tests.vllm.harness import (
     Scheduler,
     build_scheduler,
     make_request,
+    prepare_hashes,
     run_case,
     worker_output,
 )
 from tests.vllm.ours import build_ours, run_ours
-from vllm.utils.hashing import sha256
-from vllm.v1.core.kv_cache_utils import BlockHash, init_none_hash
+from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.request import RequestStatus
 
 from bidkv.adapters.vllm import prefix_cache as prefix_cache_module
@@ -169,7 +169,7 @@ class PoolActor:
 
 
 def test_the_pool_is_whole_after_every_one_of_many_random_operations(campaign, note_figures):
-    init_none_hash(sha256)
+    prepare_hashes()
     operations = 1_000_000 if campaign else 4_000
     moved = done = 0
     for seed in range(operations // 1000):
@@ -280,6 +280,16 @@ def test_caches_that_are_not_understood_are_left_alone():
     assert "prefix caching is off" in str(read_unsupported_cache(off))
 
 
+def test_without_sessions_in_traffic_and_policy_no_request_is_matched():
+    """Nothing is looked up for requests that no client puts into a session, unless metrics show it."""
+    case = random_case(6, prefix_caching=True)
+    _, scheduler = run_ours(case, "fair")
+    sessions = scheduler.bidkv.controller.sessions
+    assert not sessions.finds_by_prefix
+    assert sessions.figures.prompt_tokens == 0
+    assert not sessions.idle
+
+
 # --- what the engine is asked --------------------------------------------------------------------
 @pytest.mark.parametrize("base", [Scheduler, AsyncScheduler])
 def test_cached_tokens_are_those_the_engine_finds_at_admission(base):
@@ -321,8 +331,9 @@ def test_asking_counts_as_no_query_and_touches_no_block():
 def test_a_reset_of_the_prefix_cache_empties_the_books():
     case = random_case(6, prefix_caching=True)
     scheduler = build_ours(case, "preempt-evict")
+    sessions = scheduler.bidkv.controller.sessions
+    sessions.finds_by_prefix = True
     run_case(case, scheduler=scheduler, clock=scheduler.bidkv_clock)
-    sessions = scheduler.bidkv.controller._sessions
     assert sessions.retained_blocks > 0
     assert scheduler.reset_prefix_cache()
     assert sessions.retained_blocks == 0
@@ -335,6 +346,7 @@ def test_a_reset_with_running_requests_keeps_the_books_true():
     resets: list[bool] = []
 
     def reset(scheduler: Any, number: int) -> None:
+        scheduler.bidkv.controller.sessions.finds_by_prefix = True
         if number % 20 == 10:
             resets.append(scheduler.reset_prefix_cache(reset_running_requests=True))
             check_pool(scheduler.kv_cache_manager.block_pool)
@@ -350,6 +362,7 @@ def test_aborts_leave_no_session_behind(base):
     case = random_case(9, prefix_caching=True)
 
     def abort(scheduler: Any, number: int) -> None:
+        scheduler.bidkv.controller.sessions.finds_by_prefix = True
         if number % 5 == 3 and scheduler.requests:
             victim = sorted(scheduler.requests)[number % len(scheduler.requests)]
             scheduler.finish_requests(victim, RequestStatus.FINISHED_ABORTED)

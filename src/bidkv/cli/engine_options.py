@@ -15,6 +15,18 @@ if TYPE_CHECKING:
 FALLBACK_NUM_GPU_BLOCKS = 8192
 """KV blocks where neither an option nor the profile states any: 131,072 tokens at 16 per block."""
 
+_VLLM_ALONE = (
+    "enable_prefix_caching",
+    "watermark",
+    "async_scheduling",
+    "scheduling_policy",
+    "max_model_len",
+    "long_prefill_token_threshold",
+    "enable_chunked_prefill",
+    "scheduler_reserve_full_isl",
+)
+"""Options that the simulated SGLang does not have."""
+
 
 @dataclass(frozen=True)
 class EngineOptions:
@@ -29,6 +41,11 @@ class EngineOptions:
         enable_prefix_caching: share blocks between equal prefixes.
         watermark: share of the blocks that an admission leaves free.
         async_scheduling: schedule one step ahead.
+        scheduling_policy: order of arrival, or priorities.
+        max_model_len: longest prompt and output together; None takes what fits.
+        long_prefill_token_threshold: most tokens of one prompt in a step beside others; 0 is off.
+        enable_chunked_prefill: split prompts over steps.
+        scheduler_reserve_full_isl: admit only what fits as a whole.
         schedule_conservativeness: SGLang's factor on reserved output.
         clip_max_new_tokens: SGLang's limit on it.
     """
@@ -41,6 +58,11 @@ class EngineOptions:
     enable_prefix_caching: opt.PrefixCaching = False
     watermark: opt.Watermark = 0.0
     async_scheduling: opt.AsyncScheduling = False
+    scheduling_policy: opt.SchedulingPolicy = opt.SchedulingPolicyName.FCFS
+    max_model_len: opt.MaxModelLen = None
+    long_prefill_token_threshold: opt.LongPrefillTokenThreshold = 0
+    enable_chunked_prefill: opt.ChunkedPrefill = True
+    scheduler_reserve_full_isl: opt.ReserveFullIsl = True
     schedule_conservativeness: opt.ScheduleConservativeness = 1.0
     clip_max_new_tokens: opt.ClipMaxNewTokens = 4096
 
@@ -59,11 +81,7 @@ class EngineOptions:
 
         if self.engine is opt.EngineName.SGLANG:
             blocks = self.blocks(profile)
-            if self.enable_prefix_caching or self.watermark or self.async_scheduling:
-                fail(
-                    "--enable-prefix-caching, --watermark and --async-scheduling: "
-                    "the simulated SGLang has none of them"
-                )
+            self._refuse_vllm_options()
             with bad_input("engine options"):
                 return SglangConfig(
                     # As many tokens as vLLM would have, whose null block SGLang does not need.
@@ -75,6 +93,14 @@ class EngineOptions:
                     clip_max_new_tokens=self.clip_max_new_tokens,
                 )
         return self.make_vllm(profile)
+
+    def _refuse_vllm_options(self) -> None:
+        """End the command when an option is stated that the simulated SGLang does not have."""
+        plain = EngineOptions()
+        stated = [name for name in _VLLM_ALONE if getattr(self, name) != getattr(plain, name)]
+        if stated:
+            options = " and ".join(f"--{name.replace('_', '-')}" for name in stated)
+            fail(f"{options}: expected options of SGLang, since the simulated SGLang has no such option")
 
     def make_vllm(self, profile: StepTimeProfile) -> EngineConfig:
         """Return a vLLM replica of these options, whatever engine they name."""
@@ -89,11 +115,20 @@ class EngineOptions:
                 enable_prefix_caching=self.enable_prefix_caching,
                 watermark=self.watermark,
                 async_scheduling=self.async_scheduling,
+                scheduling_policy=self.scheduling_policy.value,
+                max_model_len=self.max_model_len,
+                long_prefill_token_threshold=self.long_prefill_token_threshold,
+                enable_chunked_prefill=self.enable_chunked_prefill,
+                reserve_full_isl=self.scheduler_reserve_full_isl,
             )
 
     def as_config(self, profile: StepTimeProfile) -> dict[str, Any]:
         """Return the options under their JSON names."""
-        return asdict(self) | {"engine": self.engine.value, "num_gpu_blocks": self.blocks(profile)}
+        return asdict(self) | {
+            "engine": self.engine.value,
+            "num_gpu_blocks": self.blocks(profile),
+            "scheduling_policy": self.scheduling_policy.value,
+        }
 
 
 def take_hash_chunks(

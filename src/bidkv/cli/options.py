@@ -16,6 +16,13 @@ class EngineName(StrEnum):
     SGLANG = "sglang"
 
 
+class SchedulingPolicyName(StrEnum):
+    """Values of `--scheduling-policy`."""
+
+    FCFS = "fcfs"
+    PRIORITY = "priority"
+
+
 class RouterName(StrEnum):
     """Values of `--router`."""
 
@@ -163,6 +170,21 @@ Watermark = Annotated[
 ]
 AsyncScheduling = Annotated[
     bool, typer.Option(help="Schedule one step ahead of the tokens, as vLLM does by default on a GPU.")
+]
+SchedulingPolicy = Annotated[
+    SchedulingPolicyName,
+    typer.Option(help="vLLM: serve in order of arrival, or by the trace's priorities (lower is first)."),
+]
+MaxModelLen = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="vLLM: longest prompt and output together.  [default: what fits]"),
+]
+LongPrefillTokenThreshold = Annotated[
+    int, typer.Option(metavar="N", help="vLLM: most tokens of one prompt in a step beside others; 0 is off.")
+]
+ChunkedPrefill = Annotated[bool, typer.Option(help="vLLM: split prompts over several steps.")]
+ReserveFullIsl = Annotated[
+    bool, typer.Option(help="vLLM: admit a request only when its whole prompt fits into memory.")
 ]
 ScheduleConservativeness = Annotated[
     float, typer.Option(metavar="F", help="SGLang: scales the output that running requests reserve.")

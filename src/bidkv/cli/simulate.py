@@ -11,7 +11,14 @@ from bidkv.cli.errors import fail
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra
 from bidkv.cli.simulation import Simulation, check_strategies, show_results
-from bidkv.cli.workload import FileStatements, SessionOptions, Workload, WorkloadOptions, read_workload
+from bidkv.cli.workload import (
+    FileStatements,
+    SessionOptions,
+    Workload,
+    WorkloadOptions,
+    note_unread_fields,
+    read_workload,
+)
 from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -68,6 +75,7 @@ def command(
     source = WorkloadOptions(workload or trace, trace_format, rate, limit, hours, seed, starts, stated)
     work = read_workload(source, replica.usable_blocks, replica.block_size)
     replica = take_hash_chunks(replica, work.tokens_per_hash_id)
+    note_unread_fields(work, replica, strategies)
     if work.sessions and replicas > 1:
         fail("--replicas: expected one replica: sessions are simulated on a single one")
     simulation = Simulation(work, replica, step_times, seed, duration_s)

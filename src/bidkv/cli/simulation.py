@@ -72,7 +72,7 @@ class Simulation:
             )
 
         fleets = self._each(strategies, run)
-        return [fleet.named(name) for name, fleet in zip(strategies, fleets, strict=True)]
+        return [fleet.with_strategy(name) for name, fleet in zip(strategies, fleets, strict=True)]
 
     def _run_one(
         self, policy: Policy, observer: Observer | None, advance: Callable[[int], None]

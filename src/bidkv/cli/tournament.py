@@ -5,21 +5,56 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.options import JsonFile, SplitName
 from bidkv.cli.outputs import progress_bar, require_all_writable, require_extra, write_json
 
 if TYPE_CHECKING:
     from bidkv.tournament import Standings
+    from bidkv.tournament.session_standings import SessionStandings
 
 _LOADS = "0.8,0.95,1.1,1.3"
 
 
+@dataclass(frozen=True)
+class SessionTournament:
+    """The options of a tournament of sessions."""
+
+    sessions: Annotated[
+        bool, typer.Option("--sessions", help="Sessions in closed loop instead of single requests.")
+    ] = False
+    machine: Annotated[
+        str | None, typer.Option(metavar="A[,B...]", help="--sessions: models on machines.  [default: all]")
+    ] = None
+    level: Annotated[
+        str,
+        typer.Option(
+            metavar="X[,Y...]",
+            help="--sessions: concurrent sessions, as multiples of the number that memory holds.",
+        ),
+    ] = "1,2,4"
+    open_s: Annotated[
+        float, typer.Option(metavar="S", help="--sessions: seconds in which sessions start in open loop.")
+    ] = 1200.0
+    closed_s: Annotated[
+        float, typer.Option(metavar="S", help="--sessions: seconds of a run in closed loop.")
+    ] = 600.0
+    knees: Annotated[
+        bool, typer.Option("--knees", help="--sessions: find the session rate every policy sustains.")
+    ] = False
+
+
+_SINGLE_REQUESTS = SessionTournament()
+
+
+@expand_groups
 def command(
     strategy: Annotated[
         str | None,
@@ -30,11 +65,19 @@ def command(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="A[,B...]", help="Memory sizes: T, 1500, 4096, M.  [default: all]"),
+        typer.Option(
+            metavar="A[,B...]",
+            help="Memory sizes: T, 1500, 4096, M; with --sessions quarter, half, full.  [default: all]",
+        ),
     ] = None,
     load: Annotated[
-        str, typer.Option(metavar="X[,Y...]", help="Arrival rates as shares of the throughput at saturation.")
-    ] = _LOADS,
+        str | None,
+        typer.Option(
+            metavar="X[,Y...]",
+            help=f"Arrival rates as shares of the throughput at saturation.  [default: {_LOADS}; with "
+            "--sessions shares of the knee, 0.5,0.8,1,1.2,1.5]",
+        ),
+    ] = None,
     split: Annotated[
         SplitName, typer.Option(help="Seeds (and rows of real traces) for tuning, or those kept for judging.")
     ] = SplitName.TUNING,
@@ -43,6 +86,7 @@ def command(
         int | None,
         typer.Option(metavar="N", help="Requests of each run.  [default: 1,000 at T up to 4,000 at M]"),
     ] = None,
+    of_sessions: SessionTournament = _SINGLE_REQUESTS,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes; -1 takes all cores.")] = -1,
     output_dir: Annotated[
         Path | None,
@@ -65,38 +109,100 @@ def command(
     All policies run identical requests. Figures are ratios to vLLM's own order (preempt-evict) on the same
     requests: geometric means with 95 % intervals over seeds. Saturation is the throughput of that order when
     every request is there from the start. Each memory size has its own sequence limit: T has 600 blocks and
-    32 sequences, M 8,192 blocks and 256 sequences.
+    32 sequences, M 8,192 blocks and 256 sequences. With --sessions the policies run sessions in open and in
+    closed loop, with prefix caching and asynchronous scheduling on; the knee is the session rate at which
+    the queue of vLLM's own order stops being stable.
 
     \b
     Examples:
       bidkv tournament --strategy fair,lcf --size T,M --family mixed,sharegpt
       bidkv tournament --split held_out --seeds 12 --output-dir out/tournament --json out/tournament.json
+      bidkv tournament --sessions --strategy fair --family agents-20-turns --size half --output-dir out/s
     """
     require_extra("experiments", "tournament")
+    _check_outputs(json_file, html_file, png_file, docs_file, of_sessions.sessions)
+    choice = _Choice(strategy, family, size, load, first_seeds(split, seeds), requests)
+    standings: Standings | SessionStandings
+    if of_sessions.sessions:
+        standings = _play_sessions(choice, of_sessions, jobs, output_dir)
+    else:
+        standings = _play(choice, jobs, output_dir)
+    _write(standings, json_file, (html_file, png_file), docs_file)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What both kinds of tournaments choose from; None takes all."""
+
+    strategy: str | None
+    family: str | None
+    size: str | None
+    load: str | None
+    seeds: Sequence[int]
+    requests: int | None
+
+
+def _play(choice: _Choice, jobs: int, output_dir: Path | None) -> Standings:
     from bidkv.tournament import TournamentPlan, all_policies, play
 
-    _check_outputs(json_file, html_file, png_file, docs_file)
     with bad_input("options"):
         plan = TournamentPlan.make(
-            all_policies() if strategy is None else split_names(strategy),
-            families=None if family is None else split_names(family),
-            sizes=None if size is None else split_names(size),
-            loads=split_numbers("--load", load),
-            seeds=first_seeds(split, seeds),
-            requests=requests,
+            all_policies() if choice.strategy is None else split_names(choice.strategy),
+            families=_names_or_all(choice.family),
+            sizes=_names_or_all(choice.size),
+            loads=split_numbers("--load", choice.load or _LOADS),
+            seeds=choice.seeds,
+            requests=choice.requests,
         )
     with progress_bar(None, "workloads") as bar:
-        standings = play(
+        return play(
             plan,
             jobs=jobs,
             output_dir=output_dir,
             on_progress=lambda done, total: bar("workloads", done, total),
         )
-    _write(standings, json_file, (html_file, png_file), docs_file)
+
+
+def _play_sessions(
+    choice: _Choice, given: SessionTournament, jobs: int, output_dir: Path | None
+) -> SessionStandings:
+    from bidkv.tournament.session_plan import OPEN_LOADS, SessionPlan
+    from bidkv.tournament.sessions import play_sessions
+
+    if choice.requests is not None:
+        fail("--requests: a tournament of sessions is as long as --open-s and --closed-s say")
+    with bad_input("options"):
+        plan = SessionPlan.make(
+            _names_or_all(choice.strategy),
+            machines=_names_or_all(given.machine),
+            sizes=_names_or_all(choice.size),
+            families=_names_or_all(choice.family),
+            loads=OPEN_LOADS if choice.load is None else split_numbers("--load", choice.load),
+            levels=split_numbers("--level", given.level),
+            seeds=choice.seeds,
+            open_s=given.open_s,
+            closed_s=given.closed_s,
+            finds_knees=given.knees,
+        )
+    with progress_bar(None, "sessions") as bar:
+        return play_sessions(
+            plan,
+            jobs=jobs,
+            output_dir=output_dir,
+            on_progress=lambda done, total: bar("sessions", done, total),
+        )
+
+
+def _names_or_all(text: str | None) -> list[str] | None:
+    return None if text is None else split_names(text)
 
 
 def _check_outputs(
-    json_file: str | None, html_file: Path | None, png_file: Path | None, docs_file: Path | None
+    json_file: str | None,
+    html_file: Path | None,
+    png_file: Path | None,
+    docs_file: Path | None,
+    is_of_sessions: bool,
 ) -> None:
     from bidkv.tournament.docs import require_markers
 
@@ -108,24 +214,36 @@ def _check_outputs(
     require_all_writable((("--json", json_file), ("--html", html_file), ("--png", png_file)))
     with bad_input("--docs"):
         if docs_file is not None:
-            require_markers(docs_file)
+            require_markers(docs_file, "sessions" if is_of_sessions else "standings")
 
 
 def _write(
-    standings: Standings, json_file: str | None, pictures: Sequence[Path | None], docs_file: Path | None
+    standings: Standings | SessionStandings,
+    json_file: str | None,
+    pictures: Sequence[Path | None],
+    docs_file: Path | None,
 ) -> None:
-    from bidkv.tournament import tables
-    from bidkv.tournament.docs import regenerate
+    from bidkv.tournament import Standings
+    from bidkv.tournament.docs import regenerate, regenerate_section
 
     if not write_json(standings.as_dict(), json_file):
-        typer.echo(tables.as_text(standings))
-    for file in pictures:
-        if file is not None:
+        typer.echo(standings.text())
+    made_by = shlex.join(["bidkv", *sys.argv[1:]])
+    for file in filter(None, pictures):
+        if isinstance(standings, Standings):
             from bidkv.tournament.picture import write_picture
 
             write_picture(file, standings)
-    if docs_file is not None:
-        regenerate(docs_file, standings, shlex.join(["bidkv", *sys.argv[1:]]))
+        else:
+            from bidkv.tournament.session_picture import write_session_picture
+
+            write_session_picture(file, standings)
+    if docs_file is None:
+        return
+    if isinstance(standings, Standings):
+        regenerate(docs_file, standings, made_by)
+    else:
+        regenerate_section(docs_file, "sessions", standings.markdown(made_by))
 
 
 def split_names(text: str) -> list[str]:

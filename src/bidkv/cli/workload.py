@@ -14,6 +14,7 @@ from bidkv.cli.errors import bad_input, fail
 if TYPE_CHECKING:
     from bidkv.protocol.requests import WorkloadRequest
     from bidkv.protocol.sessions import Session, SessionArrivals
+    from bidkv.simulator import EngineConfig, SglangConfig
     from bidkv.workloads.resolver import WorkloadName
     from bidkv.workloads.traces import Trace, TraceOptions, TraceReport
 
@@ -279,3 +280,31 @@ def _longest_context(session: Session) -> int:
     """Return the most tokens the session holds at the end of a turn."""
     pairs = zip(session.prompt_lengths(), session.turns, strict=True)
     return max(prompt + turn.output_tokens for prompt, turn in pairs)
+
+
+_READ_DEADLINES = frozenset(("on-time", "fast", "slack-aware"))
+"""Strategies that read deadlines."""
+
+
+def note_unread_fields(
+    workload: Workload, engine: EngineConfig | SglangConfig, strategies: Sequence[str]
+) -> None:
+    """Say once on stderr what requests carry and neither the engine nor a strategy reads."""
+    names = {strategy.partition(":")[0].replace("_", "-") for strategy in strategies}
+    priorities = {request.priority for request in workload.requests}
+    priorities |= {session.priority for session in workload.sessions}
+    by_priority = getattr(engine, "schedules_by_priority", False) or "priority" in names
+    if len(priorities) > 1 and not by_priority:
+        _note(
+            f"the workload has {len(priorities)} priorities, which an engine that serves in order of arrival "
+            "does not read: --scheduling-policy priority"
+        )
+    deadlines = sum(request.deadline_ms is not None for request in workload.requests)
+    if deadlines and not names & _READ_DEADLINES:
+        _note(
+            f"{deadlines:,} requests have a deadline, which none of the strategies reads: --strategy on-time"
+        )
+
+
+def _note(text: str) -> None:
+    typer.echo(f"bidkv: note: {text}", err=True)

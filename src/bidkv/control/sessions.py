@@ -99,7 +99,7 @@ class SessionLedger:
 
     Args:
         cache: the engine's block-level facts.
-        find_by_prefix: whether a request without a told session is matched with the past it repeats.
+        finds_by_prefix: whether a request without a told session is matched with the past it repeats.
 
     Attributes:
         collects_loose_keys: whether the blocks that sessions leave behind are remembered for :meth:`settle`.
@@ -108,11 +108,11 @@ class SessionLedger:
         idle: sessions between two turns with cached blocks, the longest idle first; read-only.
     """
 
-    def __init__(self, cache: SessionCache, *, find_by_prefix: bool = True) -> None:
+    def __init__(self, cache: SessionCache, *, finds_by_prefix: bool = True) -> None:
         self.in_use = False
         self.figures = SessionFigures()
         self._cache = cache
-        self._find_by_prefix = find_by_prefix
+        self.finds_by_prefix = finds_by_prefix
         self._tree = PrefixTree()
         self._told: dict[str, TrackedSession] = {}
         self._idle: OrderedDict[str, TrackedSession] = OrderedDict()
@@ -147,7 +147,7 @@ class SessionLedger:
     # --- events ----------------------------------------------------------------------------------
     def arrive(self, request: RequestView, engine: EngineView) -> None:
         """`request` waits: find its session and check what of its past is cached."""
-        if not request.session_id and not self._find_by_prefix:
+        if not request.session_id and not self.finds_by_prefix:
             return
         session = self._find_session(request, engine.now_s)
         session.agent_id, session.priority, session.weight = (

@@ -64,7 +64,7 @@ def _parse_labels(text: str) -> dict[str, str]:
     return labels
 
 
-def get_text(url: str, body: bytes | None = None) -> str:
+def get_text(url: str, body: bytes | None = None, *, timeout_s: float = TIMEOUT_S) -> str:
     """Fetch a page of a local server; with a body, post it as JSON.
 
     Raises:
@@ -74,6 +74,6 @@ def get_text(url: str, body: bytes | None = None) -> str:
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
     # The environment's proxy is meant for other machines.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=TIMEOUT_S) as answer:
+    with opener.open(request, timeout=timeout_s) as answer:
         text: str = answer.read().decode(errors="replace")
         return text

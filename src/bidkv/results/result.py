@@ -21,7 +21,7 @@ class Latency:
     p99: float | None
 
     @classmethod
-    def of(cls, values: Iterable[float | None]) -> Latency:
+    def summarize(cls, values: Iterable[float | None]) -> Latency:
         """Summarise the values that exist."""
         ordered = sorted(v for v in values if v is not None)
         if not ordered:
@@ -86,9 +86,9 @@ class RunResult:
             "completed": len(done),
             "throughput_rps": len(done) / span if span > 0 else 0.0,
             "output_tokens_per_s": sum(r.output_tokens for r in done) / span if span > 0 else 0.0,
-            "ttft_s": Latency.of(r.ttft_s for r in done).as_dict(),
-            "e2e_s": Latency.of(r.e2e_s for r in done).as_dict(),
-            "tpot_s": Latency.of(r.tpot_s for r in done).as_dict(),
+            "ttft_s": Latency.summarize(r.ttft_s for r in done).as_dict(),
+            "e2e_s": Latency.summarize(r.e2e_s for r in done).as_dict(),
+            "tpot_s": Latency.summarize(r.tpot_s for r in done).as_dict(),
             "preemptions": totals.preemptions,
             "preempted_requests": sum(1 for r in self.records if r.preemptions) if each_known else None,
             "max_preemptions_of_one_request": (

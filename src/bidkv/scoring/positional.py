@@ -38,8 +38,8 @@ class PositionalScoring:
     Raises:
         ValueError: a ratio is out of range, or both exceed 1 together.
 
-    >>> [round(s, 6) for s in PositionalScoring().score([11, 12])]
-    [0.8, 0.6]
+    >>> tuple(round(s, 6) for s in PositionalScoring().score([11, 12]))
+    (0.8, 0.6)
     """
 
     __slots__ = ("_algorithm_id", "_attention", "_decode_steps", "_heavy_ratio", "_recent_ratio")

@@ -5,6 +5,7 @@ print(evaluate(["lcf", "fair:gain=5"], sizes=["T"], families=["mixed"], loads=[1
 """
 
 from bidkv.tournament.evaluate import evaluate, play
+from bidkv.tournament.paired import MeanInterval
 from bidkv.tournament.plan import (
     BASELINE,
     LOADS,
@@ -15,7 +16,7 @@ from bidkv.tournament.plan import (
     all_policies,
 )
 from bidkv.tournament.scores import Score
-from bidkv.tournament.standings import LostCell, MeanInterval, Standings
+from bidkv.tournament.standings import LostCell, Standings
 
 __all__ = [
     "BASELINE",

@@ -37,15 +37,23 @@ def require_markers(file: Path, section: str = "standings") -> None:
 
 def regenerate(file: Path, standings: Standings, command: str) -> None:
     """Replace the standings between the markers of `file`; `command` is the command that made them."""
-    require_markers(file)
-    text = _replace_section(file.read_text(encoding="utf-8"), "standings", standings_text(standings, command))
-    file.write_text(text, encoding="utf-8")
+    regenerate_section(file, "standings", standings_text(standings, command))
 
 
 def regenerate_policies(file: Path) -> None:
     """Replace the table of policies between the markers of `file`."""
-    require_markers(file, "policies")
-    text = _replace_section(file.read_text(encoding="utf-8"), "policies", policy_table())
+    regenerate_section(file, "policies", policy_table())
+
+
+def regenerate_section(file: Path, section: str, content: str) -> None:
+    """Replace the text between the markers of a section of `file`.
+
+    Raises:
+        OSError: the file cannot be read or written.
+        ValueError: a marker is missing; the message names it.
+    """
+    require_markers(file, section)
+    text = _replace_section(file.read_text(encoding="utf-8"), section, content)
     file.write_text(text, encoding="utf-8")
 
 

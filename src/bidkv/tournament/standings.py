@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from statistics import fmean
 from typing import Any, NamedTuple
 
-from bidkv.evaluation.intervals import mean_interval
+from bidkv.tournament.paired import LOSS, MeanInterval, geometric_mean, mean_over_seeds
 from bidkv.tournament.plan import BASELINE, TournamentCell, TournamentPlan
 from bidkv.tournament.scores import Score
 
@@ -21,20 +20,8 @@ LEVELS = ("recompute_tax", "slo_attainment")
 
 _Cells = list[tuple[TournamentCell, Mapping[str, Score]]]
 
-LOSS = 1.01
-"""A cell is lost when its interval lies wholly above this ratio: below 1 % no user would notice."""
-
 JUDGED = ("mean_e2e_s", "p99_e2e_s")
 """Figures for which lost cells are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class MeanInterval:
-    """A mean with its 95 % interval over seeds; `low` and `high` are None with a single seed."""
-
-    value: float
-    low: float | None
-    high: float | None
 
 
 class LostCell(NamedTuple):
@@ -91,7 +78,7 @@ class Standings:
     ) -> MeanInterval:
         """Arithmetic mean over cells of a metric of :data:`LEVELS`, with its interval over seeds."""
         cells = self._cells(size, family, load)
-        return _mean_over_seeds([(cell, getattr(scores[policy], metric)) for cell, scores in cells])
+        return mean_over_seeds([(cell.seed, getattr(scores[policy], metric)) for cell, scores in cells])
 
     def against_best(
         self, policy: str, rivals: Sequence[str], metric: str, *, size: str | None = None
@@ -103,8 +90,8 @@ class Standings:
         logs = []
         for cells in self._places(size).values():
             best = min(rivals, key=lambda rival: _ratio(cells, rival, metric).value)
-            logs += [(cell, _log_ratio(scores, policy, best, metric)) for cell, scores in cells]
-        return _exp(_mean_over_seeds(logs))
+            logs += [(cell.seed, _log_ratio(scores, policy, best, metric)) for cell, scores in cells]
+        return geometric_mean(logs)
 
     def most_preemptions(self, policy: str, *, size: str | None = None, load: float | None = None) -> int:
         """Return the most preemptions of one request in any cell."""
@@ -177,33 +164,20 @@ class Standings:
             ],
         }
 
-    def __str__(self) -> str:
+    def text(self) -> str:
+        """Return the tables of all sizes for a terminal."""
         from bidkv.tournament.tables import as_text
 
         return as_text(self)
 
+    def __str__(self) -> str:
+        return self.text()
+
 
 def _ratio(cells: _Cells, policy: str, metric: str) -> MeanInterval:
-    return _exp(
-        _mean_over_seeds([(cell, _log_ratio(scores, policy, BASELINE, metric)) for cell, scores in cells])
-    )
+    logs = [(cell.seed, _log_ratio(scores, policy, BASELINE, metric)) for cell, scores in cells]
+    return geometric_mean(logs)
 
 
 def _log_ratio(scores: Mapping[str, Score], policy: str, other: str, metric: str) -> float:
     return math.log(getattr(scores[policy], metric) / getattr(scores[other], metric))
-
-
-def _mean_over_seeds(figures: Iterable[tuple[TournamentCell, float]]) -> MeanInterval:
-    by_seed: dict[int, list[float]] = {}
-    for cell, figure in figures:
-        by_seed.setdefault(cell.seed, []).append(figure)
-    means = [fmean(values) for values in by_seed.values()]
-    if len(means) < 2:
-        return MeanInterval(means[0], None, None)
-    return MeanInterval(fmean(means), *mean_interval(means))
-
-
-def _exp(log: MeanInterval) -> MeanInterval:
-    if log.low is None or log.high is None:
-        return MeanInterval(math.exp(log.value), None, None)
-    return MeanInterval(math.exp(log.value), math.exp(log.low), math.exp(log.high))

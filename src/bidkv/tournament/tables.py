@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bidkv.evaluation.tables import aligned_table
+from bidkv.tournament.paired import MeanInterval
 from bidkv.tournament.plan import BASELINE
-from bidkv.tournament.standings import JUDGED, MeanInterval, Standings
+from bidkv.tournament.standings import JUDGED, Standings
 
 HEADINGS = (
     "policy",
@@ -42,11 +43,11 @@ def _row(standings: Standings, policy: str, size: str, load: float | None) -> li
     lost_cells = {(loss.family, loss.load) for loss in losses}
     return [
         policy,
-        interval(ratio("mean_e2e_s")),
-        interval(ratio("p99_e2e_s")),
-        interval(ratio("p99_ttft_s")),
-        interval(ratio("longest_wait_s")),
-        interval(ratio("throughput_rps")),
+        str(ratio("mean_e2e_s")),
+        str(ratio("p99_e2e_s")),
+        str(ratio("p99_ttft_s")),
+        str(ratio("longest_wait_s")),
+        str(ratio("throughput_rps")),
         f"{standings.level(policy, 'recompute_tax', size=size, load=load).value:.1%}",
         f"{standings.level(policy, 'slo_attainment', size=size, load=load).value:.1%}",
         str(standings.most_preemptions(policy, size=size, load=load)),
@@ -59,7 +60,7 @@ def loss_rows(standings: Standings, policies: Sequence[str]) -> list[list[str]]:
     losses = [loss for policy in policies for loss in standings.losses(policy)]
     losses.sort(key=lambda loss: -loss.ratio.value)
     return [
-        [loss.policy, loss.size, loss.family, f"{loss.load:g}", _NAMES[loss.metric], interval(loss.ratio)]
+        [loss.policy, loss.size, loss.family, f"{loss.load:g}", _NAMES[loss.metric], str(loss.ratio)]
         for loss in losses
     ]
 
@@ -76,19 +77,12 @@ def hindsight_rows(standings: Standings) -> list[list[str]]:
         [
             policy,
             size,
-            *(interval(standings.against_best(policy, watermarks, m, size=size)) for m in JUDGED),
+            *(str(standings.against_best(policy, watermarks, m, size=size)) for m in JUDGED),
         ]
         for policy in standings.plan.policies
         if policy not in watermarks
         for size in standings.plan.sizes
     ]
-
-
-def interval(estimate: MeanInterval) -> str:
-    """Write `0.871 [0.862, 0.880]`; without an interval only the value."""
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.value:.3f}"
-    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def as_text(standings: Standings) -> str:

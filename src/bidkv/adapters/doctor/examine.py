@@ -14,6 +14,7 @@ from bidkv.adapters.doctor.settings import (
     examine_control_file,
     examine_decision_log,
     examine_metrics,
+    examine_sessions,
     examine_strategy,
 )
 from bidkv.adapters.environment import read_environment
@@ -89,6 +90,8 @@ def examine(
         findings.append(
             Finding("engines", Status.FAIL, f"not installed here: {', '.join(names)}; only simulation works")
         )
+    if policy is not None:
+        findings += examine_sessions(policy, installed)
     if policy is None or any(finding.status is Status.FAIL for finding in findings):
         return Report(findings, ())
     in_charge = spec if commanded in (None, "on") else commanded

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
 from bidkv.adapters.doctor.findings import Finding, Status
 from bidkv.adapters.environment import CONTROL_FILE, DECISION_LOG, METRICS_PORT, STRATEGY
+from bidkv.adapters.sglang.service import NO_RETENTION
 from bidkv.control_file import ControlFile
+from bidkv.observability.prometheus_page import get_text
+from bidkv.observability.samples import parse_samples
 from bidkv.policy import PolicySpecError, resolve
 from bidkv.protocol.policy import Policy
 
 LOOPBACK = "127.0.0.1"
 _LEAST_FREE_BYTES = 64 << 20
+"""Free disk below which a decision log may soon be full: about a day of it on a busy server."""
+
+_ANSWER_LIMIT_S = 1.0
+"""Longest wait for whatever has the metrics port already: it may be no HTTP server at all."""
 
 
 def examine_strategy(spec: str | None) -> tuple[Finding, Policy | None]:
@@ -42,6 +50,27 @@ def examine_strategy(spec: str | None) -> tuple[Finding, Policy | None]:
     return Finding(STRATEGY, Status.OK, f"{spec!r} {decides}"), policy
 
 
+def examine_sessions(policy: Policy, engines: Collection[str]) -> list[Finding]:
+    """Say how the engines learn which requests belong together; nothing for a policy that drops no session.
+
+    Args:
+        policy: in charge.
+        engines: those that are installed, by name.
+    """
+    if not policy.drops_idle:
+        return []
+    findings = []
+    if "vllm" in engines:
+        text = (
+            "vLLM: told by bidkv_session_id in vllm_xargs or by vLLM's own session_id, else found by the "
+            "past that a request repeats; needs prefix caching, one group of KV cache, and no KV connector"
+        )
+        findings.append(Finding("sessions", Status.OK, text))
+    if "sglang" in engines:
+        findings.append(Finding("sessions", Status.NOTE, NO_RETENTION))
+    return findings
+
+
 def examine_metrics(port: int) -> Finding:
     """Examine whether the port is free and the exporter is installed."""
     if find_spec("prometheus_client") is None:
@@ -54,8 +83,23 @@ def examine_metrics(port: int) -> Finding:
         try:
             probe.bind((LOOPBACK, port))
         except OSError as error:
-            return Finding(METRICS_PORT, Status.FAIL, f"{LOOPBACK}:{port} cannot be opened: {error.strerror}")
+            text = f"{LOOPBACK}:{port} cannot be opened: {error.strerror}{_describe_server(port)}"
+            return Finding(METRICS_PORT, Status.FAIL, text)
     return Finding(METRICS_PORT, Status.OK, f"{LOOPBACK}:{port} is free")
+
+
+def _describe_server(port: int) -> str:
+    """Return what a server with a policy that already has the port says of its sessions; "" for any other."""
+    try:
+        page = get_text(f"http://{LOOPBACK}:{port}/metrics", timeout_s=_ANSWER_LIMIT_S)
+        samples = parse_samples([page], 0.0)
+    except (OSError, ValueError):
+        return ""
+    told, found = samples.get("bidkv_turns_told_total"), samples.get("bidkv_turns_found_total")
+    if told is None or found is None:
+        return ""
+    policy = samples.labels.get("bidkv_policy_active", {}).get("policy", "?")
+    return f"; a server with {policy} has it: {told:.0f} turns told by clients, {found:.0f} found by prefix"
 
 
 def examine_control_file(path: Path) -> tuple[Finding, str | None]:

@@ -139,8 +139,8 @@ class SglangEngineView(EngineViewDefaults):
         return view is request and view.waiting
 
     def cached_tokens(self, request: RequestView) -> int:
-        """Not asked of the engine yet: no token of a waiting request counts as cached."""
-        return 0
+        """Tokens that SGLang itself found cached when it sorted its queue last; 0 before it did."""
+        return int(getattr(self._views[request.request_id].req, "num_matched_prefix_tokens", 0) or 0)
 
     def freed_blocks(self, request: RequestView) -> int:
         """Pages that retracting `request` would make available; O(depth of its prefix in the tree)."""

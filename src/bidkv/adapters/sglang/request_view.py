@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from bidkv.adapters.client_values import ClientValues
+from bidkv.adapters.client_values import ClientValues, session_name
 
 
 class EngineFacts(Protocol):
@@ -63,7 +63,7 @@ class SglangRequest:
         self.deadline_s = stated.read_deadline_s(arrival_s)
         self.weight = stated.weight
         self.agent_id = stated.agent_id
-        self.session_id = stated.session_id
+        self.session_id = stated.session_id or _read_session_name(req)
         self.turn = 0
         self.gap_hint_s = stated.gap_hint_s
         self.is_last_turn = stated.is_last_turn
@@ -106,3 +106,9 @@ class SglangRequest:
     def num_held_blocks(self) -> int:
         """Pages it holds, shared ones included."""
         return -(-int(self.req.kv.kv_allocated_len) // self._engine.block_size)
+
+
+def _read_session_name(req: Any) -> str:
+    """Return SGLang's own session of a request: its radix cache's, or that of the older session API."""
+    name = session_name(getattr(req, "session_id", None))
+    return name or session_name(getattr(getattr(req, "session", None), "session_id", None))

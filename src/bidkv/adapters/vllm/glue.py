@@ -84,6 +84,8 @@ class VllmGlue:
         scheduler: vLLM's scheduler, fully made.
         controller: asks the policy.
         clock: seconds, monotonic.
+        watches_sessions: whether sessions that no client names are found under every policy, for metrics;
+            else only under a policy that drops idle ones.
 
     Attributes:
         attached: False once an error of this project's own code has detached it.
@@ -95,7 +97,14 @@ class VllmGlue:
         on_victims: called with the victims of a step, first choice first, or None.
     """
 
-    def __init__(self, scheduler: Any, controller: Controller, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        controller: Controller,
+        clock: Callable[[], float],
+        *,
+        watches_sessions: bool = False,
+    ) -> None:
         self.controller = controller
         self.attached = True
         self.num_failures = 0
@@ -117,17 +126,17 @@ class VllmGlue:
         self.on_victims: Callable[[Sequence[VllmRequest]], None] | None = None
         self._own_queues: dict[str, Any] = {}
         self._queues: dict[str, WaitingQueue] = {}
-        self._track_sessions()
+        self._track_sessions(watches_sessions)
         # Last, so that an error above leaves the scheduler untouched.
         self._replace_queues()
 
-    def _track_sessions(self) -> None:
+    def _track_sessions(self, watches: bool) -> None:
         """Keep the books of sessions where the prefix cache is one that is understood."""
         reason = read_unsupported_cache(self._scheduler)
         if reason is None:
             try:
                 self.engine.cache = cache = VllmPrefixCache(self._scheduler)
-                self.engine.sessions = self.controller.track_sessions(cache)
+                self.engine.sessions = self.controller.track_sessions(cache, find_by_prefix=watches or None)
                 return
             except (FreeQueueError, ImportError) as error:
                 reason = str(error)

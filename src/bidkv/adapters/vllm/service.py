@@ -24,7 +24,7 @@ class VllmService(EngineService):
 
     def __init__(self, scheduler: Any, environment: Environment, clock: Callable[[], float]) -> None:
         self._scheduler = scheduler
-        exports = environment.metrics_port is not None
+        self._exports = exports = environment.metrics_port is not None
         super().__init__(
             environment,
             by_priority=scheduler.policy.value == "priority",
@@ -55,7 +55,7 @@ class VllmService(EngineService):
         """Attach to the scheduler; where vLLM is not as expected, say so and leave it to itself."""
         scheduler = self._scheduler
         try:
-            glue = VllmGlue(scheduler, self.controller, self._clock)
+            glue = VllmGlue(scheduler, self.controller, self._clock, watches_sessions=self._exports)
         except Exception:
             logger.exception("bidkv: cannot attach to this vLLM scheduler; vLLM goes on by its own rules")
             self.controller.disable()

@@ -1,32 +1,28 @@
-"""`fair`: the recommended default. Arrivals are never reordered; memory is reserved only while that pays."""
+"""`fair`: the recommended default. New requests keep their order; memory is reserved only while that pays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from bidkv.policy.parts.cap import validate_cap
+from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP, ReservingPolicy
 from bidkv.policy.parts.ordering import blocks_to_enter
-from bidkv.policy.parts.prices import MachinePrices
-from bidkv.policy.parts.recompute import cheapest_to_repeat
-from bidkv.policy.parts.reserve import SelfTuningReserve
 from bidkv.policy.parts.returning import ReturnQueue
-from bidkv.protocol.policy import EngineView, Policy
+from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
-DEFAULT_PREEMPTION_CAP = 8
 
+class Fair(ReservingPolicy):
+    """Preempts the request that is cheapest to recompute, and keeps a self-tuning reserve.
 
-class Fair(Policy):
-    """Preempts whom it costs the machine least to compute again, and keeps a self-tuning reserve.
+    New requests are admitted in order of arrival, behind the preempted ones. A preempted request returns once
+    it fits with room for the running requests to grow while it earns its recompute back. Until then other
+    preempted requests may return, and new ones may enter with the same kind of room, at most `passes` of them
+    before it returns.
 
-    Who has not run yet enters in the order of arrival, after those that were preempted. While a preempted
-    request does not fit, others may enter in its place, at most `passes` newcomers until it returns.
-
-    A request is chosen at most `cap` times; beyond that the engine's own rule decides, so the policy adds at
-    most `cap` preemptions to what the engine would do to one request.
+    A request is chosen as a victim at most `cap` times; beyond that the engine's own rule decides, so the
+    policy adds at most `cap` preemptions to what the engine would do to one request.
 
     Args:
-        passes: newcomers that may enter while a preempted request waits to return, at least 0.
+        passes: new requests that may enter while a preempted request waits to return, at least 0; 0 keeps the
+            engine's own order.
         cap: preemptions after which a request is no longer chosen, at least 1.
         gain: speed of the reserve, per second.
         unit: sensitivity of the reserve, in footprints of one request.
@@ -34,50 +30,39 @@ class Fair(Policy):
     """
 
     name = "fair"
-    victim_rule = "the latest of those with about the fewest computed tokens, the cheapest to compute again"
 
     def __init__(
         self,
         *,
-        passes: int = 4,
+        passes: int = 128,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,
         unit: float = 0.6,
         overhead_s: float = 1.4e-3,
     ) -> None:
-        self.preemption_cap = validate_cap(cap)
-        self.prices = MachinePrices()
-        self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
+        super().__init__(cap=cap, gain=gain, unit=unit, overhead_s=overhead_s)
         self._queue = ReturnQueue(passes)
 
-    def select_victim(
-        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
-    ) -> RequestView | None:
-        """Return the latest of the candidates that are about the cheapest to compute again."""
-        return cheapest_to_repeat(candidates, engine)
-
-    def reserve_blocks(self, engine: EngineView) -> int:
-        """Return the reserve."""
-        return self.reserve.blocks(engine)
-
     def select_next(self, engine: EngineView) -> RequestView | None:
-        """Return the engine's own next, or who enters in place of a preempted request that does not fit."""
-        return self._queue.choose(*self.reserve.room(engine))
+        """Return the next request in line that fits with its room to grow; None while that one must wait."""
+        queue = self._queue
+        return queue.choose(self.reserve.room(engine)) if queue.holds_preempted else queue.first_new()
 
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
-        """It waits behind all others."""
+        """Queue it behind all others."""
         self._queue.arrive(request, blocks_to_enter(request, engine))
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        """It runs."""
+        """Take it off the queue."""
+        super().on_admit(request, engine)
         self._queue.admit(request)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """It waits before all others; the reserve rises by what it cost."""
-        self.reserve.on_preempt(lost_tokens, engine)
+        """Queue it before all new requests; the reserve rises by what the preemption cost."""
+        super().on_preempt(request, lost_tokens, engine)
         self._queue.preempt(request, blocks_to_enter(request, engine))
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
-        """Look at the clock and the memory in use."""
-        self.reserve.observe(engine)
-        self._queue.discard(request)  # aborted while it waited
+        """Learn from it; it may have been aborted while it waited."""
+        super().on_finish(request, engine, completed=completed)
+        self._queue.forget(request)

@@ -1,32 +1,34 @@
-"""`fast`: short work first, with a dial for how far it may pass long work; every wait stays bounded."""
+"""`fast`: short work first, with a dial for how far it may pass long work. Every wait stays bounded."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bidkv.policy.own.fair import DEFAULT_PREEMPTION_CAP
-from bidkv.policy.parts.cap import validate_cap
+from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP, ReservingPolicy
 from bidkv.policy.parts.ordering import WaitingHeap, blocks_to_enter
-from bidkv.policy.parts.prices import MachinePrices
-from bidkv.policy.parts.recompute import cheapest_to_repeat
 from bidkv.policy.parts.remaining import RemainingTokens
-from bidkv.policy.parts.reserve import SelfTuningReserve
-from bidkv.protocol.policy import EngineView, Policy
+from bidkv.policy.parts.reserve import GROWTH_BLOCKS, AdmissionRoom
+from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
-_LOOK_AT = 32
-"""So many of the first in the order are looked at when the first does not fit."""
+_SCANNED = 32
+"""Number of waiting requests scanned when the head of the order does not fit."""
 _CHOICE = 3
-"""Of so many that fit in place of a head that does not, the largest enters: it fills memory best."""
+"""Among the first this many that fit in place of such a head, the largest enters: it fills memory best."""
 _TYPICAL_WEIGHT = 0.01
+"""Weight of one bid in the typical cost: about the last hundred bids count."""
 _FALL = 0.75
 """Keys follow the backlog down once it has fallen to this share of its highest since they last did."""
 _LEFT = 0.125
-"""And once so many have left since, as a share of those that wait: O(log n) for each that leaves."""
-_MOST_AT_ONCE = 2048
-"""While more than these wait, keys stay: bringing all of them down must take less time than a step."""
+"""Requests that must have left since, as a share of those waiting: a sort then costs O(log n) for each of
+them."""
+_MOST_SORTED = 2048
+"""While more requests than this wait, keys stay: sorting them must take less time than a step."""
+_FIRST_REVIEW = 8
+"""Finished requests after which all bids are reviewed for the first time; then at each doubling."""
+_CHANGED = 1.3
+"""A mean output that has moved by this factor since the last review calls for another."""
 
 
 @dataclass(slots=True)
@@ -36,11 +38,11 @@ class Bid:
     Attributes:
         key_s: its place in the order.
         cost_s: machine seconds it will still take.
-        put_back: the share of the backlog that it is put back by, from 0 to the dial.
-        backlog_s: the backlog it met, or what that fell to since.
+        put_back: share of the backlog by which it is put back, from 0 to the dial.
+        backlog_s: the backlog it met, or what that has fallen to since.
         latest_s: the last moment it can start and meet its deadline, not before its arrival.
         blocks: KV blocks it needs to enter; 0 while it runs.
-        passed_s: cost of those who entered in its place while it was first and did not fit.
+        passed_s: cost of the requests that entered in its place while it was first and did not fit.
     """
 
     key_s: float
@@ -56,23 +58,26 @@ class Bid:
         self.key_s = min(arrival_s + self.put_back * self.backlog_s, self.latest_s)
 
 
-class Fast(Policy):
-    """Admission as an auction in machine seconds: who costs little enters before who costs much.
+class Fast(ReservingPolicy):
+    """Admission as an auction in machine seconds: cheap requests enter before expensive ones.
 
     A request's cost c is the machine time it will take: the KV block-seconds it will hold, as a share of the
-    whole memory, and the seconds its tokens take to compute. The backlog B is the cost of all that wait when
-    it arrives, about what it would wait under first come, first served, or what that has fallen to since. It
-    enters by the key
+    whole memory, and the seconds its tokens take to compute. The backlog B is the cost of all requests
+    waiting when it arrives, which is about its wait under first come, first served, or what B has fallen to
+    since. It enters by the key
 
-        arrival + dial * B * q^2 / (q^2 + 1), where q = c / weight / typical cost
+        arrival + dial * B * ((1 - certainty) / 2 + certainty * q^2 / (q^2 + 1)),
+        q = c / weight / typical cost,
 
-    so the order lets nobody pass it who arrives more than dial * B seconds later; a deadline pulls the key
-    forward to the last moment it can start. A preempted request keeps its key, and while more than 2,048 wait
-    everybody does. While all that wait fit at once, nobody bids and arrival orders.
+    so only requests arriving within dial * B seconds can overtake it; a deadline pulls the key forward to the
+    last moment it can start. Lengths are learned from finished requests, and certainty grows from 0 to 1 with
+    their number: before anything is known, arrival orders. As lengths become known, waiting requests are
+    priced again. A preempted request keeps its key, and while more than 2,048 wait all keys stay. While all
+    waiting requests fit at once there is no auction and arrival orders.
 
-    Beside the order, one of the next 31 may enter in place of a head that does not fit, until those who did
-    cost `passes` times as much as a typical request: the head then waits for memory alone, as under first
-    come, first served.
+    Beside the order, one of the next 31 may enter in place of a head that does not fit, until those have cost
+    `passes` times as much as a typical request. The head then waits for memory alone, as under first come,
+    first served.
 
     Args:
         dial: how many times the backlog it met a request may be put back, at least 0.
@@ -84,7 +89,6 @@ class Fast(Policy):
     """
 
     name = "fast"
-    victim_rule = "the latest of those with about the fewest computed tokens, the cheapest to compute again"
 
     def __init__(
         self,
@@ -100,9 +104,7 @@ class Fast(Policy):
             raise ValueError(f"dial must be >= 0, got {dial}")
         if passes < 0:
             raise ValueError(f"passes must be >= 0, got {passes}")
-        self.preemption_cap = validate_cap(cap)
-        self.prices = MachinePrices()
-        self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
+        super().__init__(cap=cap, gain=gain, unit=unit, overhead_s=overhead_s)
         self.remaining = RemainingTokens()
         self.bids: dict[str, Bid] = {}
         self.backlog_s = 0.0
@@ -113,13 +115,15 @@ class Fast(Policy):
         self._waiting_blocks = 0
         self._num_waiting = 0
         self._highest_s = 0.0  # the backlog, since keys were last brought down
-        self._left = 0  # since then
+        self._left = 0  # requests that left the queue since then
+        self._next_review = _FIRST_REVIEW  # at so many finished requests
+        self._reviewed_tokens = 0.0  # the mean output at the last review
 
     # --- the market ------------------------------------------------------------------------------
     def cost_s(self, request: RequestView, engine: EngineView) -> float:
         """Machine seconds `request` will still take."""
         tokens = request.num_prompt_tokens + request.num_output_tokens
-        mean, square = self.remaining.moments(request)
+        mean, square = self.remaining.moments(request, engine)
         capacity_tokens = engine.num_blocks * engine.block_size
         held = (mean * tokens + square / 2) * self.prices.recent_step_s / capacity_tokens
         return held + self.prices.token_s * tokens
@@ -127,19 +131,27 @@ class Fast(Policy):
     def _bid(self, request: RequestView, engine: EngineView) -> Bid:
         cost_s = self.cost_s(request, engine)
         typical_s = self.typical_s
-        if cost_s > 0.0:  # a mean of logarithms: few requests are so dear that most others would look alike
+        if (
+            cost_s > 0.0
+        ):  # a mean of logarithms: a few very expensive requests must not make all others look alike
             self.typical_s = typical_s * (cost_s / typical_s) ** _TYPICAL_WEIGHT if typical_s else cost_s
         if self._all_fit(request, engine):
             return Bid(request.arrival_s, cost_s)
-        # Written so that an infinite quotient (an extreme weight) gives 0 or 1.
-        cheapness = self.typical_s * request.weight / cost_s if cost_s else math.inf
-        bid = Bid(0.0, cost_s, self._dial / (1.0 + cheapness * cheapness), self.backlog_s)
+        bid = Bid(0.0, cost_s, self._put_back(request, cost_s), self.backlog_s)
         deadline_s = request.deadline_s
         if deadline_s is not None:
-            service_s = self.remaining.moments(request)[0] * self.prices.recent_step_s
+            service_s = self.remaining.moments(request, engine)[0] * self.prices.recent_step_s
             bid.latest_s = max(request.arrival_s, deadline_s - service_s)
         bid.place(request.arrival_s)
         return bid
+
+    def _put_back(self, request: RequestView, cost_s: float) -> float:
+        """Return the share of the backlog by which a request of this cost is put back, from 0 to the dial."""
+        # Written so that an infinite quotient (an extreme weight) gives 0 or 1.
+        cheapness = self.typical_s * request.weight / cost_s if cost_s else math.inf
+        certainty = self.remaining.certainty
+        # Without knowledge all are put back by half the backlog, which keeps the order of arrival.
+        return self._dial * (0.5 * (1.0 - certainty) + certainty / (1.0 + cheapness * cheapness))
 
     def _bring_down(self, request: RequestView) -> float:
         """Return the key of `request`, put back by no more than the backlog there is now."""
@@ -149,8 +161,31 @@ class Fast(Policy):
             bid.place(request.arrival_s)
         return bid.key_s
 
+    def _review(self, engine: EngineView) -> None:
+        """Price all waiting requests again by what has been learned since."""
+        self._next_review = 2 * self.remaining.num_finished
+        self._reviewed_tokens = self.remaining.mean_tokens
+        bids = self.bids
+        waiting = [request for request in self._waiting.members() if not request.num_output_tokens]
+        if not waiting:
+            return
+        logarithms = 0.0
+        for request in waiting:
+            bid = bids[request.request_id]
+            cost_s = self.cost_s(request, engine)
+            self.backlog_s += cost_s - bid.cost_s
+            bid.cost_s = cost_s
+            logarithms += math.log(cost_s) if cost_s > 0.0 else 0.0
+        self.typical_s = math.exp(logarithms / len(waiting))
+        for request in waiting:
+            bid = bids[request.request_id]
+            if bid.backlog_s:
+                bid.put_back = self._put_back(request, bid.cost_s)
+                bid.place(request.arrival_s)
+        self._waiting.reorder(self._bring_down)
+
     def _all_fit(self, request: RequestView, engine: EngineView) -> bool:
-        """Whether all that wait could enter in one step: their order is then no market's business."""
+        """Whether all waiting requests could enter in one step, so that their order does not matter."""
         tokens = request.num_prompt_tokens + self._waiting_blocks * engine.block_size
         return (
             tokens <= engine.max_num_batched_tokens
@@ -159,7 +194,7 @@ class Fast(Policy):
         )
 
     def _join(self, request: RequestView, engine: EngineView) -> Bid:
-        """Count `request` among those that wait, with the key of its first bid."""
+        """Count `request` among the waiting ones, with the key of its first bid."""
         bid = self.bids.get(request.request_id)
         if bid is None:
             bid = self.bids[request.request_id] = self._bid(request, engine)
@@ -175,7 +210,7 @@ class Fast(Policy):
         return bid
 
     def _leave(self, request: RequestView, bid: Bid | None) -> None:
-        """`request` waits no more, if it did."""
+        """Take `request` off the queue, if it waited."""
         if bid is None or not bid.blocks:
             return
         self._waiting.discard(request)
@@ -189,15 +224,15 @@ class Fast(Policy):
         if (
             self.backlog_s < _FALL * self._highest_s
             and _LEFT * waiting <= self._left
-            and waiting <= _MOST_AT_ONCE
+            and waiting <= _MOST_SORTED
         ):
             self._highest_s, self._left = self.backlog_s, 0
             self._waiting.reorder(self._bring_down)
 
-    def _next_fitting(self, head: RequestView, room: tuple[int, int]) -> RequestView | None:
-        """Return who enters now, `head` or one in its place; None while it waits for memory."""
+    def _next_fitting(self, head: RequestView, room: AdmissionRoom) -> RequestView | None:
+        """Return the request that enters now, `head` or one in its place; None while it waits for memory."""
         bid = self.bids[head.request_id]
-        if bid.blocks <= room[0]:
+        if bid.blocks <= room.free:
             return head
         if not self._may_be_passed(bid):
             return None
@@ -209,21 +244,12 @@ class Fast(Policy):
     def _may_be_passed(self, bid: Bid) -> bool:
         return bid.passed_s < self._passes * self.typical_s
 
-    def _fitting(self, queue: WaitingHeap, room: tuple[int, int]) -> RequestView | None:
-        """Return who of the next few may enter in place of a head that does not fit."""
-        return queue.first_fitting(room[1], _LOOK_AT, _CHOICE) if room[1] > 0 else None
+    def _fitting(self, queue: WaitingHeap, room: AdmissionRoom) -> RequestView | None:
+        """Return one of the next few that may enter in place of a head that does not fit."""
+        left = room.free - GROWTH_BLOCKS * room.running
+        return queue.first_fitting(left, _SCANNED, _CHOICE) if left > 0 else None
 
     # --- questions -------------------------------------------------------------------------------
-    def select_victim(
-        self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
-    ) -> RequestView | None:
-        """Return the latest of the candidates that are about the cheapest to compute again."""
-        return cheapest_to_repeat(candidates, engine)
-
-    def reserve_blocks(self, engine: EngineView) -> int:
-        """Return the reserve."""
-        return self.reserve.blocks(engine)
-
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return the first in the order, or one of the next few where the first does not fit."""
         head = self._waiting.first()
@@ -233,23 +259,30 @@ class Fast(Policy):
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
-        """It bids."""
+        """Take its bid."""
         bid = self._join(request, engine)
         self._waiting.push(request, bid.key_s, bid.blocks)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        """It runs."""
+        """Take it off the queue."""
+        super().on_admit(request, engine)
+        self.remaining.admit(request, engine)
         self._leave(request, self.bids.get(request.request_id))
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """It waits again, with what it generated; the reserve rises."""
-        self.reserve.on_preempt(lost_tokens, engine)
+        """Queue it again by its first key, with what it generated."""
+        super().on_preempt(request, lost_tokens, engine)
+        self.remaining.preempt(request)
         bid = self._join(request, engine)
         self._waiting.push(request, bid.key_s, bid.blocks)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
-        """Learn its length."""
-        self.reserve.observe(engine)
-        self._leave(request, self.bids.pop(request.request_id, None))  # aborted while it waited
-        if completed:
-            self.remaining.learn(request)
+        """Learn its length; it may have been aborted while it waited."""
+        super().on_finish(request, engine, completed=completed)
+        self._leave(request, self.bids.pop(request.request_id, None))
+        remaining = self.remaining
+        remaining.leave(request, completed=completed)
+        if completed and self._num_waiting <= _MOST_SORTED and remaining.num_finished >= _FIRST_REVIEW:
+            moved = remaining.mean_tokens / (self._reviewed_tokens or remaining.mean_tokens)
+            if remaining.num_finished >= self._next_review or not 1.0 / _CHANGED < moved < _CHANGED:
+                self._review(engine)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bidkv.policy.own.fair import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.own.fast import Fast
+from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.parts.ordering import WaitingHeap
+from bidkv.policy.parts.reserve import AdmissionRoom
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -62,10 +63,10 @@ class OnTime(Fast):
             bid = self.bids[request.request_id]
             self._waiting.push(request, bid.key_s, bid.blocks)
 
-    def _turns_late_s(self, request: RequestView) -> float:
+    def _turns_late_s(self, request: RequestView, engine: EngineView) -> float:
         due_s = request.arrival_s + self._slo_s
         if request.deadline_s is not None:
-            service_s = self.remaining.moments(request)[0] * self.prices.recent_step_s
+            service_s = self.remaining.moments(request, engine)[0] * self.prices.recent_step_s
             due_s = min(due_s, request.deadline_s - service_s)
         return due_s - _MARGIN_S
 
@@ -102,9 +103,9 @@ class OnTime(Fast):
             bid.passed_s += self.bids[other.request_id].cost_s
         return other or head
 
-    def _next_on_time(self, cheapest: RequestView, room: tuple[int, int]) -> RequestView | None:
+    def _next_on_time(self, cheapest: RequestView, room: AdmissionRoom) -> RequestView | None:
         """Return who of those on time enters now, the cheapest or one of the next few; None if none fits."""
-        if self.bids[cheapest.request_id].blocks <= room[0]:
+        if self.bids[cheapest.request_id].blocks <= room.free:
             return cheapest
         return self._fitting(self._on_time, room)
 
@@ -115,7 +116,7 @@ class OnTime(Fast):
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """It is on time for now."""
         bid = self._join(request, engine)
-        due_s = self._due_s[request.request_id] = self._turns_late_s(request)
+        due_s = self._due_s[request.request_id] = self._turns_late_s(request, engine)
         self._due.push(request, due_s)
         self._on_time.push(request, bid.cost_s / request.weight, bid.blocks)
 

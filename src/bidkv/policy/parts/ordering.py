@@ -129,6 +129,10 @@ class WaitingHeap:
         self._front_sizes = [entry[3] for entry in self._front]
         self._heap = entries[_LONGEST_FRONT:]  # what is sorted is a heap
 
+    def members(self) -> list[RequestView]:
+        """Return all members, in no particular order; O(n)."""
+        return [entry[2] for entry in self._entries.values()]
+
     def _fill(self, count: int) -> bool:
         """Move members from the heap to the front until it holds `count`; False when they are too few."""
         front, heap, live = self._front, self._heap, self._live

@@ -1,4 +1,4 @@
-"""Whom a preemption costs least: the victim rule of this project's own policies."""
+"""The victim whose recompute costs least."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
 ALIKE = 1.5
-"""Costs of recompute within this factor count as alike."""
+"""Recompute costs within this factor count as equal. Always preempting the very cheapest of nearly equal
+requests would keep the same few of them out again and again."""
 
 
-def cheapest_to_repeat(candidates: Sequence[RequestView], engine: EngineView) -> RequestView:
-    """Return who is cheapest to compute again, the latest of those that cost about as little; O(candidates).
+def cheapest_to_recompute(candidates: Sequence[RequestView], engine: EngineView) -> RequestView:
+    """Return the most recent candidate whose computed tokens are within 1.5x of the fewest; O(candidates).
 
-    Cost is the computed tokens. Where all hold about as many, the very fewest say little, and preempting
-    always them keeps the same requests out again and again.
-
-    `candidates` holds at least one request.
+    `candidates` holds at least one request, the most recently admitted last.
     """
     computed = engine.column(candidates, "num_computed_tokens")
     limit = ALIKE * min(computed)

@@ -1,31 +1,74 @@
-"""How much a request will still generate, learned from those that finished; O(1) time and memory."""
+"""How many tokens a request will still generate, learned from the requests before it; O(1) an event."""
 
 from __future__ import annotations
 
+from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
 _BUCKETS_PER_DOUBLING = 4
 _BUCKETS = 24 * _BUCKETS_PER_DOUBLING
 _KEEP = 0.999
-"""What one more finished request leaves of the weight of the older ones."""
+"""Weight that one more finished request leaves the older ones: about 1,000 are remembered, enough for the
+tail."""
 _PRIOR_TOKENS = 200.0
+"""Output length assumed before anything finished: an ordinary chat answer."""
 _PRIOR_WEIGHT = 5.0
+"""Finished requests that the assumed length counts for."""
 _PROMPT_CLASSES = 64
-_KEEP_IN_CLASS = 0.995
-_CLASS_WEIGHT = 10.0
-"""Finished requests of one prompt length that count as much as all others together."""
+_KEEP_IN_CLASS = 0.98
+"""The same within a class of prompt lengths: about 50, so that a changed law is followed within seconds."""
+_HALF_CERTAIN = 32.0
+"""Finished requests after which an estimate is trusted half."""
+_CLASS_WEIGHT = 2.0
+"""Finished requests of one prompt class that count as much as all other classes together."""
+
+
+class _PromptClass:
+    """What is known of the outputs behind prompts of about one length.
+
+    `seen`, `first` and `second` are the forgetting count, sum and sum of squares of finished outputs.
+    A running request has generated about `num_steps - start` tokens, so the counts of running requests and of
+    their starts give what all of them generated so far, without a visit to each.
+    """
+
+    __slots__ = ("first", "paused_tokens", "running", "second", "seen", "starts")
+
+    def __init__(self) -> None:
+        self.seen = self.first = self.second = 0.0
+        self.running = self.starts = self.paused_tokens = 0
+
+    def finish(self, output_tokens: int) -> None:
+        self.seen = self.seen * _KEEP_IN_CLASS + 1.0
+        self.first = self.first * _KEEP_IN_CLASS + output_tokens
+        self.second = self.second * _KEEP_IN_CLASS + output_tokens * output_tokens
+
+    def moments(self, mean: float, square: float, num_steps: int) -> tuple[float, float]:
+        """Blend the class with the `mean` and the mean `square` of all requests."""
+        weight = self.seen + _CLASS_WEIGHT
+        own_mean = (self.first + _CLASS_WEIGHT * mean) / weight
+        own_square = (self.second + _CLASS_WEIGHT * square) / weight
+        # The short outputs of a class finish first. While few have finished, what the others have generated
+        # without an end counts too, as in the estimate of an exponential law from incomplete lives.
+        unfinished = self.running * num_steps - self.starts + self.paused_tokens
+        if unfinished > 0:
+            grown = 1.0 + unfinished * _CLASS_WEIGHT / (weight * weight * own_mean)
+            return own_mean * grown, own_square * grown * grown
+        return own_mean, own_square
 
 
 class RemainingTokens:
     """First two moments of the output tokens still to come, given how many came already.
 
     Finished outputs fall into buckets a fourth of a doubling wide; each bucket keeps a forgetting count, sum
-    and sum of squares. A request that generated g tokens is compared with the finished ones longer than g;
-    one that generated nothing yet is compared most with those of about its prompt length (within a half to
-    a third of it). A stated `max_tokens` bounds both moments.
+    and sum of squares. A request that has generated g tokens is compared with the finished ones longer than
+    g. One that has generated nothing yet is compared mostly with those of about its prompt length (within a
+    half to a third of it). A stated `max_tokens` bounds both moments.
+
+    Attributes:
+        num_finished: requests learned from so far.
     """
 
-    __slots__ = ("_by_prompt", "_count", "_grow", "_square", "_sum", "_totals")
+    __slots__ = ("_classes", "_count", "_grow", "_square", "_starts", "_sum", "_totals", "num_finished")
 
     def __init__(self) -> None:
         self._count = [0.0] * _BUCKETS
@@ -34,18 +77,53 @@ class RemainingTokens:
         # Newer observations weigh more; dividing all older ones at every event would be O(buckets).
         self._grow = 1.0
         self._totals = (0.0, 0.0, 0.0)
-        self._by_prompt = [(0.0, 0.0, 0.0)] * _PROMPT_CLASSES
+        self._classes = [_PromptClass() for _ in range(_PROMPT_CLASSES)]
+        self._starts: dict[str, int] = {}  # of the running requests
+        self.num_finished = 0
 
-    def learn(self, request: RequestView) -> None:
-        """`request` finished with the output tokens it has now."""
-        output_tokens = request.num_output_tokens
-        kind = _prompt_class(request.num_prompt_tokens)
-        seen, first, second = self._by_prompt[kind]
-        self._by_prompt[kind] = (
-            seen * _KEEP_IN_CLASS + 1.0,
-            first * _KEEP_IN_CLASS + output_tokens,
-            second * _KEEP_IN_CLASS + output_tokens * output_tokens,
-        )
+    @property
+    def certainty(self) -> float:
+        """How far estimates can be trusted: 0 before anything finished, half after 32 requests, towards 1."""
+        return self.num_finished / (self.num_finished + _HALF_CERTAIN)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean output of all finished requests, the assumed length included."""
+        prior = _PRIOR_WEIGHT * self._grow
+        return (self._totals[1] + prior * _PRIOR_TOKENS) / (self._totals[0] + prior)
+
+    def admit(self, request: RequestView, engine: EngineView) -> None:
+        """`request` runs from now on."""
+        kind = self._classes[_prompt_class(request.num_prompt_tokens)]
+        done = request.num_output_tokens
+        start = self._starts[request.request_id] = engine.num_steps - done
+        kind.running += 1
+        kind.starts += start
+        kind.paused_tokens -= done
+
+    def preempt(self, request: RequestView) -> None:
+        """`request` waits again, with what it has generated."""
+        self._stop(request).paused_tokens += request.num_output_tokens
+
+    def leave(self, request: RequestView, *, completed: bool) -> None:
+        """`request` left the engine; a completed one is learned from."""
+        kind = self._stop(request)
+        if completed:
+            kind.finish(request.num_output_tokens)
+            self._learn(request.num_output_tokens)
+
+    def _stop(self, request: RequestView) -> _PromptClass:
+        kind = self._classes[_prompt_class(request.num_prompt_tokens)]
+        start = self._starts.pop(request.request_id, None)
+        if start is not None:
+            kind.running -= 1
+            kind.starts -= start
+        else:  # aborted while it waited
+            kind.paused_tokens -= request.num_output_tokens
+        return kind
+
+    def _learn(self, output_tokens: int) -> None:
+        self.num_finished += 1
         self._grow /= _KEEP
         if self._grow > 1e12:
             for column in (self._count, self._sum, self._square):
@@ -60,29 +138,29 @@ class RemainingTokens:
         count, first, second = self._totals
         self._totals = (count + grow, first + added, second + added * output_tokens)
 
-    def moments(self, request: RequestView) -> tuple[float, float]:
+    def moments(self, request: RequestView, engine: EngineView) -> tuple[float, float]:
         """Return the expected remaining tokens and the expected square of them."""
         done = request.num_output_tokens
-        mean, square = self._beyond(done) if done else self._fresh(request.num_prompt_tokens)
+        mean, square = (
+            self._beyond(done) if done else self._fresh(request.num_prompt_tokens, engine.num_steps)
+        )
         max_tokens = request.max_tokens
         if max_tokens is not None:
             left = float(max(max_tokens - done, 1))
             mean, square = min(mean, left), min(square, left * left)
         return mean, square
 
-    def _fresh(self, prompt_tokens: int) -> tuple[float, float]:
-        """Of a request that generated nothing yet: most those of about its prompt length count."""
+    def _fresh(self, prompt_tokens: int, num_steps: int) -> tuple[float, float]:
+        """Moments of a request that has generated nothing yet."""
         count, mean_total, square_total = self._totals
         prior = _PRIOR_WEIGHT * self._grow
         weight = count + prior
         mean = (mean_total + prior * _PRIOR_TOKENS) / weight
         square = (square_total + prior * 2 * _PRIOR_TOKENS * _PRIOR_TOKENS) / weight
-        seen, first, second = self._by_prompt[_prompt_class(prompt_tokens)]
-        weight = seen + _CLASS_WEIGHT
-        return (first + _CLASS_WEIGHT * mean) / weight, (second + _CLASS_WEIGHT * square) / weight
+        return self._classes[_prompt_class(prompt_tokens)].moments(mean, square, num_steps)
 
     def _beyond(self, done: int) -> tuple[float, float]:
-        """Of a request that generated `done` tokens: those that went on from there count."""
+        """Moments of a request that has generated `done` tokens, from those that went on beyond it."""
         start = _bucket(done) + 1
         count = sum(self._count[start:])
         mean_total = sum(self._sum[start:])

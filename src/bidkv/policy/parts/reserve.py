@@ -1,34 +1,76 @@
-"""How much memory stays free when somebody enters: a price control, not a forecast.
+"""How much memory an admission leaves free: a price control, not a forecast of lengths.
 
 An empty block costs the machine idle memory; a preemption costs it recompute. Both are seconds of machine
-time, so the reserve is raised by what each preemption cost and lowered by what keeping memory idle costs:
-in balance the share of time lost to recompute equals the price of the memory held back. Where memory holds
-a few long requests that price is high and next to nothing is kept; where it holds hundreds, preemptions
-are cheap to avoid and the reserve finds the level that does so. No lengths are predicted.
+time, so the reserve rises by what each preemption cost and falls by what keeping memory idle costs. In
+balance the share of time lost to recompute equals the price of the memory held back. Where memory holds a
+few long requests that price is high and next to nothing is kept; where it holds hundreds, preemptions are
+cheap to avoid and the reserve finds the level that avoids them.
 
-One thing needs no price: every running request takes a block each `block_size` steps. Who would be preempted
-within half that time is not let in.
+A preempted request keeps the tokens it generated. Where requests run for thousands of steps, most preemptions
+come long after the admission: no reserve prevents them, and running until then was worth more than the
+recompute costs. So only the part of a preemption's cost that its progress did not pay for raises the reserve.
+
+One thing needs no price: every running request takes a block each `block_size` steps. A request that would be
+preempted within half that time is not admitted.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from bidkv.policy.parts.prices import MachinePrices
 from bidkv.protocol.policy import EngineView
 
 MOST_SHARE = 0.15
-"""The live gate never keeps more of the blocks than this (docs/architecture.md)."""
+"""Largest share of the blocks that the reserve keeps free (docs/architecture.md)."""
 GROWTH_BLOCKS = 3
-"""Blocks for each running request that must stay free behind one that enters in place of a head that does
-not fit: memory that somebody waits for is short; filled to the last block it is paid for by preemptions."""
+"""Blocks for each running request that `fast` leaves free behind a request that enters in place of a head
+that does not fit. While a head waits memory is short, and filling it to the last block is paid for in
+preemptions."""
+PROGRESS_WORTH = 0.18
+"""Share of a step's time per running request that one generated token is worth against recompute. At 1 the
+reserve is too low where hundreds run and preemptions come in waves; at 0 it is too high where a few run
+for long."""
+MOST_GROWTH_SHARE = 0.05
+"""Largest share of the blocks that an entry leaves free for the growth of the running requests."""
+
+
+class AdmissionRoom(NamedTuple):
+    """The memory an admission may use now.
+
+    Attributes:
+        free: blocks free above the reserve; all free ones while nothing runs.
+        running: requests that run.
+        growth_per_block: blocks the running requests take while an entering request that needs one block
+            generates tokens worth its recompute.
+        most_growth: upper bound of :meth:`growth_blocks`.
+    """
+
+    free: int
+    running: int
+    growth_per_block: float
+    most_growth: float
+
+    def growth_blocks(self, need_blocks: int, payback: float, least: float = 0.0) -> float:
+        """Return the blocks to leave free, so that an entry pays for its recompute before memory is full.
+
+        Args:
+            need_blocks: blocks the entering request takes at once.
+            payback: how many times it must earn its recompute back.
+            least: blocks for each running request that stay free in any case.
+        """
+        floor = least * self.running
+        growth = payback * self.growth_per_block * need_blocks
+        return max(floor, min(growth, self.most_growth))
 
 
 class SelfTuningReserve:
-    """The share of all blocks an admission must leave free; changes at events only, O(1) each.
+    """The share of all blocks an admission must leave free; it changes at events only, O(1) each.
 
     With R the share, f the footprint (share of memory one running request holds), u = `unit` * f, c the
-    recompute seconds of a preemption and k the `gain` per second: each second lowers R by
-    k * u^2 * (fixed step time / recent step time), each preemption raises it by k * u * c. A policy tells it
-    of every finish (:meth:`observe`) and of every preemption.
+    seconds a preemption cost beyond its progress and k the `gain` per second: each second lowers R by
+    k * u^2 * (fixed step time / recent step time), each preemption raises it by k * u * c. A policy reports
+    every finish (:meth:`observe`) and every preemption (:meth:`on_preempt`).
 
     Args:
         prices: what the machine's time costs; shared with the policy that uses this reserve.
@@ -69,13 +111,21 @@ class SelfTuningReserve:
         idle_price = prices.step_s / prices.recent_step_s
         self._fall_per_s = self._gain * unit * unit * (idle_price if idle_price < 1.0 else 1.0)
 
-    def on_preempt(self, lost_tokens: int, engine: EngineView) -> None:
-        """A preemption threw `lost_tokens` computed positions away."""
+    def on_preempt(self, lost_tokens: int, gained_tokens: int, engine: EngineView) -> None:
+        """Raise the share after a preemption.
+
+        Args:
+            lost_tokens: computed positions that were thrown away.
+            gained_tokens: tokens the request generated since it was admitted; it keeps them.
+            engine: the engine's state.
+        """
         self.observe(engine)
         prices = self._prices
-        cost_s = prices.token_s * lost_tokens + self._overhead_s
-        raised = self._share + self._gain * self._unit * prices.footprint * cost_s
-        self._share = raised if raised < MOST_SHARE else MOST_SHARE
+        worth_s = PROGRESS_WORTH * gained_tokens * prices.recent_step_s / (engine.num_running or 1)
+        cost_s = prices.token_s * lost_tokens + self._overhead_s - worth_s
+        if cost_s > 0.0:
+            raised = self._share + self._gain * self._unit * prices.footprint * cost_s
+            self._share = raised if raised < MOST_SHARE else MOST_SHARE
 
     def _share_at(self, now_s: float) -> float:
         share = self._share
@@ -95,10 +145,15 @@ class SelfTuningReserve:
             wanted = least
         return wanted if wanted < most else most
 
-    def room(self, engine: EngineView) -> tuple[int, int]:
-        """Return the blocks that the head of a queue may take now, and one that enters in its place."""
+    def room(self, engine: EngineView) -> AdmissionRoom:
+        """Return the memory an admission may use now."""
         free, running = engine.free_blocks, engine.num_running
         if not running:
-            return free, free
-        room = free - self.blocks(engine)
-        return room, room - GROWTH_BLOCKS * running
+            return AdmissionRoom(free, 0, 0.0, 0.0)
+        prices = self._prices
+        # An entry of B blocks costs token_s * B * block_size; each of its steps is worth step_s / running, in
+        # which the running requests take running / block_size blocks.
+        per_block = prices.token_s / prices.recent_step_s * running * running
+        return AdmissionRoom(
+            free - self.blocks(engine), running, per_block, MOST_GROWTH_SHARE * engine.num_blocks
+        )

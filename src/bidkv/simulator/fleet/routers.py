@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bidkv.simulator.fleet.router import ArrivingRequest, ReplicaView
 
 
-def least_loaded(replicas: Sequence[ReplicaView]) -> ReplicaView:
+def find_least_loaded(replicas: Sequence[ReplicaView]) -> ReplicaView:
     """Return the replica whose outstanding requests have the fewest prompt tokens together."""
     return min(replicas, key=lambda replica: replica.outstanding_prompt_tokens)
 
@@ -37,7 +37,7 @@ class LeastLoaded:
 
     def choose(self, request: ArrivingRequest, replicas: Sequence[ReplicaView]) -> ReplicaView:
         """Return the least loaded replica."""
-        return least_loaded(replicas)
+        return find_least_loaded(replicas)
 
 
 class PrefixAware:
@@ -79,11 +79,11 @@ class PrefixAware:
         loads = [replica.outstanding_requests for replica in replicas]
         low, high = min(loads), max(loads)
         if high - low > self._balance_abs and high > self._balance_rel * low:
-            return least_loaded(replicas)
+            return find_least_loaded(replicas)
         cached = [replica.cached_tokens(request) for replica in replicas]
         longest = max(cached)
         if longest <= self._cache_threshold * request.prompt_tokens:
-            return least_loaded(replicas)
-        return least_loaded(
+            return find_least_loaded(replicas)
+        return find_least_loaded(
             [replica for replica, tokens in zip(replicas, cached, strict=True) if tokens == longest]
         )

@@ -36,7 +36,7 @@ class FleetResult:
     merged: RunResult
     replicas: tuple[RunResult, ...]
 
-    def named(self, strategy: str) -> FleetResult:
+    def with_strategy(self, strategy: str) -> FleetResult:
         """Return a copy in which the strategy has another name."""
         return FleetResult(
             self.router,

@@ -41,7 +41,7 @@ class PrefillBudget:
 
     def leaves_free(self, tokens: int) -> int:
         """Tokens of the pool left after a prompt of `tokens`, promises apart."""
-        return self._free - self._immediate - self._paged(tokens)
+        return self._free - self._immediate - self._round_to_pages(tokens)
 
     def continued_chunk(self, tokens: int) -> int:
         """Tokens of a started prompt that this batch takes; `tokens` are still to come."""
@@ -52,7 +52,7 @@ class PrefillBudget:
 
     def first_chunk(self, tokens: int, *, alone: bool) -> int:
         """Tokens of a new prompt that this batch takes, 0 when it has to wait for the next one."""
-        paged = self._paged(tokens)
+        paged = self._round_to_pages(tokens)
         if self._chunk is None:
             return tokens if alone or paged < self._input else 0
         if paged <= self._chunk:
@@ -61,13 +61,13 @@ class PrefillBudget:
 
     def reserve(self, tokens: int, new_tokens: int) -> None:
         """`tokens` are computed in this batch, `new_tokens` of output are promised."""
-        paged = self._paged(tokens)
+        paged = self._round_to_pages(tokens)
         self._immediate += paged + self._config.page_size
         self._promised += paged + self._config.page_size + new_tokens
         self._input -= paged
         if self._chunk is not None:
             self._chunk -= paged
 
-    def _paged(self, tokens: int) -> int:
+    def _round_to_pages(self, tokens: int) -> int:
         size = self._config.page_size
         return -(-tokens // size) * size

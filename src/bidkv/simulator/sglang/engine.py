@@ -213,10 +213,10 @@ class SglangStepEngine(SglangState):
     def _retraction_order(self) -> list[SimRequest]:
         """Return the decoding requests, those to keep first; the policy's first choice comes last."""
 
-        def worth_keeping(request: SimRequest) -> tuple[int, int]:
+        def rank(request: SimRequest) -> tuple[int, int]:
             return request.num_output_tokens, -request.num_prompt_tokens
 
-        order = sorted(self._decoding, key=worth_keeping, reverse=True)
+        order = sorted(self._decoding, key=rank, reverse=True)
         if not self._control.chooses_victims or len(order) < 2:
             return order
         need = max(1, self._pages_to_decode(order) - self.free_blocks)

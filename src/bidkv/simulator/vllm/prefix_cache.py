@@ -85,27 +85,50 @@ class PrefixCache:
 
     def touch(self, blocks: Sequence[int]) -> None:
         """One more request holds `blocks`."""
+        free, references = self._free, self._references
         for block in blocks:
-            if self._references[block] == 0:
-                del self._free[block]
+            if references[block] == 0:
+                del free[block]
                 self.retained_blocks -= self._retained[block]
-            self._references[block] += 1
+            references[block] += 1
 
     def take(self, count: int) -> list[int]:
         """Take `count` blocks from the front of the free queue; what they cached is forgotten."""
+        pop, keys, references = self._free.popitem, self._keys, self._references
+        by_key, copies, retained = self._by_key, self._copies, self._retained
         taken = []
         for _ in range(count):
-            block, _ = self._free.popitem(last=False)
-            self._forget(block)
-            self._references[block] = 1
+            block = pop(last=False)[0]
+            references[block] = 1
             taken.append(block)
+            key = keys[block]
+            if key is not None:
+                keys[block] = None
+                self.retained_blocks -= retained[block]
+                if key in copies:
+                    self._forget_copy(block, key)
+                else:
+                    del by_key[key]
+            retained[block] = 0
         return taken
 
-    def label(self, block: int, key: BlockKey) -> None:
-        """`block` is full (or will be when this step has run) and can be found by `key` from now on."""
-        self._keys[block] = key
-        if self._by_key.setdefault(key, block) != block:
-            self._copies.setdefault(key, {})[block] = None
+    def _forget_copy(self, block: int, key: BlockKey) -> None:
+        """Forget one of several blocks with equal content."""
+        copies = self._copies[key]
+        if self._by_key[key] == block:
+            self._by_key[key] = block = next(iter(copies))
+        del copies[block]
+        if not copies:
+            del self._copies[key]
+
+    def label(self, blocks: Sequence[int], keys: Sequence[BlockKey], start: int, stop: int) -> None:
+        """Make a request's blocks `start` to `stop` findable: they are full, or will be after this step."""
+        key_of_block, by_key = self._keys, self._by_key
+        for index in range(start, stop):
+            block, key = blocks[index], keys[index]
+            key_of_block[block] = key
+            if by_key.setdefault(key, block) != block:
+                self._copies.setdefault(key, {})[block] = None
 
     def release(self, blocks: Sequence[int], *, retain: bool = False, num_shared: int = 0) -> None:
         """One request less holds `blocks`: from the last to the first they become free.
@@ -117,45 +140,21 @@ class PrefixCache:
             retain: whether its session goes on; its blocks then count as retained until they are reused.
             num_shared: leading blocks that other sessions may use too; they stay retained if they are.
         """
-        self._mark(blocks, retain, num_shared)
+        free, keys, references, retained = self._free, self._keys, self._references, self._retained
+        for block in blocks if retain else islice(blocks, num_shared, None):
+            retained[block] = retain
         unlabeled = []
+        newly_retained = 0
         for block in reversed(blocks):
-            self._references[block] -= 1
-            if self._references[block] == 0:
-                if self._keys[block] is None:
-                    unlabeled.append(block)
-                else:
-                    self._free[block] = None
-                    self.retained_blocks += self._retained[block]
+            references[block] = left = references[block] - 1
+            if left:
+                continue
+            if keys[block] is None:
+                unlabeled.append(block)
+            else:
+                free[block] = None
+                newly_retained += retained[block]
+        self.retained_blocks += newly_retained
         for block in reversed(unlabeled):
-            self._free[block] = None
-            self._free.move_to_end(block, last=False)
-
-    def _mark(self, blocks: Sequence[int], retain: bool, num_shared: int) -> None:
-        marks = self._retained
-        if retain:
-            for block in blocks:
-                marks[block] = 1
-        else:
-            for block in islice(blocks, num_shared, None):
-                marks[block] = 0
-
-    def _forget(self, block: int) -> None:
-        key = self._keys[block]
-        if key is None:
-            self._retained[block] = 0
-            return
-        self._keys[block] = None
-        self.retained_blocks -= self._retained[block]
-        self._retained[block] = 0
-        copies = self._copies.get(key)
-        if self._by_key[key] != block:
-            assert copies is not None
-            del copies[block]
-        elif copies:
-            self._by_key[key] = next(iter(copies))
-            del copies[self._by_key[key]]
-        else:
-            del self._by_key[key]
-        if copies is not None and not copies:
-            del self._copies[key]
+            free[block] = None
+            free.move_to_end(block, last=False)

@@ -126,8 +126,7 @@ class VllmState(EngineState):
         full = end // self.block_size
         if full > request._labeled_blocks:
             keys = self._content.keys(request, full)
-            for index in range(request._labeled_blocks, full):
-                cache.label(request._blocks[index], keys[index])
+            cache.label(request._blocks, keys, request._labeled_blocks, full)
             request._labeled_blocks = full
 
     def _release(self, request: SimRequest, *, session_goes_on: bool = False) -> None:
