@@ -20,11 +20,12 @@ from bidkv.policy.own.fair import Fair
 from bidkv.policy.own.fast import Fast
 from bidkv.policy.own.on_time import OnTime
 from bidkv.policy.own.queueing_floor import QueueingFloor
+from bidkv.policy.own.sessions import Sessions
 from bidkv.policy.published import RULE_POLICIES
 from bidkv.policy.published.sglang_rules import SGLANG_POLICIES
 from bidkv.protocol.policy import Policy
 
-OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast, OnTime, QueueingFloor)
+OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast, OnTime, QueueingFloor, Sessions)
 """This project's own."""
 
 _CATALOG: dict[str, type[Policy]] = {

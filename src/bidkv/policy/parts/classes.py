@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionView
 
 
 @dataclass(slots=True)
@@ -66,6 +67,33 @@ class WithinClasses(Policy):
         """Choose within the most important class that waits."""
         waiting = [priority for priority, members in self._classes.items() if members.waiting]
         return self._classes[min(waiting)].policy.select_next(engine) if waiting else None
+
+    @property
+    def drops_idle(self) -> bool:
+        """Whether the policy inside does."""
+        return self._whole.drops_idle
+
+    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
+        """Ask the copy that hears everything."""
+        return self._whole.select_drop(idle, engine)
+
+    def drop_terms(self, session: SessionView, engine: EngineView) -> dict[str, float]:
+        """Ask the copy that chose."""
+        return self._whole.drop_terms(session, engine)
+
+    def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
+        """Tell the copy that hears everything, and that of the session's class."""
+        self._whole.on_turn_end(session, engine)
+        members = self._classes.get(session.priority)
+        if members is not None:
+            members.policy.on_turn_end(session, engine)
+
+    def on_session_end(self, session: SessionView, engine: EngineView) -> None:
+        """Tell the copy that hears everything, and that of the session's class."""
+        self._whole.on_session_end(session, engine)
+        members = self._classes.get(session.priority)
+        if members is not None:
+            members.policy.on_session_end(session, engine)
 
     def reserve_blocks(self, engine: EngineView) -> int:
         """Ask the copy that hears everything."""

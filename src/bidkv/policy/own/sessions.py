@@ -1,0 +1,312 @@
+"""`sessions`: `fair` within a step, and between turns the KV of those sessions that are worth it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import inf
+
+from bidkv.policy.own.fair import Fair
+from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
+from bidkv.policy.own.sessions_cold import ColdQueue
+from bidkv.policy.own.sessions_idle import IdleSessions, KnownSession, gap_kind
+from bidkv.policy.own.sessions_prices import StepCosts
+from bidkv.policy.own.sessions_retention import RetentionIndices
+from bidkv.policy.parts.ordering import blocks_to_enter
+from bidkv.protocol.policy import EngineView
+from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionTable, SessionView
+
+_MOST_DROPS_AT_ONCE = 64
+"""Idle sessions looked at when room is made for one turn: bounds the cost of a decision."""
+_GROWTH_WEIGHT = 0.02
+_RESIDENT_SHARE = 0.5
+"""A turn is resident if at least this share of its session's past is cached."""
+_PRICE_SHARE = 0.5
+"""Share of the marginal value of memory that is charged. A lost session also waits to enter again, which the
+price of machine time does not show; in simulations completion times were best at one half of it, and turns
+per second alike from one half to one."""
+_SINGLE, _SESSION = 0, 1
+
+
+class Sessions(Fair):
+    """Keeps sessions resident while that pays; everything within a step is decided as by `fair`.
+
+    A turn whose past is cached enters first, in the order of arrival. A *cold* turn, the first of a session
+    or one whose past is gone, enters only while its whole context fits beside the resident sessions and their
+    growth. The sessions that came first are first; the first `look_ahead` of them may enter in any order.
+    While none of them fits, idle sessions are dropped whole: the least important first, and of those the ones
+    with the lowest retention index (:class:`RetentionIndices`). Only sessions whose index is below the price
+    of memory are dropped, and only if a cold turn fits afterwards. The price is what one more running request
+    is worth: it shares the fixed time of a step.
+
+    Without requests that belong to a session every decision is that of `fair`.
+
+    Bound: while a cold turn is first, at most `most_passes` other cold turns and at most
+    `patience` * (1 + resident sessions) resident turns enter before it. After that every session that goes
+    idle is dropped until it fits: it enters at the latest when the turns that run or wait resident then have
+    ended.
+
+    Args:
+        look_ahead: cold turns looked at, at least 1.
+        most_passes: cold turns that may enter before the first one, at least 0.
+        patience: turns of each resident session that may enter before the first cold one, at least 1.
+        growth: room kept for every resident session's next turn, in mean turns, at least 0.
+        passes: as for `fair`.
+        cap: as for `fair`.
+        gain: as for `fair`.
+        unit: as for `fair`.
+        overhead_s: as for `fair`.
+    """
+
+    name = "sessions"
+
+    def __init__(
+        self,
+        *,
+        look_ahead: int = 4,
+        most_passes: int = 64,
+        patience: int = 32,
+        growth: float = 1.0,
+        passes: int = 128,
+        cap: int = DEFAULT_PREEMPTION_CAP,
+        gain: float = 7.0,
+        unit: float = 0.6,
+        overhead_s: float = 1.4e-3,
+    ) -> None:
+        super().__init__(passes=passes, cap=cap, gain=gain, unit=unit, overhead_s=overhead_s)
+        if not growth >= 0:
+            raise ValueError(f"growth must be >= 0, got {growth}")
+        self.retention = RetentionIndices()
+        self.costs = StepCosts()
+        self._growth = growth
+        self._idle = IdleSessions(self.retention)
+        self._cold = ColdQueue(look_ahead, most_passes, patience)
+        self._known: dict[str, KnownSession] = {}
+        self._prefilling: dict[str, RequestView] = {}
+        self._resident_live: set[str] = set()
+        self._turn_blocks = 0.0
+        self._drops: list[SessionView] = []
+
+    # --- who enters next -------------------------------------------------------------------------
+    def select_next(self, engine: EngineView) -> RequestView | None:
+        """Return a preempted request or a resident turn, or else a cold turn that fits beside them."""
+        first = super().select_next(engine)
+        if not self._cold or self._queue.holds_preempted:
+            return first
+        overdue = self._is_overdue(engine)
+        if first is not None and not overdue:
+            return first
+        room = self._cold_room(engine)
+        turn = self._cold.first_fitting(lambda turn: turn.need_blocks <= room, first_only=overdue)
+        if turn is not None:
+            return turn.request
+        if first is not None:
+            return first
+        return None if engine.num_running else self._cold.front[0].request
+
+    def wait_reason(self, request: RequestView, engine: EngineView) -> str:
+        """Say what a waiting request waits for."""
+        need = self._cold.need_blocks(request)
+        if need is None:
+            return "resident or preempted: waits for free blocks" if engine.is_waiting(request) else ""
+        room = self._cold_room(engine)
+        return (
+            f"cold: needs {need} blocks, {max(0, int(room))} are left beside {self._num_resident(engine)} "
+            f"resident sessions"
+        )
+
+    # --- which idle session is dropped -----------------------------------------------------------
+    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
+        """Return the idle session whose memory pays least, while a turn needs it; None without pressure."""
+        if not self._drops:
+            self._drops = self._plan_drops(engine)
+            self._drops.reverse()
+        while self._drops:
+            session = self._drops.pop()
+            if idle.get(session.session_id) is session:
+                self._idle.discard(session)
+                return session
+        return None
+
+    def drop_terms(self, session: SessionView, engine: EngineView) -> dict[str, float]:
+        """Return the index of the session and the price of memory, in returns per second."""
+        known = self._known.get(session.session_id)
+        if known is None or known.since_s is None:
+            return {}
+        now_s = engine.now_s
+        index = self.retention.index(known.kind, now_s - known.since_s, now_s)
+        return {"index_per_s": index, "price_per_s": self.price(engine)}
+
+    def price(self, engine: EngineView) -> float:
+        """Return the price of memory, comparable with a retention index: in returns per second.
+
+        One more running request shares the fixed part of a step with the others. Per token of memory and
+        second that is worth (fixed step time / mean step time) / (tokens held by running requests) seconds of
+        machine time; a return saves the recompute of each token. Infinite while nothing runs.
+        """
+        return _PRICE_SHARE * self.costs.memory_price() if engine.num_running else inf
+
+    def _plan_drops(self, engine: EngineView) -> list[SessionView]:
+        sessions = engine.sessions
+        if sessions is None or not sessions.in_use:
+            return []
+        free = engine.free_blocks
+        # What the coming step may take, so that the engine's LRU never reaches a session that is kept.
+        step_blocks = engine.num_running
+        if engine.num_prefilling:
+            step_blocks += engine.max_num_batched_tokens // engine.block_size
+        first = super().select_next(engine)
+        if first is not None and (need := self._resident_need(first, sessions, engine)) <= free:
+            step_blocks += need
+        shortage = step_blocks - (free - sessions.retained_blocks)
+        if shortage > 0:
+            return self._cheapest(shortage, inf, engine) or []
+        if not self._cold or self._queue.holds_preempted:
+            return []
+        overdue = self._is_overdue(engine)
+        if first is not None and not overdue:
+            return []
+        room = self._cold_room(engine)
+        if self._cold.first_fitting(lambda turn: turn.need_blocks <= room, first_only=overdue) is not None:
+            return []
+        price = inf if overdue else self.price(engine)
+        return self._make_room(room, price, engine, overdue=overdue)
+
+    def _make_room(
+        self, room: float, price: float, engine: EngineView, *, overdue: bool
+    ) -> list[SessionView]:
+        """The idle sessions to drop so that a cold turn fits, none if that cannot be."""
+        candidates: list[SessionView] = []
+        rooms: list[float] = []
+        per_session = self._growth * self._turn_blocks
+        largest = max(turn.need_blocks for turn in (self._cold.front[:1] if overdue else self._cold.front))
+        for index, session in self._idle.ascending(engine.now_s):
+            if index >= price or len(candidates) == _MOST_DROPS_AT_ONCE or room >= largest:
+                break
+            room += session.exclusive_blocks + per_session
+            candidates.append(session)
+            rooms.append(room)
+        if not candidates:
+            return []
+        turn = self._cold.first_fitting(lambda turn: turn.need_blocks <= room, first_only=overdue)
+        if turn is None:
+            # An overdue turn takes what becomes idle even before it is enough.
+            return candidates if overdue else []
+        enough = next(count for count, after in enumerate(rooms, 1) if turn.need_blocks <= after)
+        return candidates[:enough]
+
+    def _cheapest(self, blocks: int, price: float, engine: EngineView) -> list[SessionView]:
+        """The idle sessions of the lowest indices that hold `blocks` together."""
+        chosen: list[SessionView] = []
+        for index, session in self._idle.ascending(engine.now_s):
+            if blocks <= 0 or index >= price:
+                break
+            blocks -= session.exclusive_blocks
+            chosen.append(session)
+        return chosen
+
+    # --- room ------------------------------------------------------------------------------------
+    def _cold_room(self, engine: EngineView) -> float:
+        """Blocks a cold turn may take beside the residents and the growth of all."""
+        sessions = engine.sessions
+        assert sessions is not None  # else no turn is cold
+        room = engine.free_blocks - sessions.retained_blocks - self._pending_blocks(engine)
+        return room - self._growth * self._turn_blocks * (self._num_resident(engine) + 1)
+
+    def _pending_blocks(self, engine: EngineView) -> int:
+        """Blocks that the prompts being computed still take."""
+        pending = 0
+        size = engine.block_size
+        for name, request in list(self._prefilling.items()):
+            missing = -(-(request.num_prompt_tokens + request.num_output_tokens) // size)
+            missing -= request.num_held_blocks
+            if missing > 0:
+                pending += missing
+            else:
+                del self._prefilling[name]
+        return pending
+
+    def _num_resident(self, engine: EngineView) -> int:
+        return len(self._idle) + len(self._resident_live)
+
+    def _is_overdue(self, engine: EngineView) -> bool:
+        return self._cold.is_overdue(self._num_resident(engine))
+
+    def _resident_need(self, request: RequestView, sessions: SessionTable, engine: EngineView) -> int:
+        session = sessions.session_for(request)
+        return blocks_to_enter(request, engine) - (0 if session is None else session.cached_blocks)
+
+    # --- events ----------------------------------------------------------------------------------
+    def on_arrival(self, request: RequestView, engine: EngineView) -> None:
+        """A resident turn waits behind the others that do; a cold one by the age of its session."""
+        sessions = engine.sessions
+        session = None if sessions is None or not sessions.in_use else sessions.session_for(request)
+        if session is None:
+            super().on_arrival(request, engine)
+            return
+        known = self._known.get(session.session_id)
+        if known is None:
+            known = self._known[session.session_id] = KnownSession()
+        elif known.since_s is not None:
+            known.last_gap_s = engine.now_s - known.since_s
+            self.retention.stop(known.kind, known.since_s, engine.now_s)
+            known.since_s = None
+            self._idle.discard(session)
+        past = min(known.context_tokens, request.num_prompt_tokens)
+        cached = session.cached_blocks * engine.block_size
+        if session.num_turns > 1 and cached >= _RESIDENT_SHARE * past:
+            super().on_arrival(request, engine)
+            self._resident_live.add(request.request_id)
+            return
+        need = blocks_to_enter(request, engine) - session.cached_blocks
+        self._cold.push(request, (request.priority, _SESSION, session.first_arrival_s), need)
+
+    def on_admit(self, request: RequestView, engine: EngineView) -> None:
+        """It runs: its session is resident from now on."""
+        if request in self._cold:
+            self._queue.arrive(request, blocks_to_enter(request, engine))
+        super().on_admit(request, engine)
+        self.costs.observe(engine)
+        self._cold.note_entered(request)
+        sessions = engine.sessions
+        if sessions is not None and sessions.in_use:
+            self._prefilling[request.request_id] = request
+            self._resident_live.add(request.request_id)
+
+    def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
+        """It waits before all others."""
+        super().on_preempt(request, lost_tokens, engine)
+        self.costs.observe(engine)
+        self._prefilling.pop(request.request_id, None)
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        """It left, from running or from waiting."""
+        super().on_finish(request, engine, completed=completed)
+        self.costs.observe(engine)
+        self._prefilling.pop(request.request_id, None)
+        self._resident_live.discard(request.request_id)
+        self._cold.discard(request)
+
+    def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
+        """Its idle time begins; learn how much a turn adds."""
+        sessions = engine.sessions
+        if sessions is None or session.idle_since_s is None:
+            return
+        known = self._known.setdefault(session.session_id, KnownSession())
+        if session.num_turns > 1 and session.context_tokens > known.context_tokens > 0:
+            grown = (session.context_tokens - known.context_tokens) / engine.block_size
+            weight = _GROWTH_WEIGHT if self._turn_blocks else 1.0
+            self._turn_blocks += weight * (grown - self._turn_blocks)
+        known.context_tokens = session.context_tokens
+        known.kind = gap_kind(session, known.last_gap_s)
+        known.since_s = session.idle_since_s
+        self.retention.start(known.kind, known.since_s)
+        if session.session_id in sessions.idle:
+            self._idle.add(session, known.kind, known.since_s)
+
+    def on_session_end(self, session: SessionView, engine: EngineView) -> None:
+        """Nothing of it is waited for any more."""
+        known = self._known.pop(session.session_id, None)
+        if known is not None and known.since_s is not None:
+            self.retention.forget(known.kind, known.since_s)
+        self._idle.discard(session)
