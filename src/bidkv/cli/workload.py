@@ -260,6 +260,8 @@ def _fit_sessions(
                 f"{option}: the workload holds sessions: say with --session-rate, --concurrent-sessions or "
                 "--sessions-at-once when they start"
             )
+    from bidkv.protocol.sessions import OWN_TIMES
+
     # A block that is only partly filled takes a whole one; a session may fill all but one block.
     fitting = [session for session in sessions if _longest_context(session) < cache_tokens]
     if left_out := len(sessions) - len(fitting):
@@ -271,6 +273,11 @@ def _fit_sessions(
     if not fitting:
         fail("--num-gpu-blocks: no session fits into the KV cache")
     arrivals = options.sessions.make_arrivals(options.seed)
+    if arrivals.kind == OWN_TIMES and any(session.start_s is None for session in fitting):
+        fail(
+            f"sessions: {options.trace} does not say when they start: --session-rate R, "
+            "--concurrent-sessions N or --sessions-at-once"
+        )
     with bad_input("sessions"):
         arrivals.start_times(fitting)
     return Workload(left_out=left_out, sessions=fitting, arrivals=arrivals, report=report)

@@ -85,7 +85,7 @@ class Trace:
         if not self.format.has_times(self.source, self.options):
             if rate_rps is None:
                 raise TraceError(
-                    f"{path}: a trace of lengths has no timestamps: state a rate (requests a second)"
+                    f"{path}: a trace of lengths has no timestamps: state a rate (--rate, requests a second)"
                     f"{_possible_times(self.source)}"
                 )
             timing = Timing(given_s=arrival_times_s(rate_rps, Random(seed), arrivals, cv))

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,31 @@ def read(source: Source, options: TraceOptions, report: TraceReport) -> list[Ses
     """
     file = str(source.path)
     reader = _Reader(file, source, options, report)
-    rows: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+    opened: dict[str, _Opened] = {}
     for number, row in source.objects():
         name = parse_name(file, number, "session_id", row.get("session_id"), least=1)
-        rows.setdefault(name, []).append((number, row))
-    if not rows:
+        session = opened.get(name)
+        if session is None:
+            session = opened[name] = reader.start(number, row)
+        reader.add_turn(session, number, row)
+    if not opened:
         fail(file, 0, "", "at least one turn; the file is empty")
-    return [reader.session(name, turns) for name, turns in rows.items()]
+    report.sessions = len(opened)
+    return [reader.finish(name, session) for name, session in opened.items()]
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A session of which some turns were read; rows are not kept, since a file may hold millions."""
+
+    line: int
+    start_s: float | None
+    given: dict[str, Any]
+    turns: list[Turn] = field(default_factory=list)
+    context: int = 0
+    last_output: int = 0
+    last_time_s: float | None = None
+    last_ids: Any = None
 
 
 class _Reader:
@@ -85,42 +104,50 @@ class _Reader:
             self._from = parse_number(file, 0, "timestamp", first, "a number")
             report.note("times count from 1970; the first session starts at 0 s")
 
-    def session(self, name: str, rows: Sequence[tuple[int, dict[str, Any]]]) -> Session:
-        file = self._file
-        number, first = rows[0]
-        turns: list[Turn] = []
-        context = previous_output = 0
-        previous_time: float | None = None
-        for place, (number, row) in enumerate(rows):
-            time_s = self._time(number, row)
-            tokens_name, value = _first(row, _PROMPTS)
-            new = parse_tokens(file, number, tokens_name, value)
-            output_name, value = _first(row, _OUTPUTS)
-            output = parse_tokens(file, number, output_name, value)
-            kept = self._kept(number, row, context)
-            if self._whole and place:
-                kept, new = _split_whole(file, number, tokens_name, new, context, previous_output)
-            gap_s = self._gap(number, row, place, previous_time, time_s, previous_output)
-            ids: tuple[int, ...] = ()
-            if not (self._whole and place):  # ids of a whole prompt do not start where the new tokens do
-                ids = parse_hash_ids(file, number, row.get("hash_ids"), new, self._chunk_tokens)
-            turns.append(self._turn(number, row, new, output, gap_s, kept, ids))
-            context = (context if kept is None else kept) + new + output
-            previous_output = output
-            previous_time = time_s
-        if self._doubt_lengths:
-            self._warn_of_whole_prompts(rows)
-        self._report.requests += len(turns)
-        self._report.sessions += 1
-        number, first = rows[0]
-        start_s = self._time(number, first)
+    def start(self, number: int, row: dict[str, Any]) -> _Opened:
+        """Return the session that starts with a row, still without turns."""
+        start_s = self._time(number, row)
         if start_s is not None:
             self._report.last_s = max(self._report.last_s, start_s)
-        given = read_optional_fields(file, number, {k: first.get(k) for k in _SESSION_FIELDS}, 1)
+        fields = {name: row.get(name) for name in _SESSION_FIELDS}
+        return _Opened(number, start_s, read_optional_fields(self._file, number, fields, 1))
+
+    def add_turn(self, session: _Opened, number: int, row: dict[str, Any]) -> None:
+        """Read the next turn of a session; TraceError when its row is broken."""
+        file = self._file
+        place = len(session.turns)
+        time_s = self._time(number, row)
+        tokens_name, value = _first(row, _PROMPTS)
+        new = parse_tokens(file, number, tokens_name, value)
+        output_name, value = _first(row, _OUTPUTS)
+        output = parse_tokens(file, number, output_name, value)
+        kept = self._kept(number, row, session.context)
+        if self._whole and place:
+            kept, new = _split_whole(file, number, tokens_name, new, session.context, session.last_output)
+        gap_s = self._gap(number, row, place, session.last_time_s, time_s, session.last_output)
+        ids = row.get("hash_ids")
+        chunks: tuple[int, ...] = ()
+        if not (self._whole and place):  # ids of a whole prompt do not start where the new tokens do
+            chunks = parse_hash_ids(file, number, ids, new, self._chunk_tokens)
+        if place and self._doubt_lengths:
+            self._warn_of_whole_prompts(session.last_ids, ids)
+        session.turns.append(self._turn(number, row, new, output, gap_s, kept, chunks))
+        session.context = (session.context if kept is None else kept) + new + output
+        session.last_output, session.last_time_s, session.last_ids = output, time_s, ids
+        self._report.requests += 1
+
+    def finish(self, name: str, session: _Opened) -> Session:
+        """Return a session whose turns are all there."""
         try:
-            return Session(name, tuple(turns), start_s, chunk_tokens=self._chunk_tokens, **given)
+            return Session(
+                name,
+                tuple(session.turns),
+                session.start_s,
+                chunk_tokens=self._chunk_tokens,
+                **session.given,
+            )
         except ValueError as error:
-            raise TraceError(f"{file}, line {number}: {error}") from error
+            raise TraceError(f"{self._file}, line {session.line}: {error}") from error
 
     def _time(self, number: int, row: dict[str, Any]) -> float | None:
         name, value = _first(row, _TIMES)
@@ -186,15 +213,17 @@ class _Reader:
             cap = parse_tokens(file, number, "max_tokens", cap)
         return Turn(new, output, gap_s, kind, ids, cap, kept)
 
-    def _warn_of_whole_prompts(self, rows: Sequence[tuple[int, dict[str, Any]]]) -> None:
-        for (_, before), (_, after) in pairwise(rows):
-            ids, more = before.get("hash_ids"), after.get("hash_ids")
-            if type(ids) is list and type(more) is list and len(ids) > 1 and ids == more[: len(ids)]:
-                self._report.warn(
-                    "hash ids of later turns begin with those of the turn before, as if input_length counted "
-                    "the whole prompt; it is read as the new tokens: --input-lengths whole or new settles it"
-                )
-                return
+    def _warn_of_whole_prompts(self, before: Any, after: Any) -> None:
+        if (
+            type(before) is list
+            and type(after) is list
+            and len(before) > 1
+            and before == after[: len(before)]
+        ):
+            self._report.warn(
+                "hash ids of later turns begin with those of the turn before, as if input_length counted the "
+                "whole prompt; it is read as the new tokens: --input-lengths whole or new settles it"
+            )
 
 
 _SESSION_FIELDS = ("agent_id", "priority", "weight")
