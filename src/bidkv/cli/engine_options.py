@@ -100,7 +100,7 @@ class EngineOptions:
         stated = [name for name in _VLLM_ALONE if getattr(self, name) != getattr(plain, name)]
         if stated:
             options = " and ".join(f"--{name.replace('_', '-')}" for name in stated)
-            fail(f"{options}: expected options of SGLang, since the simulated SGLang has no such option")
+            fail(f"{options}: the simulated SGLang has none of them")
 
     def make_vllm(self, profile: StepTimeProfile) -> EngineConfig:
         """Return a vLLM replica of these options, whatever engine they name."""

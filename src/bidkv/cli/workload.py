@@ -275,7 +275,7 @@ def _fit_sessions(
     arrivals = options.sessions.make_arrivals(options.seed)
     if arrivals.kind == OWN_TIMES and any(session.start_s is None for session in fitting):
         fail(
-            f"sessions: {options.trace} does not say when they start: --session-rate R, "
+            f"sessions: {options.trace} has no start time for every session: --session-rate R, "
             "--concurrent-sessions N or --sessions-at-once"
         )
     with bad_input("sessions"):
