@@ -9,8 +9,8 @@ from random import Random
 import numpy as np
 import pytest
 
-from bidkv.calibration import Graphs, calibrate, check, read_step_log, recorded_graphs
-from bidkv.calibration.fitting import CANDIDATES, CHOSEN, candidate, fit, predict
+from bidkv.calibration import Graphs, calibrate, check, read_graphs, read_step_log
+from bidkv.calibration.fitting import CANDIDATES, CHOSEN, find_candidate, fit, predict
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile, read_profile
 
 RECORDED = Path(__file__).parent.parent / "data" / "h100"
@@ -28,7 +28,7 @@ def test_the_packaged_profiles_are_fits_of_the_recorded_steps(
     name: str, file: str, model: str, prefill_graphs: bool
 ) -> None:
     shipped = load_profile(name)
-    refitted = fit(read_step_log(RECORDED / file), candidate(model), name, Graphs(512, prefill_graphs))
+    refitted = fit(read_step_log(RECORDED / file), find_candidate(model), name, Graphs(512, prefill_graphs))
     assert refitted.coefficients() == pytest.approx(shipped.coefficients(), rel=1e-5)
     assert refitted.prefill_graphs == shipped.prefill_graphs == prefill_graphs
 
@@ -41,7 +41,7 @@ def test_the_chosen_model_wins_the_cross_validation_or_is_simpler_than_the_winne
     # A model with more coefficients must win by more than noise, here a tenth of a percent, to be worth them.
     # The level of the median cell is a lower one, which single steps always favor, skewed as they are: whole
     # cells are there to judge it.
-    same_level = [error for error in errors if not candidate(error.model).median_cell]
+    same_level = [error for error in errors if not find_candidate(error.model).median_cell]
     assert len(same_level) == len(errors) - 1
     assert chosen.prefill <= min(error.prefill for error in same_level) + 0.001
     assert chosen.decode <= min(error.decode for error in same_level) + 0.001
@@ -102,14 +102,14 @@ def _recording(
 
 def test_known_coefficients_are_found_again(tmp_path: Path) -> None:
     log = read_step_log(_recording(tmp_path / "steps.csv", outliers=0))
-    found = fit(log, candidate(CHOSEN), "found", Graphs())
+    found = fit(log, find_candidate(CHOSEN), "found", Graphs())
     assert found.coefficients() == pytest.approx(TRUTH.coefficients(), rel=1e-4)
     assert found.empty_step_s == 0.0007
 
 
 def test_a_few_slow_steps_hardly_move_the_fit(tmp_path: Path) -> None:
     log = read_step_log(_recording(tmp_path / "steps.csv", outliers=30))
-    found = fit(log, candidate(CHOSEN), "found", Graphs())
+    found = fit(log, find_candidate(CHOSEN), "found", Graphs())
     for batch in [(0, 0.0, 8, 5000, 0), (0, 0.0, 200, 60_000, 0), (2000, 4e6, 20, 30_000, 1)]:
         assert found.step_s(*batch) == pytest.approx(TRUTH.step_s(*batch), rel=0.02)
 
@@ -118,8 +118,8 @@ def test_graphs_with_a_line_of_their_own_are_found_when_asked_for(tmp_path: Path
     graph = replace(TRUTH.graph, gpu=CostLine(0.009, 1e-5, 3e-5, 4e-8, 7e-10, history_s=0.001))
     truth = replace(TRUTH, graph=graph)
     log = read_step_log(_recording(tmp_path / "steps.csv", truth=truth))
-    apart = fit(log, candidate(GRAPHS_APART), "apart", Graphs())
-    together = fit(log, candidate(CHOSEN), "together", Graphs())
+    apart = fit(log, find_candidate(GRAPHS_APART), "apart", Graphs())
+    together = fit(log, find_candidate(CHOSEN), "together", Graphs())
     small = log.where((log.prefill > 0) & (log.tokens <= 512))
     assert np.abs(predict(apart, small) / small.step_s - 1.0).max() < 1e-3
     assert np.abs(predict(together, small) / small.step_s - 1.0).max() > 0.05
@@ -128,8 +128,8 @@ def test_graphs_with_a_line_of_their_own_are_found_when_asked_for(tmp_path: Path
 def test_slow_cells_do_not_move_the_level_of_the_median_cell(tmp_path: Path) -> None:
     log = read_step_log(_recording(tmp_path / "steps.csv", slow_cells=tuple(range(8))))
     batches = [(0, 0.0, 8, 5000, 0), (0, 0.0, 200, 60_000, 0), (2000, 4e6, 20, 30_000, 1)]
-    typical = fit(log, candidate(WITH_TRAFFIC), "typical", Graphs())
-    overall = fit(log, candidate(GRAPHS_APART), "overall", Graphs())
+    typical = fit(log, find_candidate(WITH_TRAFFIC), "typical", Graphs())
+    overall = fit(log, find_candidate(GRAPHS_APART), "overall", Graphs())
     for batch in batches:
         assert typical.step_s(*batch) == pytest.approx(TRUTH.step_s(*batch), rel=0.03)
         assert overall.step_s(*batch) > 1.04 * TRUTH.step_s(*batch)
@@ -139,9 +139,9 @@ def test_a_log_without_prefill_cannot_be_fitted(tmp_path: Path) -> None:
     path = tmp_path / "steps.csv"
     path.write_text("step_s,tokens,prefill,decode,context\n0.008,4,0,4,100\n", encoding="utf-8")
     with pytest.raises(ValueError, match="expected some steps with prefill, found none"):
-        fit(read_step_log(path), candidate(CHOSEN), "x", Graphs())
+        fit(read_step_log(path), find_candidate(CHOSEN), "x", Graphs())
     with pytest.raises(ValueError, match="unknown model 'cubic': expected one of sum; max;"):
-        candidate("cubic")
+        find_candidate("cubic")
 
 
 def test_a_calibration_can_be_written_and_read(tmp_path: Path) -> None:
@@ -160,10 +160,10 @@ def test_a_calibration_can_be_written_and_read(tmp_path: Path) -> None:
 )
 def test_graphs_are_those_the_recorder_noted(tmp_path: Path, mode: str, for_prefill: bool) -> None:
     steps = tmp_path / "steps.csv"
-    assert recorded_graphs(steps) == Graphs(512, True)
+    assert read_graphs(steps) == Graphs(512, True)
     (tmp_path / "steps.meta.json").write_text(json.dumps({"graph_max_tokens": 64, "cudagraph_mode": mode}))
-    assert recorded_graphs(steps) == Graphs(64, for_prefill)
-    assert recorded_graphs(steps, 128, not for_prefill) == Graphs(128, not for_prefill)
+    assert read_graphs(steps) == Graphs(64, for_prefill)
+    assert read_graphs(steps, 128, not for_prefill) == Graphs(128, not for_prefill)
     (tmp_path / "steps.meta.json").write_text("{}")
     with pytest.raises(ValueError, match=r"steps\.meta\.json: expected a JSON object with graph_max_tokens"):
-        recorded_graphs(steps)
+        read_graphs(steps)

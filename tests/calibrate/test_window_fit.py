@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bidkv.calibration.replay_plan import TIMELINE_EVERY, make_run_requests
+from bidkv.calibration.replay_plan import TIMELINE_EVERY, make_run_requests, read_runs
 from bidkv.calibration.run_windows import run_windows
-from bidkv.calibration.validation import read_runs
 from bidkv.calibration.window_fit import fit_windows, main
 from bidkv.policy import resolve
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, load_profile

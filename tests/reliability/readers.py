@@ -33,10 +33,10 @@ from tests.support import FakeClock, Scripted, steady_profile
 
 from bidkv.adapters.client_values import LONGEST_NAME, agent_name, positive_number, shown_cap
 from bidkv.adapters.environment import read_environment
-from bidkv.calibration.fitting import recorded_graphs
+from bidkv.calibration.fitting import read_graphs
 from bidkv.calibration.replay_check import read_recording
+from bidkv.calibration.replay_plan import read_runs
 from bidkv.calibration.step_log import StepLogError, read_step_log
-from bidkv.calibration.validation import read_runs
 from bidkv.config import BidKVConfig
 from bidkv.control import Controller
 from bidkv.control_file import ControlFile, obey
@@ -292,7 +292,7 @@ def _exporter_page(content: bytes) -> None:
 
 def _recorder_notes(content: bytes) -> None:
     file("noted.meta.json", content)
-    recorded_graphs(SCRATCH / "noted.csv")
+    read_graphs(SCRATCH / "noted.csv")
 
 
 def _recording(content: bytes) -> None:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bidkv.calibration.errors_by_regime import CandidateError, RegimeError
-    from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, recorded_graphs
+    from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, read_graphs
     from bidkv.calibration.report import Calibration, as_text, calibrate, check, errors_as_text
     from bidkv.calibration.step_log import StepLog, StepLogError, read_step_log
 
 _MODULES = {
     "errors_by_regime": ("CandidateError", "RegimeError"),
-    "fitting": ("CANDIDATES", "CHOSEN", "Graphs", "recorded_graphs"),
+    "fitting": ("CANDIDATES", "CHOSEN", "Graphs", "read_graphs"),
     "report": ("Calibration", "as_text", "calibrate", "check", "errors_as_text"),
     "step_log": ("StepLog", "StepLogError", "read_step_log"),
 }
@@ -34,8 +34,8 @@ __all__ = [
     "calibrate",
     "check",
     "errors_as_text",
+    "read_graphs",
     "read_step_log",
-    "recorded_graphs",
 ]
 
 

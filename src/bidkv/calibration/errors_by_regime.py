@@ -133,7 +133,7 @@ def uncovered(log: StepLog, graphs: Graphs) -> list[str]:
         if count < _FEW_STEPS and low < tokens.max():
             found.append(f"steps with prefill of {low + 1} to {high} tokens: {count} recorded")
         low = high
-    if not (prefilling & graphs.launched(log)[1]).any():
+    if not (prefilling & graphs.launch_sizes(log)[1]).any():
         found.append("steps with prefill in a captured graph")
     if not (tokens == 0).any():
         found.append("steps that schedule nothing: their time is assumed")

@@ -129,8 +129,8 @@ CANDIDATES = (
 CHOSEN = "max, padded, attention, history"
 
 
-def candidate(name: str) -> Candidate:
-    """The candidate called `name`.
+def find_candidate(name: str) -> Candidate:
+    """Return the candidate called `name`.
 
     Raises:
         ValueError: there is none; lists what exists.
@@ -148,8 +148,8 @@ class Graphs:
     max_tokens: int = 512
     for_prefill: bool = True
 
-    def launched(self, log: StepLog) -> tuple[Floats, NDArray[np.bool_]]:
-        """Tokens each step is padded to, and whether it ran in a graph."""
+    def launch_sizes(self, log: StepLog) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return the tokens that each step is padded to, and whether it ran in a graph."""
         tokens = log.tokens
         limit = np.where(log.prefill > 0, self.max_tokens if self.for_prefill else 0, self.max_tokens)
         in_graph = tokens <= limit
@@ -157,8 +157,8 @@ class Graphs:
         return np.where(in_graph, np.minimum(padded, self.max_tokens), tokens).astype(np.float64), in_graph
 
 
-def recorded_graphs(steps: Path, max_tokens: int | None = None, for_prefill: bool | None = None) -> Graphs:
-    """The graphs a step log was recorded with: as stated, else as its recorder noted, else vLLM's defaults.
+def read_graphs(steps: Path, max_tokens: int | None = None, for_prefill: bool | None = None) -> Graphs:
+    """Return the graphs of a step log: as stated, else as its recorder noted, else vLLM's defaults.
 
     Args:
         steps: the log; its recorder's notes are beside it, in ``*.meta.json``.
@@ -207,7 +207,7 @@ def fit(log: StepLog, model: Candidate, name: str, graphs: Graphs, notes: str = 
         decode=Regime(host[True], gpu),
         graph=graph,
         eager=eager,
-        empty_step_s=_rounded(float(np.median(idle))) if len(idle) else ASSUMED_EMPTY_STEP_S,
+        empty_step_s=_round_digits(float(np.median(idle))) if len(idle) else ASSUMED_EMPTY_STEP_S,
         graph_max_tokens=graphs.max_tokens,
         prefill_graphs=graphs.for_prefill,
         notes=notes,
@@ -215,14 +215,14 @@ def fit(log: StepLog, model: Candidate, name: str, graphs: Graphs, notes: str = 
 
 
 def predict(profile: StepTimeProfile, log: StepLog) -> Floats:
-    """Seconds that `profile` gives each step of `log`."""
+    """Return the seconds that `profile` gives each step of `log`."""
     columns = (log.prefill, log.attention, log.decode, log.context, log.prefills)
     return np.array([profile.step_s(*row) for row in zip(*(c.tolist() for c in columns), strict=True)])
 
 
 def _fit_prefill(log: StepLog, graphs: Graphs, model: Candidate) -> tuple[Regime, Regime]:
-    """The regimes of steps with prefill, in a captured graph and launched kernel by kernel."""
-    _, in_graph = graphs.launched(log)
+    """Return the regimes of steps with prefill: in a captured graph, and launched kernel by kernel."""
+    _, in_graph = graphs.launch_sizes(log)
     hosts_wanted = {True: model.eager_host[:1], False: model.eager_host}
     parts = [np.ones(len(log), dtype=bool)]
     if model.graphs_apart and in_graph.any() and not in_graph.all():
@@ -244,7 +244,7 @@ def cost_features(
     attention: Floats,
     prefills: Floats | Ints,
 ) -> dict[str, Floats]:
-    """What multiplies each coefficient of a cost line, one entry a step; `launched` are padded tokens."""
+    """Return what multiplies each coefficient of a cost line, per step; `launched` are padded tokens."""
     columns = {
         "base_s": np.ones(len(launched)),
         "per_token_s": launched,
@@ -260,8 +260,8 @@ def cost_features(
 def _fit_lines(
     log: StepLog, graphs: Graphs, host_names: dict[bool, Names], gpu_names: Names, median_cell: bool
 ) -> tuple[dict[bool, CostLine], CostLine]:
-    """Host lines by whether the step ran in a graph, and the GPU line."""
-    launched, in_graph = graphs.launched(log)
+    """Return host lines by whether the step ran in a graph, and the GPU line."""
+    launched, in_graph = graphs.launch_sizes(log)
     if True in host_names and False not in host_names:
         in_graph = np.ones(len(log), dtype=bool)
     features = cost_features(launched, log.tokens, log.decode, log.context, log.attention, log.prefills)
@@ -282,14 +282,14 @@ def _fit_lines(
     start = 0
     for way, names in parts:
         values = solution[start : start + len(names)]
-        lines[way] = CostLine(**{n: _rounded(float(v)) for n, v in zip(names, values, strict=True)})
+        lines[way] = CostLine(**{n: _round_digits(float(v)) for n, v in zip(names, values, strict=True)})
         start += len(names)
     seen = {way: lines[way] for way in host_names if (in_graph == way).any()}
     return seen, lines[None]
 
 
 def _fit_larger(gpu: Floats, host: Floats, step_s: Floats, cell: Ints) -> Floats:
-    """Non-negative x: max(gpu @ x, host @ x) is near `step_s`, and right in the mean of the median `cell`."""
+    """Return x >= 0 with max(gpu @ x, host @ x) near `step_s`, and right in the mean of the median `cell`."""
     both = np.abs(gpu) + np.abs(host)
     scale = np.maximum(both.mean(axis=0), 1e-300) / step_s.mean()
     gpu, host = gpu / scale, host / scale
@@ -329,7 +329,7 @@ def _descend(gpu: Floats, host: Floats, step_s: Floats, start: Floats) -> tuple[
 
 
 def _level(fitted_s: Floats, step_s: Floats, cell: Ints) -> float:
-    """Recorded over fitted time of the median cell; a cell weighs what its steps take."""
+    """Return recorded over fitted time of the median cell; a cell is weighted by its time."""
     places = np.unique(cell, return_inverse=True)[1]
     weights = np.bincount(places, weights=fitted_s)
     levels = np.bincount(places, weights=step_s) / weights
@@ -339,7 +339,7 @@ def _level(fitted_s: Floats, step_s: Floats, cell: Ints) -> float:
 
 
 def _larger(gpu_s: Floats, host_s: Floats, norm: float | None) -> tuple[Floats, Floats, Floats]:
-    """The larger of two (its p-norm when `norm` is given), and its derivatives by both."""
+    """Return the larger of two (the p-norm when `norm` is given), and its derivatives by both."""
     top = np.maximum(np.maximum(gpu_s, host_s), 1e-300)
     if norm is None:
         return top, (gpu_s >= host_s).astype(np.float64), (gpu_s < host_s).astype(np.float64)
@@ -352,5 +352,5 @@ def _slope(gpu: Floats, host: Floats, x: Floats, norm: float | None) -> Floats:
     return np.asarray(by_gpu[:, None] * gpu + by_host[:, None] * host)
 
 
-def _rounded(value: float) -> float:
+def _round_digits(value: float) -> float:
     return float(f"{value:.{_DIGITS}g}")

@@ -2,22 +2,25 @@
 
     python -m bidkv.calibration.replay_check --requests run.requests.csv --steps run.steps.csv --profile NAME
 
-`--requests` holds one row a request (columns arrival, prompt, output, finish: seconds from the start of the
-run, and tokens), `--steps` one row an engine step (columns tokens, preempted, lost: tokens scheduled,
-requests preempted, and the computed tokens those lost). The replay knows the requests and the engine's
-options alone.
+`--requests` holds one row per request (columns arrival, prompt, output, finish: seconds from the start of the
+run, and tokens), `--steps` one row per engine step (columns tokens, preempted, lost: tokens scheduled,
+requests preempted, and the computed tokens those lost). The replay knows only the requests and the engine's
+options.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from bidkv.baselines import ENGINE_ORDER
+from bidkv.command_line import print_error, run_command
 from bidkv.policy import resolve
 from bidkv.profiles import ProfileError, StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
@@ -26,6 +29,8 @@ from bidkv.workloads.traces import TraceError
 from bidkv.workloads.traces.errors import fail
 from bidkv.workloads.traces.table import read_rows
 from bidkv.workloads.traces.values import parse_tokens
+
+PROG = "bidkv.calibration.replay_check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,37 +141,28 @@ def render(comparisons: Sequence[FigureComparison]) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 2 when the input is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bidkv.calibration.replay_check",
-        description="Replay a recorded run of a real engine in the simulator; print how far apart they are.",
-    )
-    parser.add_argument(
-        "--requests", type=Path, required=True, metavar="FILE", help="the run's requests, CSV"
-    )
-    parser.add_argument(
-        "--steps", type=Path, required=True, metavar="FILE", help="the run's engine steps, CSV"
-    )
-    parser.add_argument("--profile", required=True, metavar="NAME|FILE", help="step-time profile")
-    parser.add_argument("--num-gpu-blocks", type=int, default=600, metavar="N", help="null block included")
-    parser.add_argument("--block-size", type=int, default=16, metavar="N")
-    parser.add_argument("--max-num-seqs", type=int, default=32, metavar="N")
-    parser.add_argument("--max-num-batched-tokens", type=int, default=2048, metavar="N")
-    options = parser.parse_args(argv)
+def command(
+    requests: Annotated[Path, typer.Option(metavar="FILE", help="the run's requests, CSV")],
+    steps: Annotated[Path, typer.Option(metavar="FILE", help="the run's engine steps, CSV")],
+    profile: Annotated[str, typer.Option(metavar="NAME|FILE", help="step-time profile")],
+    num_gpu_blocks: Annotated[int, typer.Option(metavar="N", help="null block included")] = 600,
+    block_size: Annotated[int, typer.Option(metavar="N", help="tokens per block")] = 16,
+    max_num_seqs: Annotated[int, typer.Option(metavar="N", help="most requests at once")] = 32,
+    max_num_batched_tokens: Annotated[int, typer.Option(metavar="N", help="token budget of a step")] = 2048,
+) -> int:
+    """Replay a recorded run of a real engine in the simulator; print how far apart they are."""
     try:
         engine = EngineConfig(
-            num_gpu_blocks=options.num_gpu_blocks,
-            block_size=options.block_size,
-            max_num_seqs=options.max_num_seqs,
-            max_num_batched_tokens=options.max_num_batched_tokens,
+            num_gpu_blocks=num_gpu_blocks,
+            block_size=block_size,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
         )
-        recording = read_recording(options.requests, options.steps)
-        profile = load_profile(options.profile)
+        recording = read_recording(requests, steps)
+        step_times = load_profile(profile)
     except (TraceError, ProfileError, ValueError) as error:
-        print(f"bidkv: error: {error}", file=sys.stderr)
-        return 2
-    print(render(replay(recording, profile, engine)))
+        return print_error("bidkv", error)
+    print(render(replay(recording, step_times, engine)))
     return 0
 
 
@@ -187,5 +183,10 @@ def _count(file: str, number: int, column: str, cell: bytes) -> int:
     return int(digits)
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command(command, PROG, argv)
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -13,7 +13,7 @@ from bidkv.calibration.errors_by_regime import (
     regime_errors,
     uncovered,
 )
-from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, candidate, fit, predict
+from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, find_candidate, fit, predict
 from bidkv.calibration.step_log import StepLog
 from bidkv.evaluation.tables import aligned_table
 from bidkv.profiles import StepTimeProfile, dump_profile
@@ -74,7 +74,7 @@ def calibrate(
         ValueError: an unknown model, or a log without decode steps or without prefill.
     """
     graphs = graphs or Graphs()
-    profile = fit(log, candidate(model), name, graphs, notes)
+    profile = fit(log, find_candidate(model), name, graphs, notes)
     return Calibration(
         profile=profile,
         model=model,

@@ -15,28 +15,28 @@ are all there is: their milliseconds by the number of requests left, run by run,
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import median
-from types import NoneType
-from typing import Any
+from typing import Annotated
 
-from bidkv.calibration.replay_plan import make_run_requests
+import typer
+
+from bidkv.calibration.replay_plan import make_run_requests, read_runs
+from bidkv.command_line import print_error, run_command
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.results import RunResult, TimelinePoint
 from bidkv.results.codec import decode
 from bidkv.simulator import EngineConfig, simulate
 
+PROG = "bidkv.calibration.validation"
+
 MAX_NUM_SEQS = 256
 BLOCK_SIZE = 16
-_MOST = 10**9
-"""Above every figure of a run that makes sense."""
 _FIGURES = ("throughput_rps", "e2e_mean_s", "e2e_p99_s", "ttft_p50_s", "ttft_p99_s", "recompute_tax")
 _TAIL_REQUESTS = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 16), (17, 32))
 ORDERED = ("e2e_mean_s", "recompute_tax", "throughput_rps")
@@ -196,87 +196,6 @@ def order_table(compared: Sequence[ComparedRun], noise: float) -> str:
     return "\n".join(lines)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 2 when the input is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bidkv.calibration.validation",
-        description="Simulate the runs that a real engine made; print how far apart they are.",
-    )
-    add = parser.add_argument
-    add("--runs", type=Path, required=True, metavar="DIR", help="plan.json and one result file a run")
-    add("--profile", metavar="NAME|FILE", help="step-time profile; --tails needs none")
-    add(
-        "--without",
-        default="",
-        metavar="POLICY[,...]",
-        help="leave out runs of policies whose rules have changed since",
-    )
-    add("--tails", action="store_true", help="print the recorded final decode steps alone")
-    add("--order", action="store_true", help="compare the order of the policies instead")
-    add(
-        "--noise",
-        type=float,
-        default=0.02,
-        metavar="X",
-        help="smaller differences have no order (%(default)s)",
-    )
-    options = parser.parse_args(argv)
-    if options.profile is None and not options.tails:
-        parser.error("expected --profile or --tails")
-    try:
-        if options.tails:
-            print(tail_table(options.runs))
-            return 0
-        compared = compare_runs(
-            options.runs, load_profile(options.profile), without=options.without.split(",")
-        )
-    except (OSError, ValueError) as error:
-        print(f"bidkv: error: {error}", file=sys.stderr)
-        return 2
-    print(order_table(compared, options.noise) if options.order else closeness_table(compared))
-    return 0
-
-
-_KINDS: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "family": (str,),
-    "n": (int,),
-    "rate_rps": (int, float, NoneType),
-    "seed": (int,),
-    "policy": (str,),
-    "blocks": (int,),
-    "chunk": (int,),
-}
-_OPTIONAL: dict[str, tuple[type, ...]] = {"max_num_seqs": (int,), "pair": (int,), "async_scheduling": (bool,)}
-
-
-def read_runs(file: Path) -> list[dict[str, Any]]:
-    """Read the plan of :mod:`bidkv.gpu_host.replay`.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no list of runs; the message names file, run and field.
-    """
-    try:
-        plan = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file}: expected JSON ({str(error)[:100]})") from error
-    if not isinstance(plan, list):
-        raise ValueError(f"{file}: expected a list of runs")
-    for number, spec in enumerate(plan):
-        missing = [field for field in _KINDS if not isinstance(spec, dict) or field not in spec]
-        if missing:
-            raise ValueError(f"{file}, run {number}: expected the fields {', '.join(missing)} too")
-        for field, kinds in (_KINDS | {f: k for f, k in _OPTIONAL.items() if f in spec}).items():
-            value = spec[field]
-            good = type(value) in kinds
-            if good and type(value) in (int, float):
-                good = 0 < value < _MOST or (field == "seed" and value == 0)
-            if not good:
-                raise ValueError(f"{file}, run {number}: field {field!r}: got {value!r:.60}")
-    return plan
-
-
 def _figures(result: RunResult) -> dict[str, float]:
     summary = result.summary()
     return {
@@ -289,6 +208,42 @@ def _figures(result: RunResult) -> dict[str, float]:
         "steps": summary["steps"],
         "preemptions": summary["preemptions"],
     }
+
+
+def command(
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="plan.json and one result file per run")],
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="step-time profile; --tails needs none")
+    ] = None,
+    without: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY[,...]", help="leave out runs of policies whose rules have changed since"
+        ),
+    ] = "",
+    tails: Annotated[
+        bool, typer.Option("--tails", help="print the recorded final decode steps alone")
+    ] = False,
+    order: Annotated[bool, typer.Option("--order", help="compare the order of the policies instead")] = False,
+    noise: Annotated[float, typer.Option(metavar="X", help="smaller differences have no order")] = 0.02,
+) -> int:
+    """Simulate the runs that a real engine made; print how far apart they are."""
+    if profile is None and not tails:
+        return print_error("bidkv", "expected --profile or --tails")
+    try:
+        if profile is None or tails:
+            print(tail_table(runs))
+            return 0
+        compared = compare_runs(runs, load_profile(profile), without=without.split(","))
+    except (OSError, ValueError) as error:
+        return print_error("bidkv", error)
+    print(order_table(compared, noise) if order else closeness_table(compared))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command(command, PROG, argv)
 
 
 if __name__ == "__main__":

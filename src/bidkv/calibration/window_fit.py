@@ -2,37 +2,47 @@
 
     python -m bidkv.calibration.window_fit --runs DIR --start PROFILE --name NAME --out FILE
 
-A directory (there may be several) holds ``plan.json`` and one result a run, as for
+A directory (there may be several) holds ``plan.json`` and one result per run, as for
 :mod:`bidkv.calibration.validation`. The batches of a window of steps come from
-:mod:`bidkv.calibration.run_windows`, its time from the record. The coefficients of the profile to
-start from that are not 0 are fitted to all windows at once; with them the batches are made again. Only the
-runs of one policy are used, by default of the engine's own order.
+:mod:`bidkv.calibration.run_windows`, its time from the record. The coefficients of the starting
+profile that are not 0 are fitted to all windows at once; then the batches are made again with them. Only the
+runs of one policy are used, by default those of the engine's own order.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from bidkv.baselines import ENGINE_ORDER
 from bidkv.calibration.fitting import cost_features
+from bidkv.calibration.replay_plan import read_runs
 from bidkv.calibration.run_windows import Window, run_windows
 from bidkv.calibration.step_log import Floats
-from bidkv.calibration.validation import read_runs
+from bidkv.command_line import print_error, run_command
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, dump_profile, load_profile
 from bidkv.profiles.model import padded_tokens
 from bidkv.results.codec import decode
 
+PROG = "bidkv.calibration.window_fit"
+
 ROUNDS = 3
-_LOSS_SCALE = 0.03  # relative error from which on a window counts as an outlier
-_PULL = 1e-3  # how much a window weighs against a coefficient that is as far off as itself
+"""Fits, each to the batches that the profile of the fit before it makes."""
+
+_LOSS_SCALE = 0.03
+"""Relative error above which a window counts as an outlier."""
+
+_PULL = 1e-3
+"""Weight of a coefficient's distance from its start, against the relative error of a window."""
+
 _WAYS = ("decode", "graph", "eager")
 _DIGITS = 6
 
@@ -42,7 +52,7 @@ class WindowError:
     """How far a profile is from the windows it was fitted to.
 
     Attributes:
-        windows: how many.
+        windows: number of windows.
         absolute: mean absolute relative error of one window.
     """
 
@@ -82,11 +92,11 @@ def fit_windows(windows: Sequence[Window], start: StepTimeProfile) -> tuple[Step
     ).x
     x = x * recorded_s.sum() / predicted_s(x).sum()
     errors = predicted_s(x) / recorded_s - 1.0
-    return _scaled(start, x), WindowError(len(windows), float(np.abs(errors).mean()))
+    return _scale_profile(start, x), WindowError(len(windows), float(np.abs(errors).mean()))
 
 
 def _terms(profile: StepTimeProfile) -> list[tuple[str, str, str, float]]:
-    """Way of launching, part, name and value of every coefficient that is not 0."""
+    """Return way of launching, part, name and value of every coefficient that is not 0."""
     return [
         (way, part, name, getattr(getattr(getattr(profile, way), part), name))
         for way in _WAYS
@@ -97,7 +107,7 @@ def _terms(profile: StepTimeProfile) -> list[tuple[str, str, str, float]]:
 
 
 def _parts(windows: Sequence[Window], profile: StepTimeProfile) -> tuple[Floats, Floats]:
-    """Seconds of each step by the terms of `profile`: those of the GPU's lines, those of the host's."""
+    """Return the seconds of each step by the terms of `profile`: of the GPU's lines, and of the host's."""
     prefill, attention, decodes, context, prefills = np.concatenate([w.batches for w in windows]).T
     limit = np.repeat([w.graph_max_tokens for w in windows], [len(w.batches) for w in windows])
     tokens = prefill + decodes
@@ -117,7 +127,7 @@ def _parts(windows: Sequence[Window], profile: StepTimeProfile) -> tuple[Floats,
     return both["gpu"], both["host"]
 
 
-def _scaled(profile: StepTimeProfile, factors: Floats) -> StepTimeProfile:
+def _scale_profile(profile: StepTimeProfile, factors: Floats) -> StepTimeProfile:
     lines: dict[tuple[str, str], dict[str, float]] = {(w, p): {} for w in _WAYS for p in ("host", "gpu")}
     for (way, part, name, value), factor in zip(_terms(profile), factors, strict=True):
         lines[way, part][name] = float(f"{value * factor:.{_DIGITS}g}")
@@ -127,41 +137,40 @@ def _scaled(profile: StepTimeProfile, factors: Floats) -> StepTimeProfile:
     return replace(profile, decode=decode_, graph=graph, eager=eager)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; 0, or 2 when the input is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m bidkv.calibration.window_fit",
-        description="Fit a step-time profile to recorded runs that kept no step log.",
-    )
-    add = parser.add_argument
-    add("--runs", type=Path, action="append", required=True, metavar="DIR", help="plan.json and its results")
-    add("--policy", default=ENGINE_ORDER, metavar="NAME", help="use the runs of this policy (%(default)s)")
-    add("--start", required=True, metavar="NAME|FILE", help="profile whose terms are fitted")
-    add("--name", required=True, help="name of the new profile")
-    add("--notes", default="", help="where the runs come from; goes into the profile")
-    add("--out", type=Path, required=True, metavar="FILE", help="write the new profile (JSON)")
-    options = parser.parse_args(argv)
+def command(
+    runs: Annotated[list[Path], typer.Option(metavar="DIR", help="plan.json and its results; repeatable")],
+    start: Annotated[str, typer.Option(metavar="NAME|FILE", help="profile whose terms are fitted")],
+    name: Annotated[str, typer.Option(help="name of the new profile")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="write the new profile (JSON)")],
+    policy: Annotated[str, typer.Option(metavar="NAME", help="use the runs of this policy")] = ENGINE_ORDER,
+    notes: Annotated[str, typer.Option(help="where the runs come from; goes into the profile")] = "",
+) -> int:
+    """Fit a step-time profile to recorded runs that kept no step log."""
     try:
-        profile = replace(load_profile(options.start), name=options.name, notes=options.notes)
-        runs = [
+        profile = replace(load_profile(start), name=name, notes=notes)
+        recorded = [
             (spec, decode((path := folder / f"{spec['name']}.json").read_text(encoding="utf-8"), str(path)))
-            for folder in options.runs
+            for folder in runs
             for spec in read_runs(folder / "plan.json")
-            if spec["policy"] == options.policy
+            if spec["policy"] == policy
         ]
         for number in range(1, ROUNDS + 1):
-            made = [run_windows(spec, real, profile) for spec, real in runs]
+            made = [run_windows(spec, real, profile) for spec, real in recorded]
             windows = [window for found, _ in made for window in found]
             profile, error = fit_windows(windows, profile)
             known = f"batches known in {error.windows} of {sum(count for _, count in made)} windows"
-            print(f"round {number}: {len(runs)} runs, {known}, mean |.| {error.absolute:.2%}", flush=True)
-        evidence = {"runs": [spec["name"] for spec, _ in runs], "windows": error.windows}
+            print(f"round {number}: {len(recorded)} runs, {known}, mean |.| {error.absolute:.2%}", flush=True)
+        evidence = {"runs": [spec["name"] for spec, _ in recorded], "windows": error.windows}
         evidence |= {"absolute": float(f"{error.absolute:.4g}")}
-        options.out.write_text(dump_profile(profile, evidence), encoding="utf-8")
+        out.write_text(dump_profile(profile, evidence), encoding="utf-8")
     except (OSError, ValueError) as failure:
-        print(f"bidkv: error: {failure}", file=sys.stderr)
-        return 2
+        return print_error("bidkv", failure)
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    return run_command(command, PROG, argv)
 
 
 if __name__ == "__main__":

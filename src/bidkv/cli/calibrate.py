@@ -152,10 +152,10 @@ def _fit(
     compare: bool,
 ) -> _Made:
     require_extra("sim", "calibrate --steps")
-    from bidkv.calibration import CHOSEN, as_text, calibrate, read_step_log, recorded_graphs
+    from bidkv.calibration import CHOSEN, as_text, calibrate, read_graphs, read_step_log
 
     with bad_input("--steps"):
-        recorded = recorded_graphs(steps, *graphs)
+        recorded = read_graphs(steps, *graphs)
         log = read_step_log(steps)
         result = calibrate(log, name, graphs=recorded, model=model or CHOSEN, notes=notes, compare=compare)
     return _Made(

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from bidkv.baselines import ENGINE_ORDER
-from bidkv.calibration.validation import read_runs
+from bidkv.calibration.replay_plan import read_runs
 from bidkv.command_line import print_error, run_command
 from bidkv.evaluation.figures import E2E_MEAN, E2E_P99, TAX, THROUGHPUT, TTFT_P99, Figure
 from bidkv.evaluation.statistics import Interval, compare_pairs
