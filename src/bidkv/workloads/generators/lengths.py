@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 
 from bidkv.workloads.generators.laws import Lognormal, Quantiles
@@ -56,63 +56,71 @@ def mixed(
         yield kind.draw(random, max_total_tokens)
 
 
-def long_context(
-    random: Random,
-    *,
-    prompt_median: float = 3000.0,
-    prompt_sigma: float = 0.6,
-    output_median: float = 250.0,
-    output_sigma: float = 0.7,
-    max_total_tokens: int = 8192,
-) -> Lengths:
+def _lognormal_lengths(
+    name: str,
+    prompt_median: float,
+    prompt_sigma: float,
+    output_median: float,
+    output_sigma: float,
+    about: str,
+) -> Callable[..., Lengths]:
+    """Return the kind of traffic `name`: lognormal prompts and outputs, with these defaults."""
+    defaults = (prompt_median, prompt_sigma, output_median, output_sigma)
+
+    def lengths(
+        random: Random,
+        *,
+        prompt_median: float = defaults[0],
+        prompt_sigma: float = defaults[1],
+        output_median: float = defaults[2],
+        output_sigma: float = defaults[3],
+        max_total_tokens: int = 8192,
+    ) -> Lengths:
+        pair = _Pair(prompt_median, prompt_sigma, output_median, output_sigma)
+        check_total(max_total_tokens)
+        while True:
+            yield pair.draw(random, max_total_tokens)
+
+    lengths.__name__ = lengths.__qualname__ = name
+    lengths.__doc__ = about
+    return lengths
+
+
+long_context = _lognormal_lengths(
+    "long_context",
+    3000.0,
+    0.6,
+    250.0,
+    0.7,
     """Long documents, moderate answers: two or three requests fill a cache of 600 blocks of 16 tokens.
 
     The prompt median is near that of arXiv summarization (2,700 of at most 4,096 tokens), with a tail to
     twice the length; every request fits that cache alone.
-    """
-    pair = _Pair(prompt_median, prompt_sigma, output_median, output_sigma)
-    check_total(max_total_tokens)
-    while True:
-        yield pair.draw(random, max_total_tokens)
-
-
-def code_completion(
-    random: Random,
-    *,
-    prompt_median: float = 1500.0,
-    prompt_sigma: float = 0.9,
-    output_median: float = 13.0,
-    output_sigma: float = 1.0,
-    max_total_tokens: int = 8192,
-) -> Lengths:
+    """,
+)
+code_completion = _lognormal_lengths(
+    "code_completion",
+    1500.0,
+    0.9,
+    13.0,
+    1.0,
     """Much context, a few tokens of answer: memory is held briefly, so victims hardly matter.
 
     The medians are those Splitwise (Patel et al., ISCA 2024) reports of a coding service; the spread is
     assumed.
-    """
-    pair = _Pair(prompt_median, prompt_sigma, output_median, output_sigma)
-    check_total(max_total_tokens)
-    while True:
-        yield pair.draw(random, max_total_tokens)
-
-
-def reasoning(
-    random: Random,
-    *,
-    prompt_median: float = 250.0,
-    prompt_sigma: float = 0.8,
-    output_median: float = 1500.0,
-    output_sigma: float = 0.7,
-    max_total_tokens: int = 8192,
-) -> Lengths:
+    """,
+)
+reasoning = _lognormal_lengths(
+    "reasoning",
+    250.0,
+    0.8,
+    1500.0,
+    0.7,
     """Short questions, long trains of thought: memory is taken while running, not at admission.
 
     Assumed, not fitted: the case in which admitting by prompt length alone is most wrong.
-    """
-    pair = _Pair(prompt_median, prompt_sigma, output_median, output_sigma)
-    check_total(max_total_tokens)
-    while True:
-        yield pair.draw(random, max_total_tokens)
+    """,
+)
 
 
 def sharegpt_like(random: Random, *, max_total_tokens: int = 8192) -> Lengths:
