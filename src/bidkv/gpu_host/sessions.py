@@ -21,6 +21,7 @@ share of the plan (`--shard 1/2`).
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -79,6 +80,9 @@ def run_sessions(served: ServedEngine, run: SessionRun, sessions: Sequence[Sessi
         raise ValueError(f"{run.name}: expected at least {run.concurrent} sessions, found {len(fitting)}")
     with served.limited_to(run.blocks):
         served.switch(run.policy)
+        # A collection over everything that is there by now would stop the engine for a moment.
+        gc.collect()
+        gc.freeze()
         drive = SessionDrive(served, run, fitting)
         try:
             return drive.to_end()
