@@ -31,6 +31,7 @@ from bidkv.policy.parts.classes import WithinClasses
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.protocol.session_views import SessionView
 from bidkv.protocol.sessions import Session, SessionArrivals, Turn
 from bidkv.results import Outcome, RequestRecord
 from bidkv.simulator import SessionSource, SimRequest, VllmStepEngine
@@ -65,12 +66,28 @@ class Run:
         hits: (request, tokens found in the cache) of every admission, in order.
         free_blocks: the free queue when each step had been scheduled.
         left: (request, second, whether it was completed) in the order of leaving.
+        drops: (session, blocks moved to the front of the free queue) of every drop, in order.
     """
 
     steps: list[Step] = dataclasses.field(default_factory=list)
     hits: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     free_blocks: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
     left: list[tuple[str, float, bool]] = dataclasses.field(default_factory=list)
+    drops: list[tuple[str, int]] = dataclasses.field(default_factory=list)
+
+    def note_drops(self, controller: Controller) -> None:
+        """Note every session that the policy drops."""
+        sessions = controller.sessions
+        if sessions is None:
+            return
+        drop = sessions.drop
+
+        def noting_drop(session: SessionView) -> int:
+            moved = drop(session)
+            self.drops.append((session.session_id, moved))
+            return moved
+
+        sessions.drop = noting_drop  # type: ignore[method-assign]
 
 
 def random_session_case(seed: int, *, scheduling_policy: str = "fcfs") -> SessionCase:
@@ -267,6 +284,8 @@ def serve_sessions(session_case: SessionCase, policy: str | None, *, asynchronou
         scheduler = build_ours(case, policy, base)
         clock = scheduler.bidkv_clock
     run = Run()
+    if policy is not None:
+        run.note_drops(scheduler.bidkv.controller)
     worker = _Worker(scheduler, clock, run)
     core: Any = _core(scheduler, worker)
     step = core.step_with_batch_queue if asynchronous else core.step
@@ -360,6 +379,7 @@ def simulate_sessions_case(session_case: SessionCase, policy: Policy, *, asynchr
     source = session_case.make_source()
     if policy.drops_idle:
         engine.track_sessions(find_by_prefix=False)
+        run.note_drops(controller)
     with patch.object(TokenBooks, "open_life", lambda _, request, cached: noting_open_life(request, cached)):
         SteppingRun(engine, config.model_len, source, note, None, 2).to_end()
     return run

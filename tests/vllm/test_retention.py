@@ -151,7 +151,7 @@ class PoolActor:
             self.random.shuffle(keys)
         referenced = {block.block_id for block in self.pool.blocks if block.ref_cnt}
         expected = []
-        for key in keys:
+        for key in reversed(keys):
             found = self.pool.get_cached_block(key, [0])
             if found and found[0].ref_cnt == 0 and found[0].block_id not in expected:
                 expected.append(found[0].block_id)
@@ -159,7 +159,7 @@ class PoolActor:
         assert self.cache.reuse_first(keys) == len(expected)
         after = free_ids(self.pool)
         rest = [block_id for block_id in before if block_id not in expected]
-        assert after == expected[::-1] + rest, "the last block first, all others in their order"
+        assert after == expected + rest, "the last block first, all others in their order"
         assert not referenced & set(after)
         self.moved += len(expected)
 

@@ -13,7 +13,8 @@ from tests.vllm.session_loop import Run, random_session_case, serve_sessions, si
 
 from bidkv.policy import resolve
 
-OWN_POLICIES = ("fair", "fast", "on-time")
+OTHER_POLICIES = ("fair", "fast", "on-time", "past-future", "pr-56897", "hrrn")
+"""Run in turn beside `sessions`, which every workload meets; all of them in the campaign."""
 
 
 def assert_equal_runs(simulated: Run, real: Run, case: str) -> None:
@@ -33,16 +34,18 @@ def test_sessions_run_as_in_vllm(
     count = 200 if campaign else 30
     if kind == "priority":
         count //= 3
-    preemptions = hits = steps = given_up = 0
+    preemptions = hits = steps = given_up = drops = 0
     for seed in range(count):
         case = random_session_case(seed, scheduling_policy=kind)
-        policies = OWN_POLICIES if campaign else OWN_POLICIES[seed % len(OWN_POLICIES) :][:1]
-        for policy in (None, *policies):
+        others = OTHER_POLICIES if campaign else (OTHER_POLICIES[seed % len(OTHER_POLICIES)],)
+        for policy in (None, "sessions", *others):
             real = serve_sessions(case, policy, asynchronous=asynchronous)
             simulated = simulate_sessions_case(
                 case, resolve(policy or "preempt-evict"), asynchronous=asynchronous
             )
             assert_equal_runs(simulated, real, f"seed {seed}, {policy}")
+            assert simulated.drops == real.drops, f"seed {seed}, {policy}"
+            drops += len(real.drops)
             steps += len(real.steps)
             preemptions += sum(len(step.preempted) for step in real.steps)
             hits += sum(tokens for _, tokens in real.hits)
@@ -50,8 +53,9 @@ def test_sessions_run_as_in_vllm(
     mode = "asynchronous" if asynchronous else "synchronous"
     note_figures(
         f"sessions, {mode}, {kind}: {count} workloads, {steps} steps, {preemptions} preemptions, "
-        f"{hits} tokens from the cache, {given_up} turns given up: 0 differences"
+        f"{hits} tokens from the cache, {drops} sessions dropped, {given_up} turns given up: 0 differences"
     )
     assert preemptions > count
     assert hits > 100 * count
+    assert drops > count
     assert given_up > 0

@@ -43,6 +43,10 @@ class BlockDemand:
             return len(scheduler.running)
         return len(scheduler._inflight_prefills)
 
+    def is_prefilling(self, request: Any) -> bool:
+        """Return whether `num_multi_token` counts a running request."""
+        return bool(self._scheduler.num_spec_tokens) or request in self._scheduler._inflight_prefills
+
     def blocks(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes without the requests `excluded`; O(running) once a step."""
         counted_without = self._counted_without

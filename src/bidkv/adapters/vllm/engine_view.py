@@ -36,6 +36,8 @@ class VllmEngineView(EngineViewDefaults):
         self._demand = BlockDemand(scheduler)
         self._sharing = SharedBlocks() if _shares_by_events(scheduler) else None
         self._gone: list[VllmRequest] = []
+        # Requests admitted in this step whose prompt is computed whole in it: vLLM never calls them prefills.
+        self._whole_prompts = 0
         self.views: dict[Any, VllmRequest] = {}
         self.running: Sequence[VllmRequest] = RunningRequests(scheduler, self.views)
         self.block_size: int = scheduler.block_size
@@ -61,10 +63,12 @@ class VllmEngineView(EngineViewDefaults):
         """Note that a step with `tokens` tokens was scheduled; everything in it was reported before."""
         self.num_steps += 1
         self.num_scheduled_tokens += tokens
+        self._whole_prompts = 0
 
     def admitted(self, view: VllmRequest) -> None:
         """Note that the request runs and holds blocks."""
         view.admitted()
+        self._whole_prompts += not self._demand.is_prefilling(view.request)
         if self._sharing is not None:
             self._sharing.came(view)
 
@@ -87,6 +91,7 @@ class VllmEngineView(EngineViewDefaults):
     def begin_step(self) -> None:
         """Forget what was computed for the last step."""
         self._demand.begin_step()
+        self._whole_prompts = 0
         while self._gone:
             self.views.pop(self._gone.pop().request, None)
 
@@ -115,8 +120,8 @@ class VllmEngineView(EngineViewDefaults):
 
     @property
     def num_prefilling(self) -> int:
-        """Running requests with more than one token to compute."""
-        return self._demand.num_multi_token
+        """Running requests with more than one token to compute, those admitted in this step included."""
+        return self._demand.num_multi_token + self._whole_prompts
 
     def waiting(self) -> Sequence[RequestView]:
         """The waiting requests in the engine's own order."""

@@ -87,7 +87,7 @@ class VllmPrefixCache:
         before = queue.num_free_blocks
         for block in blocks:
             queue.remove(block)
-        _prepend(queue, blocks[::-1])
+        _prepend(queue, blocks)
         if queue.num_free_blocks != before:
             raise FreeQueueError(
                 f"free blocks: expected {before} after moving, found {queue.num_free_blocks}"
@@ -95,10 +95,10 @@ class VllmPrefixCache:
         return len(blocks)
 
     def _collect_free(self, keys: Sequence[Hashable]) -> list[Any]:
-        """Return the blocks of `keys` that may be moved, in order, after checking each of them."""
+        """Return the blocks of `keys` that may be moved, the last key's first, after checking them all."""
         blocks: list[Any] = []
         seen: set[int] = set()
-        for key in keys:
+        for key in reversed(keys):  # of a key that comes twice the last place counts
             block = self._find_block(key)
             if block is None or block.ref_cnt > 0 or block.block_id in seen:
                 continue
