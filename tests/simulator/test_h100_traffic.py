@@ -15,11 +15,11 @@ from tests.simulator.aims import AIMS
 from bidkv.calibration.validation import (
     ORDERED,
     ComparedRun,
-    agreement,
     closeness_table,
     compare_runs,
     main,
     order_table,
+    rank_agreement,
     tail_table,
 )
 from bidkv.profiles import load_profile
@@ -109,7 +109,7 @@ def test_the_slow_run_is_slow_where_only_decode_steps_are_left(compared: dict[st
 
 @pytest.mark.parametrize("figure", ORDERED)
 def test_policies_rank_as_on_the_real_engine(policies: list[ComparedRun], figure: str) -> None:
-    tau, pairs = agreement(policies, figure, noise=0.02)
+    tau, pairs = rank_agreement(policies, figure, noise=0.02)
     assert len(policies) == 5
     assert pairs >= 7
     assert tau >= 0.9
@@ -120,9 +120,9 @@ def test_a_wrong_order_is_found_and_noise_is_left_out() -> None:
         return ComparedRun(name, name, {"e2e_mean_s": real}, {"e2e_mean_s": simulated}, 0.0)
 
     runs = [run("a", 1.0, 3.0), run("b", 2.0, 2.0), run("c", 2.01, 1.0)]
-    assert agreement(runs, "e2e_mean_s", noise=0.02) == (-1.0, 2)
-    assert agreement(runs, "e2e_mean_s", noise=0.0) == (-1.0, 3)
-    assert agreement([run("a", 1.0, 1.0), run("b", 2.0, 2.0)], "e2e_mean_s", noise=0.0) == (1.0, 1)
+    assert rank_agreement(runs, "e2e_mean_s", noise=0.02) == (-1.0, 2)
+    assert rank_agreement(runs, "e2e_mean_s", noise=0.0) == (-1.0, 3)
+    assert rank_agreement([run("a", 1.0, 1.0), run("b", 2.0, 2.0)], "e2e_mean_s", noise=0.0) == (1.0, 1)
 
 
 def test_the_command_prints_both_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

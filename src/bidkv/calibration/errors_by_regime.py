@@ -1,4 +1,4 @@
-"""How far a profile is from recorded steps, regime by regime, and what a recording does not cover."""
+"""Errors of a profile on recorded steps, regime by regime, and what a recording does not cover."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from bidkv.results.percentiles import nearest_rank
 
 _BATCH_EDGES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _TOKEN_EDGES = (64, 256, 512, 1024, 2047, 8192)
-_FEW_STEPS = 10  # fewer steps than this do not pin a coefficient down
+_FEW_STEPS = 10
+"""Steps of one size below which a recording is said not to cover it."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class RegimeError:
 
     Attributes:
         regime: which steps.
-        steps: how many.
+        steps: number of steps.
         mean_ms: their recorded mean, milliseconds.
-        total: predicted over recorded total time, less 1: what a run's length feels.
+        total: predicted over recorded total time, less 1: the error of a run's length.
         signed: mean of predicted over recorded, less 1.
         absolute: mean of its absolute value.
         p95: nearest-rank 95th percentile of the absolute value.
@@ -58,8 +59,8 @@ class CandidateError:
     cell_total: float
 
 
-def regime_errors(log: StepLog, predicted_s: Floats) -> list[RegimeError]:
-    """Errors by regime, by decode batch size and by tokens of steps with prefill; no empty groups."""
+def measure_by_regime(log: StepLog, predicted_s: Floats) -> list[RegimeError]:
+    """Return errors by regime, by decode batch size and by tokens of steps with prefill; no empty groups."""
     return [_error(name, log.step_s[mask], predicted_s[mask]) for name, mask in _groups(log) if mask.any()]
 
 
@@ -113,8 +114,8 @@ def cross_validate(log: StepLog, model: Candidate, graphs: Graphs) -> CandidateE
     )
 
 
-def uncovered(log: StepLog, graphs: Graphs) -> list[str]:
-    """What a profile fitted to `log` must extrapolate, one line each."""
+def list_uncovered(log: StepLog, graphs: Graphs) -> list[str]:
+    """Return what a profile fitted to `log` must extrapolate, one line each."""
     tokens, prefilling = log.tokens, log.prefill > 0
     decodes = log.decode[~prefilling & (tokens > 0)]
     context_per_request = log.context / np.maximum(log.decode + log.prefills, 1)

@@ -15,7 +15,9 @@ from bidkv.calibration.fitting import predict
 from bidkv.calibration.step_log import StepLog
 from bidkv.profiles import StepTimeProfile
 
-_MOST_POINTS = 3000  # of one log; more make the page slow and say nothing new
+_MOST_POINTS = 3000
+"""Points drawn of one log; more make the page slow and show nothing new."""
+
 _WIDTH, _HEIGHT = 430, 300
 _LINE_BATCHES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 _LINE_CONTEXT_TOKENS = (100, 500)  # a request

@@ -10,8 +10,8 @@ from bidkv.calibration.errors_by_regime import (
     CandidateError,
     RegimeError,
     cross_validate,
-    regime_errors,
-    uncovered,
+    list_uncovered,
+    measure_by_regime,
 )
 from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, find_candidate, fit, predict
 from bidkv.calibration.step_log import StepLog
@@ -38,7 +38,7 @@ class Calibration:
     uncovered: list[str]
 
     def document(self) -> dict[str, Any]:
-        """All of it as JSON values, the profile's coefficients left out."""
+        """Return everything but the profile's coefficients as JSON values."""
         return {
             "model": self.model,
             "errors": [_short(asdict(error)) for error in self.errors],
@@ -47,7 +47,7 @@ class Calibration:
         }
 
     def profile_json(self) -> str:
-        """The profile file, with the figures above as its evidence."""
+        """Return the profile's file, with :meth:`document` as its evidence."""
         return dump_profile(self.profile, evidence=self.document())
 
 
@@ -78,19 +78,19 @@ def calibrate(
     return Calibration(
         profile=profile,
         model=model,
-        errors=regime_errors(log, predict(profile, log)),
+        errors=measure_by_regime(log, predict(profile, log)),
         candidates=[cross_validate(log, each, graphs) for each in CANDIDATES] if compare else [],
-        uncovered=uncovered(log, graphs),
+        uncovered=list_uncovered(log, graphs),
     )
 
 
 def check(profile: StepTimeProfile, log: StepLog) -> list[RegimeError]:
-    """Errors of `profile` on steps it has never seen."""
-    return regime_errors(log, predict(profile, log))
+    """Return the errors of `profile` on steps it was not fitted to."""
+    return measure_by_regime(log, predict(profile, log))
 
 
 def as_text(calibration: Calibration, log: StepLog) -> str:
-    """The report of a fit, as lines of text."""
+    """Return the report of a fit as text."""
     lines = [f"{calibration.profile.name}: {len(log)} steps of {log.source}, model: {calibration.model}", ""]
     lines += errors_as_text("Error on the steps it was fitted to", calibration.errors)
     if calibration.candidates:
@@ -108,7 +108,7 @@ def as_text(calibration: Calibration, log: StepLog) -> str:
 
 
 def errors_as_text(title: str, errors: Sequence[RegimeError]) -> list[str]:
-    """A table of errors, as lines of text."""
+    """Return a table of errors, as lines of text."""
     head = (title, "steps", "mean ms", "total", "mean", "mean |.|", "p95 |.|")
     rows = [
         (
@@ -126,5 +126,5 @@ def errors_as_text(title: str, errors: Sequence[RegimeError]) -> list[str]:
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
-    # Six digits say all there is, and keep the file the same where the last bits of a sum differ.
+    # Four digits say everything, and keep the file the same where the last bits of a sum differ.
     return {key: float(f"{value:.4g}") if isinstance(value, float) else value for key, value in row.items()}

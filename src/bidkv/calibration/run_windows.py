@@ -2,7 +2,7 @@
 
 A run's timeline says when every 20th step ended. The simulator takes the same requests through those steps,
 and its step times are stretched window by window until each ends when the record says: every arrival then
-meets the step that it met on the real engine, to within a fraction of a window. Where the simulated state
+meets the step that it met on the real engine, within a fraction of a window. Where the simulated state
 (requests that run and wait) agrees with the record at both ends of a window, its batches are taken for those
 of the real engine.
 """
@@ -28,18 +28,25 @@ from bidkv.simulator.request import SimRequest
 from bidkv.simulator.vllm.engine import VllmStepEngine
 
 _TRIES = 10
-_MET_S = 1e-7  # a window that ends this close to the record needs no other try
-_CLOSE_S = 1e-3  # one that ends further from it is not used
+"""Most stretches that are tried to make a window end when the record says."""
+
+_MET_S = 1e-7
+"""Seconds from the record within which a window's end needs no further try."""
+
+_CLOSE_S = 1e-3
+"""Seconds from the record beyond which a window is not used."""
+
 _LEAST_STRETCH = 0.01
+"""Smallest factor on step times that is tried."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """Some steps in a row of which only the common time is known.
+    """Consecutive steps of which only the total time is known.
 
     Attributes:
-        batches: one row a step: the five arguments of :meth:`~bidkv.profiles.StepTimeProfile.step_s`.
-        duration_s: recorded, of all of them together.
+        batches: one row per step: the five arguments of :meth:`~bidkv.profiles.StepTimeProfile.step_s`.
+        duration_s: recorded seconds of all of them together.
         graph_max_tokens: the largest CUDA graph of the engine that ran them.
     """
 
@@ -49,7 +56,7 @@ class Window:
 
 
 class _Stretched:
-    """Step times of a profile times a factor; remembers every batch it was asked for."""
+    """Step times of a profile times a factor; keeps every batch it was asked for."""
 
     def __init__(self, profile: StepTimeProfile) -> None:
         self.profile = profile
@@ -75,7 +82,7 @@ class _Stretched:
 
 
 class _Drive:
-    """The simulated engine on its way through one run; a copy of it can try a window."""
+    """The simulated engine within one run; a copy of it can try a window."""
 
     def __init__(self, config: EngineConfig, profile: StepTimeProfile, policy: str) -> None:
         self.times = _Stretched(profile.for_engine(config.max_num_seqs, config.max_num_batched_tokens))
@@ -103,12 +110,12 @@ class _Drive:
 
 
 def run_windows(spec: dict[str, Any], real: RunResult, profile: StepTimeProfile) -> tuple[list[Window], int]:
-    """The windows of a run whose batches are known, and how many there are in all.
+    """Return the windows of a run whose batches are known, and the number of all windows.
 
     Args:
         spec: the run in its plan (:func:`bidkv.calibration.validation.read_runs`).
         real: what was recorded of it.
-        profile: how a window's time is divided among its steps until they are fitted.
+        profile: divides a window's time among its steps until they are fitted.
     """
     config = EngineConfig(
         num_gpu_blocks=spec["blocks"],
@@ -124,7 +131,7 @@ def run_windows(spec: dict[str, Any], real: RunResult, profile: StepTimeProfile)
     for number, point in enumerate(real.timeline):
         assert drive is not None
         first = drive.engine.num_steps - lag
-        drive = _to_point(drive, 1 + TIMELINE_EVERY * number - drive.engine.num_steps, point, requests)
+        drive = _advance_to(drive, 1 + TIMELINE_EVERY * number - drive.engine.num_steps, point, requests)
         if drive is None:
             break
         engine = drive.engine
@@ -138,10 +145,10 @@ def run_windows(spec: dict[str, Any], real: RunResult, profile: StepTimeProfile)
     return found, max(0, len(real.timeline) - 2)
 
 
-def _to_point(
+def _advance_to(
     start: _Drive, steps: int, point: TimelinePoint, requests: Sequence[WorkloadRequest]
 ) -> _Drive | None:
-    """`start`, so many steps on, stretched to end when `point` says; None if the run ends before."""
+    """Return `start` advanced by `steps`, stretched to end at `point`; None if the run ends before."""
     factor = 1.0
     for _ in range(_TRIES):
         drive = copy.deepcopy(start)

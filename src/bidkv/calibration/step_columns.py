@@ -1,4 +1,4 @@
-"""Columns of a step log: one CSV row an engine step, written on a GPU host and read by the calibration.
+"""Columns of a step log: one CSV row per engine step, written on a GPU host and read by the calibration.
 
 A fit requires ``step_s``, ``tokens``, ``prefill``, ``decode`` and ``context``; the others make it better.
 ``preempted`` and ``lost`` occur in logs of runs under memory pressure.

@@ -1,4 +1,4 @@
-"""Step logs: one CSV row an engine step, what a calibration reads.
+"""Step logs: one CSV row per engine step, read by the calibration.
 
 The columns are those of :mod:`bidkv.calibration.step_columns`, in any order; others are ignored. Without
 ``prefill_attention`` the chunks are not known. They are then rebuilt: in a grid cell as equal prompts that
@@ -20,8 +20,11 @@ from bidkv.calibration.step_columns import CELL_COLUMNS, COLUMNS, REQUIRED_COLUM
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_MOST = 1e15  # whole numbers up to here are exact
-_BLOCK_ROWS = 100  # a log without cells is cut into blocks this long, because neighboring steps are alike
+_MOST = 1e15
+"""Upper bound of every number; whole numbers up to it are exact in a float."""
+
+_PART_ROWS = 100
+"""Rows of the parts into which a log without cells is cut, because neighboring steps are alike."""
 
 
 class StepLogError(ValueError):
@@ -30,7 +33,7 @@ class StepLogError(ValueError):
 
 @dataclass(frozen=True)
 class StepLog:
-    """Recorded steps; every array has one entry a step.
+    """Recorded steps; every array has one entry per step.
 
     Attributes:
         source: name of the file.
@@ -40,7 +43,7 @@ class StepLog:
         context: tokens resident of the scheduled requests.
         attention: query-key pairs of the prefill.
         prefills: requests that prefilled.
-        cell: number of the grid cell (or block of rows) the step belongs to.
+        cell: number of the grid cell (or part of the rows) the step belongs to.
         attention_recorded: whether `attention` was recorded, not rebuilt.
     """
 
@@ -63,7 +66,7 @@ class StepLog:
         return self.prefill + self.decode
 
     def where(self, mask: NDArray[np.bool_]) -> StepLog:
-        """The steps that `mask` selects."""
+        """Return the steps that `mask` selects."""
         return StepLog(
             self.source,
             self.step_s[mask],
@@ -109,7 +112,7 @@ def read_step_log(path: str | Path) -> StepLog:
     attention = columns.get("prefill_attention")
     recorded = attention is not None
     if attention is None:
-        attention = _rebuilt_in_cells(columns, cell) if "conc" in columns else _rebuilt(prefill, prefills)
+        attention = _rebuild_in_cells(columns, cell) if "conc" in columns else _rebuild(prefill, prefills)
     whole = [column.astype(np.int64) for column in (prefill, decode, columns["context"], prefills, cell)]
     return StepLog(
         name, columns["step_s"], whole[0], whole[1], whole[2], attention, whole[3], whole[4], recorded
@@ -144,18 +147,18 @@ def _numbers(name: str, line: int, row: dict[str, str], known: list[str]) -> lis
 def _cells(columns: dict[str, Floats]) -> Floats:
     names = [column for column in CELL_COLUMNS if column in columns]
     if not names:
-        return np.floor(np.arange(len(columns["step_s"])) / _BLOCK_ROWS)
+        return np.floor(np.arange(len(columns["step_s"])) / _PART_ROWS)
     keys = np.stack([columns[column] for column in names], axis=1)
     return np.unique(keys, axis=0, return_inverse=True)[1].astype(np.float64)
 
 
-def _rebuilt(prefill: Floats, prefills: Floats) -> Floats:
+def _rebuild(prefill: Floats, prefills: Floats) -> Floats:
     requests = np.maximum(prefills, 1.0)
     return prefill * prefill / (2.0 * requests)
 
 
-def _rebuilt_in_cells(columns: dict[str, Floats], cell: Floats) -> Floats:
-    """Query-key pairs of each step if each cell's prompts are equally long and enter in order."""
+def _rebuild_in_cells(columns: dict[str, Floats], cell: Floats) -> Floats:
+    """Return the query-key pairs of each step if each cell's prompts are equally long and enter in order."""
     pairs = np.zeros(len(cell))
     lost = columns.get("lost", np.zeros(len(cell)))
     for code in np.unique(cell):

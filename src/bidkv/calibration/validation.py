@@ -1,16 +1,16 @@
-"""Replays made on a real engine, simulated: how far off every figure is, and whether policies rank alike.
+"""Simulate replays made on a real engine: the error of every figure, and whether policies rank alike.
 
     python -m bidkv.calibration.validation --runs DIRECTORY --profile NAME [--order | --tails]
 
-The directory holds the plan of :mod:`bidkv.gpu_host.replay` as ``plan.json`` and one result file a
+The directory holds the plan of :mod:`bidkv.gpu_host.replay` as ``plan.json`` and one result file per
 run; a run's ``max_num_seqs`` (256) and ``async_scheduling`` (false) say how its engine was started. The
 simulator is given the plan and the profile alone. Runs of a policy whose rules changed since they were made
 say nothing about the simulator: ``--without`` leaves them out. All tables are Markdown.
 
 The last column of the first table needs no simulation: after the last first token only decode steps are
 left, of as many requests as the recorded timeline says, and the profile says how long those take. It tells a
-machine that was slow during a run from a model that is wrong elsewhere. With ``--tails`` those recorded steps
-are all there is: their milliseconds by the number of requests left, run by run, no profile asked.
+machine that was slow during a run from a model that is wrong elsewhere. ``--tails`` prints only those
+recorded steps: their milliseconds by the number of requests left, run by run, without a profile.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def compare_runs(
 
 
 def decode_tail(real: RunResult, profile: StepTimeProfile) -> float:
-    """How much longer than recorded the decode steps after the run's last first token take, by `profile`.
+    """Return by how much `profile` exceeds the recorded time of the decode steps after the last first token.
 
     A window of the timeline counts with the mean of its two ends: requests, and tokens resident (blocks less
     the half block that a request leaves empty on average).
@@ -110,7 +110,7 @@ def decode_tail(real: RunResult, profile: StepTimeProfile) -> float:
 
 
 def tail_table(directory: Path) -> str:
-    """Recorded milliseconds of a decode step after the last first token, by requests left, one row a run.
+    """Return the milliseconds of decode steps after the last first token by requests left, one row per run.
 
     The median over the windows between two points of the timeline, and how many there are.
 
@@ -136,15 +136,15 @@ def tail_table(directory: Path) -> str:
 
 
 def _tail(real: RunResult) -> tuple[float, list[tuple[TimelinePoint, TimelinePoint]]]:
-    """Steps of a window between two points of the timeline, and the windows after the last first token."""
+    """Return the steps between two points of the timeline, and the windows after the last first token."""
     since_s = max(record.first_token_s or 0.0 for record in real.records)
     points = [point for point in real.timeline if point.time_s > since_s and point.running]
     steps = real.totals.steps / max(1, len(real.timeline))
     return steps, list(pairwise(points))
 
 
-def agreement(compared: Sequence[ComparedRun], figure: str, noise: float) -> tuple[float, int]:
-    """Kendall's tau of the policies' order by `figure`, and how many pairs it rests on.
+def rank_agreement(compared: Sequence[ComparedRun], figure: str, noise: float) -> tuple[float, int]:
+    """Return Kendall's tau of the policies' order by `figure`, and the number of pairs behind it.
 
     Pairs of runs whose real figures differ by less than `noise` (a share of the larger) have no order that a
     single run could show and are left out.
@@ -161,7 +161,7 @@ def agreement(compared: Sequence[ComparedRun], figure: str, noise: float) -> tup
 
 
 def closeness_table(compared: Sequence[ComparedRun]) -> str:
-    """How far every figure is off, one row a run."""
+    """Return the error of every figure as Markdown, one row per run."""
     lines = [
         "| run | steps, preemptions: real | simulated | req/s | throughput | mean e2e | p99 e2e "
         "| TTFT p50 | TTFT p99 | tax, points | final decode steps |",
@@ -181,7 +181,7 @@ def closeness_table(compared: Sequence[ComparedRun]) -> str:
 
 
 def order_table(compared: Sequence[ComparedRun], noise: float) -> str:
-    """Real and simulated figures by policy, and how far their orders agree."""
+    """Return real and simulated figures by policy as Markdown, and how well their orders agree."""
     lines = ["| policy | mean e2e s: real, simulated | tax: real, simulated | req/s: real, simulated |"]
     lines.append("|---|---|---|---|")
     for row in compared:
@@ -189,8 +189,8 @@ def order_table(compared: Sequence[ComparedRun], noise: float) -> str:
         lines.append(f"| {row.policy} | {cells} |")
     taus = []
     for figure in ORDERED:
-        tau, pairs = agreement(compared, figure, noise)
-        every, _ = agreement(compared, figure, 0.0)
+        tau, pairs = rank_agreement(compared, figure, noise)
+        every, _ = rank_agreement(compared, figure, 0.0)
         taus.append(f"{tau:+.2f} ({pairs} pairs; all {every:+.2f})")
     lines.append(f"| Kendall's tau | {' | '.join(taus)} |")
     return "\n".join(lines)

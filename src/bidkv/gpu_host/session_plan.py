@@ -19,7 +19,7 @@ class SessionRun:
     Attributes:
         name: names its result file.
         workload: a session workload's name, or a file of sessions beside the plan.
-        policy: who decides, as `BIDKV_STRATEGY` names it.
+        policy: the policy that decides, as `BIDKV_STRATEGY` names it.
         concurrent: sessions alive at once; each one that ends starts the next.
         sessions: most sessions taken from the workload.
         seed: of the workload.
