@@ -611,8 +611,8 @@ class FakeStability:
     def record_request_arrival(self, *args: object) -> None:
         self.calls.append(("arrival", *args))
 
-    def record_request_completion(self, *args: object) -> None:
-        self.calls.append(("completion", *args))
+    def record_request_completion(self, *args: object, mean_blocks: float) -> None:
+        self.calls.append(("completion", *args, mean_blocks))
 
 
 def test_the_estimators_hear_arrivals_and_completions() -> None:
@@ -631,5 +631,5 @@ def test_the_estimators_hear_arrivals_and_completions() -> None:
     ):
         engine.now_s = now
         event()
-    # Service starts with the first admission; 32 computed tokens are two blocks.
-    assert stability.calls == [("arrival", 1.0, 32, "someone"), ("completion", 5.5, 3500.0, 2, "someone")]
+    # Service starts with the first admission; 32 computed tokens are two blocks, held from start to end.
+    assert stability.calls == [("arrival", 1.0, 32, "someone"), ("completion", 5.5, 3500.0, 2, "someone", 2.0)]

@@ -1,38 +1,22 @@
-"""The queueing controller's floor as a gate: asked for by name, kept at every admission beside others."""
+"""`queueing-floor`: what idle sessions retain ends where the flow of requests needs the memory."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
+from tests.support import FakeEngine, FakeRequest
 
 from bidkv.policy import resolve
 from bidkv.policy.own.queueing_floor import QueueingFloor
 from bidkv.profiles import load_profile
-from bidkv.protocol.policy import EngineView
-from bidkv.protocol.requests import RequestView, WorkloadRequest
+from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
 
 PROFILE = load_profile("h100-llama3.1-8b")
 ENGINE = EngineConfig(num_gpu_blocks=601, max_num_seqs=32)
-
-
-class Watched(QueueingFloor):
-    """Notes the floor and what was free after each admission beside others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.floor = 0
-        self.seen: list[tuple[int, int]] = []
-
-    def reserve_blocks(self, engine: EngineView) -> int:
-        self.floor = super().reserve_blocks(engine)
-        return self.floor
-
-    def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        if len(engine.running) > 1:
-            self.seen.append((engine.free_blocks, self.floor))
-        super().on_admit(request, engine)
 
 
 def busy(count: int = 400, rate_rps: float = 2.0) -> list[WorkloadRequest]:
@@ -43,22 +27,78 @@ def busy(count: int = 400, rate_rps: float = 2.0) -> list[WorkloadRequest]:
     return requests
 
 
-def test_every_admission_leaves_the_floor_free() -> None:
-    policy = Watched()
-    result = simulate(busy(), policy, ENGINE, PROFILE, backend="python")
-    assert len(result.completed) == 400
-    assert len(policy.seen) > 50
-    assert max(floor for _, floor in policy.seen) > 60
-    assert all(free >= floor for free, floor in policy.seen)
+@dataclass
+class FakeSessions:
+    """Idle sessions by id, the one idle for longest first, with the blocks each retains."""
+
+    blocks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def retained_blocks(self) -> int:
+        return sum(self.blocks.values())
 
 
-def test_a_busy_server_stays_half_empty_as_the_theory_says() -> None:
-    requests = busy(rate_rps=8.0)
-    plain = simulate(requests, resolve("preempt-evict"), ENGINE, PROFILE).summary()
-    gated = simulate(requests, resolve("queueing-floor"), ENGINE, PROFILE).summary()
-    assert plain["kv_utilization_mean"] > 0.6
-    assert gated["kv_utilization_mean"] < 0.5
-    assert gated["preemptions"] < plain["preemptions"]
+def loaded(engine: FakeEngine, rate_rps: float, service_s: float, tokens: int) -> QueueingFloor:
+    """A policy that has seen a steady flow: lambda, E[S] and E[blocks] are what is given."""
+    policy = QueueingFloor(margin=1.0)
+    for index in range(100):
+        request = FakeRequest(f"r{index}", num_prompt_tokens=tokens, num_output_tokens=0)
+        engine.now_s = index / rate_rps
+        policy.on_arrival(request, engine)
+        policy.on_admit(request, engine)
+        engine.now_s += service_s
+        policy.on_finish(request, engine, completed=True)
+        engine.now_s -= service_s
+    policy.on_preempt(request, 0, engine)
+    return policy
+
+
+def drop_all(policy: QueueingFloor, engine: FakeEngine, sessions: FakeSessions) -> list[str]:
+    """Ask until the answer is None, as a controller does; the names dropped, in order."""
+    dropped = []
+    idle: Any = {name: name for name in sessions.blocks}
+    while idle and (chosen := policy.select_drop(idle, engine)) is not None:
+        dropped.append(str(chosen))
+        del idle[chosen], sessions.blocks[str(chosen)]
+    return dropped
+
+
+@pytest.mark.parametrize("rate_rps", [2.0, 8.0])
+def test_without_sessions_it_is_the_engines_own_order(rate_rps: float) -> None:
+    requests = busy(rate_rps=rate_rps)
+    plain, floor = (
+        simulate(requests, resolve(spec), ENGINE, PROFILE) for spec in ("preempt-evict", "queueing-floor")
+    )
+    assert floor.records == plain.records
+
+
+def test_idle_sessions_keep_what_the_flow_does_not_need_and_the_longest_idle_goes_first() -> None:
+    sessions = FakeSessions({"oldest": 30, "older": 30, "newest": 30})
+    engine: Any = FakeEngine(num_blocks=100, sessions=sessions)  # type: ignore[arg-type]
+    policy = loaded(engine, rate_rps=5.0, service_s=1.0, tokens=128)  # a floor of 5 * 1 * 8 blocks
+    assert drop_all(policy, engine, sessions) == ["oldest"]
+    assert engine.num_blocks - sessions.retained_blocks >= 40  # INVARIANT-11
+
+
+def test_an_idle_server_drops_nothing() -> None:
+    sessions = FakeSessions({"a": 40, "b": 50})
+    engine: Any = FakeEngine(num_blocks=100, sessions=sessions)  # type: ignore[arg-type]
+    policy = loaded(engine, rate_rps=0.5, service_s=1.0, tokens=128)
+    assert drop_all(policy, engine, sessions) == []
+
+
+def test_no_two_targets_are_set_within_the_eviction_interval() -> None:
+    sessions = FakeSessions({"a": 40, "b": 50})
+    engine: Any = FakeEngine(num_blocks=100, sessions=sessions)  # type: ignore[arg-type]
+    policy = loaded(engine, rate_rps=5.0, service_s=1.0, tokens=128)
+    assert drop_all(policy, engine, sessions) == ["a"]
+    sessions.blocks["c"] = 40
+    engine.now_s += 0.05
+    policy.on_turn_end(None, engine)  # type: ignore[arg-type]
+    assert drop_all(policy, engine, sessions) == []
+    engine.now_s += 0.1
+    policy.on_turn_end(None, engine)  # type: ignore[arg-type]
+    assert drop_all(policy, engine, sessions) == ["b"]
 
 
 def test_options_are_checked() -> None:

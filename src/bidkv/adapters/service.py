@@ -86,7 +86,7 @@ class EngineService(ABC):
         if command is not None:
             obey(command, self.controller, self.resolve)
 
-    def _look(self, engine: EngineView, free_blocks: int) -> None:
+    def _look(self, engine: EngineView) -> None:
         """Feed the queueing controller and the cycle watch, and read the policy's own figures.
 
         Called in the engine's thread; a few times a second is plenty.
@@ -97,7 +97,10 @@ class EngineService(ABC):
             self._policy_figures[name] = float(value) if isinstance(value, int | float) else 0.0
         stability = self.controller.stability
         if stability is not None:
-            stability.compute_stability_state(free_blocks, engine.num_blocks)
+            blocks = engine.num_blocks
+            stability.compute_flow_state(
+                blocks, blocks, num_waiting=engine.num_waiting, max_num_seqs=engine.max_num_seqs
+            )
         self._cycles.look(self._clock(), engine.num_running)
 
     def _export(self, port: int, readers: dict[str, Callable[[], float]]) -> MetricsExporter:

@@ -2,6 +2,7 @@
 
 from bidkv.stability.agents import AgentCounts
 from bidkv.stability.assessment import Assessment, LoadVerdict, assess
+from bidkv.stability.backlog import BacklogWatch
 from bidkv.stability.config import QueueingConfig
 from bidkv.stability.controller import QueueingController
 from bidkv.stability.estimators import ArrivalRate, Estimate, ForgettingMoments
@@ -19,6 +20,7 @@ __all__ = [
     "AgentCounts",
     "ArrivalRate",
     "Assessment",
+    "BacklogWatch",
     "CycleReport",
     "DecisionReason",
     "EmpiricalLaw",

@@ -1,8 +1,14 @@
-"""The queueing controller: is the load sustainable, and how many blocks must stay free.
+"""The queueing controller: is the load sustainable, and how many blocks does the flow of requests need.
 
-Little's law gives the mean number of blocks in use, lambda * E[S] * E[blocks]; the controller keeps
-that many (times a margin) free. It is a reported figure and a gate only where asked for by name: as a
-floor of free blocks it stops a busy server early. The live gate of an engine is a policy's reserve.
+By Little's law lambda * E[S] * E[blocks] is the mean number of blocks in use, the *floor*. Two questions are
+asked of it, by two methods:
+
+* :meth:`QueueingController.compute_stability_state` compares the floor with the *free* blocks, as the
+published
+  controller does. Beside the flow that already uses memory this calls a busy server unstable.
+* :meth:`QueueingController.compute_flow_state` compares it with the blocks the flow *may use*. This is the
+  utilization of a server that batches; live engines report it (docs/reference/stability.md has the
+  derivation).
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ import time
 from collections.abc import Callable
 
 from bidkv.stability.agents import AgentCounts, AgentTable
+from bidkv.stability.backlog import BACKLOG_S, BACKLOG_SHARE, BacklogWatch
 from bidkv.stability.config import QueueingConfig
 from bidkv.stability.estimators import ArrivalRate, Estimate, ForgettingMoments
 from bidkv.stability.quantization import QuantizationAdvisor
@@ -20,13 +27,15 @@ from bidkv.stability.state import NO_DATA, AdmissionDecision, DecisionReason, St
 MIN_COMPLETIONS = 10
 DEFAULT_ARRIVAL_RPS = 0.1
 DEFAULT_SERVICE_S = 1.0
+_DRAINING = 0.75
+"""While arrivals are below this share of the completions, the queue is being worked off."""
 _INFINITY = math.inf
 # Service times are given in milliseconds off clocks that tick in microseconds; zero would make mu infinite.
 _LEAST_SERVICE_S = 1e-6
 
 
 class QueueingController:
-    """Streaming queueing estimates, the floor of free blocks they ask for, and decisions that keep it.
+    """Streaming queueing estimates, the blocks the flow of requests needs, and decisions that keep them free.
 
     Timestamps may come from any clock. Between events the time passed on `clock` is added to the newest
     timestamp, so the rate decays in silence whether timestamps are wall time or made up.
@@ -46,11 +55,14 @@ class QueueingController:
         "_announced",
         "_announced_blocks",
         "_arrivals",
+        "_backlog",
         "_block_size",
         "_blocks",
         "_clock",
         "_config",
+        "_departures",
         "_evicted_at_s",
+        "_held_block_s",
         "_last_state",
         "_newest_s",
         "_read_at_s",
@@ -69,6 +81,9 @@ class QueueingController:
         self._announced = self._announced_blocks = 0
         self._service = ForgettingMoments(window)
         self._blocks = ForgettingMoments(window)
+        self._held_block_s = ForgettingMoments(window)
+        self._departures = ArrivalRate(window)
+        self._backlog = BacklogWatch()
         self._agents = AgentTable()
         self._advisor = QuantizationAdvisor()
         self._newest_s = -_INFINITY
@@ -88,7 +103,7 @@ class QueueingController:
         Args:
             timestamp: seconds, any clock; may repeat or run late.
             token_count: tokens known to be needed (the prompt); the mean demand before completions exist.
-            agent_id: who sent it.
+            agent_id: its sender.
 
         Raises:
             ValueError: a negative, infinite or NaN number, or an agent_id that is not a string.
@@ -106,7 +121,13 @@ class QueueingController:
         self._announced_blocks += math.ceil(token_count / self._block_size)
 
     def record_request_completion(
-        self, timestamp: float, service_time_ms: float, blocks_consumed: int, agent_id: str
+        self,
+        timestamp: float,
+        service_time_ms: float,
+        blocks_consumed: int,
+        agent_id: str,
+        *,
+        mean_blocks: float | None = None,
     ) -> None:
         """Take in a finished request.
 
@@ -114,7 +135,8 @@ class QueueingController:
             timestamp: seconds, the same clock as the arrivals'.
             service_time_ms: milliseconds from admission to the last token.
             blocks_consumed: KV blocks it held at its end.
-            agent_id: who sent it.
+            agent_id: its sender.
+            mean_blocks: KV blocks it held on average while it was served; None takes `blocks_consumed`.
 
         Raises:
             ValueError: a negative, infinite or NaN number, or an agent_id that is not a string.
@@ -125,9 +147,14 @@ class QueueingController:
             raise ValueError("service_time_ms must be >= 0 and finite")
         if not 0 <= blocks_consumed < _INFINITY:
             raise ValueError("blocks_consumed must be >= 0 and finite")
+        held = float(blocks_consumed) if mean_blocks is None else mean_blocks
+        if not 0.0 <= held < _INFINITY:
+            raise ValueError("mean_blocks must be >= 0 and finite")
         self._agents.consumed(agent_id, blocks_consumed)
         self._service.update(service_time_ms / 1000.0, timestamp)
         self._blocks.update(blocks_consumed, timestamp)
+        self._held_block_s.update(held * service_time_ms / 1000.0, timestamp)
+        self._departures.update(timestamp)
         if timestamp > self._newest_s:
             self._newest_s = timestamp
             self._read_at_s = self._clock()
@@ -197,6 +224,60 @@ class QueueingController:
         self._last_state = state
         return state
 
+    def compute_flow_state(
+        self, flow_blocks: int, total_blocks: int, *, num_waiting: int, max_num_seqs: int
+    ) -> StabilityState:
+        """Return the state of a live engine; it is what :meth:`export_metrics` shows afterwards.
+
+        Call it a few times a second. The utilization is lambda * E[S] * E[blocks] / `flow_blocks`, with
+        E[blocks] the mean number held while a request is served, or lambda * E[S] / `max_num_seqs` where
+        that is more. The load is called unstable once the queue has stopped emptying
+        (:mod:`bidkv.stability.backlog`) while no fewer requests arrive than leave; the boundary lies then
+        at no more than lambda, and at no less before.
+
+        In the state `service_rate_mu` and `lambda_critical` are the boundary, requests per second, and
+        `minimum_stable_blocks` is the floor of the flow, margin included.
+
+        Args:
+            flow_blocks: blocks the flow of requests may use: all but those kept for idle sessions, at least
+            1.
+            total_blocks: blocks there are.
+            num_waiting: requests that wait now.
+            max_num_seqs: most requests the engine runs at once.
+
+        Raises:
+            ValueError: counts out of range.
+        """
+        if not 1 <= flow_blocks <= total_blocks < _INFINITY:
+            raise ValueError("flow_blocks must be in [1, total_blocks]")
+        if not (num_waiting >= 0 and max_num_seqs >= 1):
+            raise ValueError("num_waiting must be >= 0 and max_num_seqs >= 1")
+        rate, service_s, blocks = self._figures()
+        held_s = service_s * blocks
+        if self._service.count >= MIN_COMPLETIONS:
+            held_s = self._held_block_s.get().value
+        self._backlog.update(self._clock(), backlogged=num_waiting >= max(1.0, BACKLOG_S * rate))
+        each = max(held_s / flow_blocks, service_s / max_num_seqs)  # utilization per request a second
+        boundary = 1.0 / each if each > 0.0 else math.inf
+        leaving = self._departures.get(self._now_s()).value
+        is_stable = self._backlog.share < BACKLOG_SHARE or rate < _DRAINING * leaving
+        boundary = max(boundary, rate) if is_stable else min(boundary, rate)
+        larger = max(boundary, rate)
+        state = StabilityState(
+            arrival_rate_lambda=rate,
+            service_rate_mu=boundary,
+            mean_blocks_per_request=held_s / service_s,
+            utilization_rho=rate / boundary if boundary > 0.0 else math.inf,
+            is_stable=is_stable,
+            lambda_critical=boundary,
+            minimum_stable_blocks=min(
+                _whole_blocks(rate * held_s * self._config.safety_margin), total_blocks
+            ),
+            stability_margin_pct=100.0 * (boundary - rate) / larger if 0.0 < larger < _INFINITY else 0.0,
+        )
+        self._last_state = state
+        return state
+
     # --- decisions -------------------------------------------------------------------------------
     def decide(
         self, current_free_blocks: int, total_blocks: int, requested_new_blocks: int
@@ -216,7 +297,7 @@ class QueueingController:
         if missing <= 0:
             return AdmissionDecision(True, 0, floor, False, 0.0, True, DecisionReason.FITS)
         if missing > total_blocks - current_free_blocks:
-            # Evicting everybody would not make room: evicting anybody would be waste.
+            # Evicting all of it would not make room, so evicting any of it would be waste.
             return AdmissionDecision(False, 0, floor, False, 0.0, False, DecisionReason.EXCEEDS_MEMORY)
         now = self._clock()
         if self._evicted_at_s is not None:

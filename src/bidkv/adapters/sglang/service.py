@@ -132,7 +132,7 @@ class SglangService(EngineService):
                 "running_requests": running,
                 "waiting_requests": engine.num_waiting,
             }
-            self._look(engine, free)
+            self._look(engine)
 
     def _readers(self) -> dict[str, Callable[[], float]]:
         """Gauges of this engine; read from the exporter's thread."""

@@ -89,7 +89,7 @@ class VllmService(EngineService):
             self._obey(self._control_file.poll())
         if self.controller.stability is not None and isinstance(self.glue, VllmGlue):
             engine = self.glue.engine
-            self._look(engine, engine.free_blocks)
+            self._look(engine)
 
     def _readers(self) -> dict[str, Callable[[], float]]:
         """Gauges of this engine; read from the exporter's thread, where the scheduler may be at work."""

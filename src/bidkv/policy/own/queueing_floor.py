@@ -1,9 +1,12 @@
-"""`queueing-floor`: the queueing controller's floor as a gate, for those who ask for it by name."""
+"""`queueing-floor`: idle sessions may hold only the memory that the flow of requests does not need."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionView
 from bidkv.stability import QueueingConfig, QueueingController
 
 
@@ -18,11 +21,13 @@ class _EventClock:
 
 
 class QueueingFloor(Policy):
-    """An admission leaves lambda * E[S] * E[blocks] * margin blocks free; the engine's own order otherwise.
+    """Leaves the flow of requests lambda * E[S] * E[blocks] * margin blocks; the engine's own order
+    otherwise.
 
-    By Little's law that is the mean number of blocks in use, so a busy server stops admitting near half of
-    its memory: the queue grows where other rules would still serve. :class:`Fair` keeps a
-    reserve that pays instead.
+    By Little's law that is the mean number of blocks the flow uses. The queueing controller compares it
+    with the blocks that no idle session retains, and what is missing is its eviction target: the session
+    idle for longest is dropped until the target is met (INVARIANT-11), and no two targets are set within
+    the controller's eviction interval. Without idle sessions nothing is held back.
 
     Args:
         margin: factor on the mean number of blocks in use, at least 1.
@@ -34,35 +39,50 @@ class QueueingFloor(Policy):
     def __init__(self, *, margin: float = 1.15, window_s: float = 60.0) -> None:
         self._clock = _EventClock()
         self._config = QueueingConfig(safety_margin=margin, window_seconds=window_s)
-        self._controller = QueueingController(self._config, clock=self._clock)
+        self.controller = QueueingController(self._config, clock=self._clock)
         self._admitted_s: dict[str, float] = {}
+        self._target_retained: int | None = None  # blocks that idle sessions may retain until the next event
 
-    def reserve_blocks(self, engine: EngineView) -> int:
-        """Return the floor; at most all blocks."""
-        state = self._controller.compute_stability_state(engine.free_blocks, engine.num_blocks)
-        return state.minimum_stable_blocks
+    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
+        """Return the session idle for longest while idle sessions retain more than the floor leaves them."""
+        sessions = engine.sessions
+        if sessions is None:
+            return None
+        retained, blocks = sessions.retained_blocks, engine.num_blocks
+        if self._target_retained is None:
+            evicted = self.controller.get_eviction_target_blocks(max(blocks - retained, 0), blocks, 0)
+            self._target_retained = retained - evicted
+        return next(iter(idle.values())) if retained > self._target_retained else None
+
+    def _event(self, engine: EngineView) -> None:
+        self._clock.now_s = engine.now_s
+        self._target_retained = None
 
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Count it."""
-        self._clock.now_s = engine.now_s
-        self._controller.record_request_arrival(engine.now_s, request.num_prompt_tokens, request.agent_id)
+        self._event(engine)
+        self.controller.record_request_arrival(engine.now_s, request.num_prompt_tokens, request.agent_id)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        """Its service begins; after a preemption it goes on."""
-        self._clock.now_s = engine.now_s
+        """Note when its service begins; after a preemption it continues."""
+        self._event(engine)
         self._admitted_s.setdefault(request.request_id, engine.now_s)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """Look at the clock."""
-        self._clock.now_s = engine.now_s
+        """Note the time."""
+        self._event(engine)
+
+    def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
+        """Note the time: one more session is idle."""
+        self._event(engine)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
-        """Take in its service time and its blocks."""
-        self._clock.now_s = engine.now_s
+        """Learn its service time and its blocks."""
+        self._event(engine)
         admitted_s = self._admitted_s.pop(request.request_id, None)
         if completed and admitted_s is not None:
             tokens = request.num_prompt_tokens + request.num_output_tokens
-            self._controller.record_request_completion(
+            self.controller.record_request_completion(
                 engine.now_s,
                 (engine.now_s - admitted_s) * 1e3,
                 -(-tokens // engine.block_size),
