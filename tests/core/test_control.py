@@ -632,4 +632,7 @@ def test_the_estimators_hear_arrivals_and_completions() -> None:
         engine.now_s = now
         event()
     # Service starts with the first admission; 32 computed tokens are two blocks, held from start to end.
-    assert stability.calls == [("arrival", 1.0, 32, "someone"), ("completion", 5.5, 3500.0, 2, "someone", 2.0)]
+    assert stability.calls == [
+        ("arrival", 1.0, 32, "someone"),
+        ("completion", 5.5, 3500.0, 2, "someone", 2.0),
+    ]
