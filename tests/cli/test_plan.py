@@ -92,3 +92,29 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert "Traceback" not in result.stderr
+
+
+def test_a_target_that_no_number_of_replicas_keeps_has_an_exit_code_of_its_own() -> None:
+    result = run(*STATED, *SMALL, "--slo-tpot-ms", "0.1")
+    assert result.exit_code == 1
+    assert "no number of replicas keeps the target" in result.stdout
+
+
+def test_a_cache_too_small_for_most_requests_is_no_plan() -> None:
+    result = run("plan", "--num-gpu-blocks", "3")
+    assert result.exit_code == 2
+    assert "of the requests exceed the 32 tokens of the KV cache" in result.stderr
+
+
+def test_one_number_states_equal_lengths() -> None:
+    one = run("plan", "--prompt-tokens", "400", "--output-tokens", "100", "--rate", "4", *SMALL)
+    two = run("plan", "--prompt-tokens", "400:400", "--output-tokens", "100:100", "--rate", "4", *SMALL)
+    assert one.exit_code == 0, one.output
+    assert one.stdout == two.stdout
+    assert one.stdout.startswith("replica: 600 KV blocks, 32 sequences, 2,048 tokens a step")
+
+
+def test_more_blocks_than_the_gpu_holds_are_questioned() -> None:
+    result = run(*STATED, "--num-gpu-blocks", "60000")
+    assert result.exit_code == 0
+    assert "about 27,949 blocks of 16 tokens fit beside the weights" in result.stderr

@@ -12,7 +12,7 @@ from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
-from bidkv.stability import LoadVerdict, ReplicaShape
+from bidkv.stability import LoadVerdict, ReplicaModel, ReplicaShape, UniformLaw
 
 PROFILE = load_profile("h100-llama3.1-8b")
 SHAPE = ReplicaShape(600, max_num_seqs=32)
@@ -127,7 +127,7 @@ def test_a_plan_that_is_too_small_is_found_out():
     assert fleet.grown.fewest is None
     text = plan_text(small, (), fleet)
     assert "the queues grow" in text
-    assert "more than 2: twice the plan does not hold" in text
+    assert "more than 2: twice the plan is too few" in text
 
 
 def test_a_fleet_that_misses_the_target_is_said_to():
@@ -158,3 +158,103 @@ def test_the_backlog_grows_by_what_is_too_much():
     ]
     assert growths[0] == pytest.approx(0.0, abs=0.02)
     assert growths[1] == pytest.approx(0.2, abs=0.05)
+
+
+def trace_of(rates_rps, window_s=300.0, lengths=(200, 50)):
+    """Requests evenly spread within windows of the given rates."""
+    requests, start_s = [], 0.0
+    for rate in rates_rps:
+        number = round(rate * window_s)
+        requests += [
+            WorkloadRequest(f"r{len(requests) + i}", start_s + (i + 0.5) * window_s / number, *lengths)
+            for i in range(number)
+        ]
+        start_s += window_s
+    return requests
+
+
+def test_a_trace_with_a_busy_hour_is_planned_for_that_hour():
+    quiet_and_busy = [0.1] * 18 + [3.0] * 6 + [0.1] * 6
+    demand = Demand.from_requests(trace_of(quiet_and_busy), "day")
+    assert not demand.windows.is_stationary
+    assert demand.busy.value == pytest.approx(3.0)
+    assert demand.arrivals.value < 0.8
+    plan = make_plan(demand, SHAPE, PROFILE, target=LatencyTarget(ttft_s=2.0))
+    assert plan.busy_rps == pytest.approx(3.0)
+    steady = make_plan(
+        Demand.from_requests(trace_of([3.0] * 10), "steady"),
+        SHAPE,
+        PROFILE,
+        target=LatencyTarget(ttft_s=2.0),
+    )
+    assert steady.windows.is_stationary
+    assert plan.replicas == steady.replicas
+    assert max(plan.replicas_over_time) == plan.replicas
+    assert min(plan.replicas_over_time) < plan.replicas or plan.replicas == 1
+    text = plan_text(plan)
+    assert "in the busiest 5 % of windows of 5 minutes" in text
+    assert "replicas over time" in text
+    assert "replicas over time" not in plan_text(steady)
+    document = json.loads(json.dumps(plan.as_dict(), allow_nan=False))
+    assert document["windows"]["replicas"] == list(plan.replicas_over_time)
+
+
+def test_chance_alone_does_not_make_arrivals_unsteady():
+    law = [(100, 20)] * 4000
+    demand = Demand.from_requests(poisson_requests(law, 1.0, seed=3), "poisson")
+    assert demand.windows.is_stationary
+    assert demand.busy == demand.arrivals
+    short = Demand.from_requests(poisson_requests(law[:500], 1.0, seed=3), "short")
+    assert short.windows is None
+
+
+def test_a_simulated_fleet_gets_the_traces_own_arrivals():
+    lengths = (800, 800)
+    busy = Demand.from_requests(trace_of([0.2] * 8 + [4.0] * 4 + [0.2] * 8, lengths=lengths), "busy")
+    plan = dataclasses.replace(make_plan(busy, SHAPE, PROFILE), replicas=1, replicas_grown=1)
+    fleet = verify_fleet(plan, busy, ENGINE, PROFILE)
+    # One replica sustains the mean of about 1 request a second, but not the busy twenty minutes.
+    assert fleet.now.planned.is_growing
+    assert "the queues grow" in plan_text(plan, (), fleet)
+
+
+def test_nothing_is_called_kept_where_nothing_was_asked():
+    plan, fleet = verified(3.0)
+    text = plan_text(plan, (), fleet)
+    assert "the queues stay" in text
+    assert "keeps the target" not in text
+    asked, kept = verified(3.0, target=LatencyTarget(ttft_s=20.0))
+    assert "keeps the target" in plan_text(asked, (), kept)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "output", "rate", "budget"),
+    [(6000, 2, 4.0, 65000), (6000, 8, 3.0, 2048), (6000, 8, 1.5, 2048), (500, 200, 20.0, 2048)],
+)
+def test_short_answers_beside_long_prompts_wait_for_their_tokens(prompt, output, rate, budget):
+    shape = ReplicaShape(26_999, max_num_seqs=256, max_num_batched_tokens=budget)
+    demand = Demand.uniform((prompt, prompt), (output, output), rate)
+    plan = make_plan(demand, shape, PROFILE)
+    model_rate = rate / plan.replicas
+    engine = EngineConfig(num_gpu_blocks=27_000, max_num_batched_tokens=budget)
+    requests = poisson_requests([(prompt, output)] * 3000, model_rate, 1)
+    measured = simulate(requests, resolve("preempt-evict"), engine, PROFILE).summary()
+    alone = make_plan(Demand.uniform((prompt, prompt), (output, output), model_rate), shape, PROFILE)
+    assert alone.each.answer_tpot_s == pytest.approx(measured["tpot_s"]["mean"], rel=0.2)
+    assert alone.each.ttft_p99_high_s == pytest.approx(measured["ttft_s"]["p99"], rel=0.4)
+    assert alone.each.ttft_p99_high_s >= alone.each.ttft_s
+
+
+def test_the_99th_percentile_is_never_below_the_mean():
+    plan = make_plan(Demand.uniform((100, 400), (500, 16_000), 1.0), ReplicaShape(8191), PROFILE)
+    assert plan.each.ttft_p99_high_s >= plan.each.ttft_s
+
+
+def test_an_even_stream_of_arrivals_meets_fewer_prompts():
+    """Behind a round-robin router the arrivals at one of several replicas are more even."""
+    shape = ReplicaShape(26_999, max_num_seqs=256)
+    model = ReplicaModel(UniformLaw((6000, 6000), (8, 8)), shape, PROFILE.for_engine(256, 2048).step_s)
+    one, four = model.at(2.0), model.at(2.0, replicas=4)
+    assert four.answer_tpot_s < one.answer_tpot_s
+    assert four.ttft_p99_high_s < one.ttft_p99_high_s
+    assert four.tpot_s == one.tpot_s

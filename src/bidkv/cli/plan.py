@@ -32,6 +32,9 @@ _GENERATED_REQUESTS = 4000
 NOT_POSSIBLE = 1
 """Exit code where no number of replicas keeps the target."""
 
+_MOST_REFUSED = 0.5
+"""Largest share of requests that are too long for the cache with which a plan says anything."""
+
 _NOTHING_STATED = FileStatements()
 
 _PICTURES = (".html", ".svg", ".png")
@@ -123,6 +126,11 @@ def command(
 
     run = _Run(demand, engine, step_times, target, growth, target_utilization, cached_prompt_share)
     plan = run.make_plan()
+    if plan.service.refused_share > _MOST_REFUSED:
+        fail(
+            f"--num-gpu-blocks: {plan.service.refused_share:.0%} of the requests exceed the "
+            f"{engine.usable_blocks * block_size:,} tokens of the KV cache, and a server refuses them"
+        )
     tests = run.test(plan, router.value) if simulate else ([], None)
     is_stdout_taken = _write(plan, engine, tests, json_file)
     if picture is not None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bidkv.evaluation.latency_target import NO_TARGET, LatencyTarget
-from bidkv.planning.demand import Demand
+from bidkv.planning.demand import ArrivalWindows, Demand
 from bidkv.profiles import StepTimeProfile
 from bidkv.stability import (
     Assessment,
@@ -20,6 +20,19 @@ from bidkv.stability import (
     blocks_at_bits,
     service_rate,
 )
+
+TTFT_MARGIN = 2.0
+"""Factor on the predicted wait in the 99th percentile of the time to first token, where a target bounds it.
+
+Simulated runs up to 80 % of the sustainable rate wait 0.9 to 2.2 times as long as predicted beside the time
+of the prompt itself, which is predicted well.
+"""
+
+TPOT_MARGIN = 1.2
+"""Factor on the predicted time per output token where a target bounds it.
+
+Simulated runs have 0.9 to 1.3 times the prediction, above 1.2 only for short answers near saturation.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,21 +58,29 @@ class CapacityPlan:
 
     Attributes:
         source: where the lengths come from.
-        arrivals_rps: the load now, requests per second.
+        arrivals_rps: mean load now, requests per second.
+        busy_rps: the load the replicas are planned for: that of the busiest windows, where arrivals are not
+            stationary, else the mean.
+        windows: arrivals over time, where the demand comes from a trace that is long enough.
+        replicas_over_time: replicas for each window's load.
         growth: factor on it to plan for.
         target_utilization: share of the sustainable rate a replica is planned to carry.
         service: what one replica sustains.
         one_replica: the load held against one replica.
-        promised_rps: the largest rate within the target; None when nothing is bounded.
-        planned_rps: what one replica is planned to carry; 0 when the target cannot be kept.
+        promised_rps: the largest rate of one replica alone within the target; None when nothing is bounded.
+        planned_rps: the most that one replica is planned to carry; with a target what each of `replicas`
+            carries, 0 when the target cannot be kept.
         replicas: for the load now; None when no number keeps the target.
         replicas_grown: for the grown load.
-        each: one of `replicas` under its share of the load now.
+        each: one of `replicas` under its share of `busy_rps`.
         options: changes of the replica, and what they would buy.
     """
 
     source: str
     arrivals_rps: float
+    busy_rps: float
+    windows: ArrivalWindows | None
+    replicas_over_time: tuple[int | None, ...]
     growth: float
     target_utilization: float
     service: ServiceRate
@@ -75,6 +96,10 @@ class CapacityPlan:
         """Return the plan as JSON types."""
         document = asdict(self)
         document["purchases"] = document.pop("options")
+        if self.windows is None:
+            del document["replicas_over_time"]
+        else:
+            document["windows"]["replicas"] = document.pop("replicas_over_time")
         return document
 
 
@@ -109,49 +134,94 @@ def make_plan(
         raise ValueError("target_utilization must be in (0, 1]")
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
 
-    def one(shape: ReplicaShape) -> tuple[ServiceRate, ReplicaModel, float | None, float]:
-        """Return what one replica sustains, its model, the rate within the target, and the rate planned."""
+    def one(shape: ReplicaShape) -> _Replica:
         service = service_rate(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
         model = ReplicaModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
-        planned = target_utilization * service.sustainable_rps
-        if target.is_empty:
-            return service, model, None, planned
-        promised = model.largest_rate(
-            ttft_p99_s=math.inf if target.ttft_s is None else target.ttft_s,
-            tpot_s=math.inf if target.tpot_s is None else target.tpot_s,
-        )
-        return service, model, promised, min(planned, promised)
+        return _Replica(service, model, target, target_utilization * service.sustainable_rps)
 
-    service, model, promised, planned = one(shape)
-    rate = demand.arrivals.value
-    replicas = _replicas(rate, planned)
+    now = one(shape)
+    rate = demand.busy.value
+    replicas = now.fewest(rate)
     options = []
-    for name, changed in _changes(shape, service):
+    for name, changed in _changes(shape, now.service):
         # More memory would also admit longer requests; the demand must stay the same.
-        after, _, _, planned_after = one(replace(changed, max_model_len=shape.longest_tokens))
-        gain = 100.0 * (after.sustainable_rps / service.sustainable_rps - 1.0)
-        needed = _replicas(growth * rate, planned_after)
-        options.append(ReplicaOption(name, after.sustainable_rps, gain, needed))
+        after = one(replace(changed, max_model_len=shape.longest_tokens))
+        gain = 100.0 * (after.service.sustainable_rps / now.service.sustainable_rps - 1.0)
+        needed = after.fewest(growth * rate)
+        options.append(ReplicaOption(name, after.service.sustainable_rps, gain, needed))
+    windows = demand.windows
     return CapacityPlan(
         source=demand.source,
-        arrivals_rps=rate,
+        arrivals_rps=demand.arrivals.value,
+        busy_rps=rate,
+        windows=windows,
+        replicas_over_time=() if windows is None else tuple(now.fewest(r) for r in windows.rates_rps),
         growth=growth,
         target_utilization=target_utilization,
-        service=service,
-        one_replica=assess(demand.arrivals, service),
-        promised_rps=promised,
-        planned_rps=planned,
+        service=now.service,
+        one_replica=assess(demand.busy, now.service),
+        promised_rps=now.promised_rps(),
+        planned_rps=_planned_rps(now, rate, replicas),
         replicas=replicas,
-        replicas_grown=_replicas(growth * rate, planned),
-        each=None if replicas is None else model.at(rate / replicas),
+        replicas_grown=now.fewest(growth * rate),
+        each=None if replicas is None else now.model.at(rate / replicas, replicas=replicas),
         options=tuple(options),
     )
 
 
-def _replicas(rate_rps: float, planned_rps: float) -> int | None:
-    if planned_rps <= 0.0:
-        return None
-    return max(math.ceil(round(rate_rps / planned_rps, 9)), 1)
+_MOST_REPLICAS = 100_000
+"""Largest number of replicas that is looked at; a target that needs more cannot be kept by any number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """One kind of replica: what it sustains, and the most it is planned to carry in any case."""
+
+    service: ServiceRate
+    model: ReplicaModel
+    target: LatencyTarget
+    most_rps: float
+
+    def fewest(self, rate_rps: float) -> int | None:
+        """Return the smallest number of replicas behind a round-robin router that keeps the target."""
+        if rate_rps <= 0.0:
+            return 0
+        number = max(math.ceil(round(rate_rps / self.most_rps, 9)), 1)
+        if self._keeps(rate_rps, number):
+            return number
+        too_few = number
+        while not self._keeps(rate_rps, number):
+            too_few, number = number, 2 * number
+            if number > _MOST_REPLICAS:
+                return None
+        while number - too_few > 1:
+            middle = (number + too_few) // 2
+            too_few, number = (too_few, middle) if self._keeps(rate_rps, middle) else (middle, number)
+        return number
+
+    def promised_rps(self) -> float | None:
+        """Return the largest rate of a single replica within the target; None where nothing is bounded."""
+        if self.target.is_empty:
+            return None
+        return self.model.largest_rate_where(self._is_kept)
+
+    def _keeps(self, rate_rps: float, number: int) -> bool:
+        if self.target.is_empty:
+            return True
+        state = self.model.at(rate_rps / number, replicas=number)
+        return state is not None and self._is_kept(state)
+
+    def _is_kept(self, state: ReplicaState) -> bool:
+        wait_s = state.ttft_p99_high_s - state.ttft_p99_alone_s
+        ttft_s, tpot_s = self.target.ttft_s, self.target.tpot_s
+        is_early = ttft_s is None or state.ttft_p99_alone_s + TTFT_MARGIN * wait_s <= ttft_s
+        return is_early and (tpot_s is None or TPOT_MARGIN * state.answer_tpot_s <= tpot_s)
+
+
+def _planned_rps(replica: _Replica, rate_rps: float, replicas: int | None) -> float:
+    if replica.target.is_empty:
+        return replica.most_rps
+    return 0.0 if replicas is None else rate_rps / replicas
 
 
 def _changes(shape: ReplicaShape, service: ServiceRate) -> list[tuple[str, ReplicaShape]]:

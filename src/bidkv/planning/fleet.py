@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from bidkv.baselines import ENGINE_ORDER
+from bidkv.evaluation.conditions import find_queue_growth
 from bidkv.evaluation.latency_target import NO_TARGET, LatencyTarget
 from bidkv.evaluation.saturation import backlog_growth, poisson_requests
 from bidkv.planning.capacity import CapacityPlan
@@ -13,6 +14,7 @@ from bidkv.planning.check import GROWING
 from bidkv.planning.demand import Demand
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile
+from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig
 from bidkv.simulator.fleet import simulate_fleet
 
@@ -27,7 +29,7 @@ class FleetCheck:
 
     Attributes:
         replicas: how many.
-        arrivals_rps: Poisson arrivals per second at the whole fleet.
+        arrivals_rps: mean arrivals per second at the whole fleet.
         throughput_rps: completed requests per second.
         is_growing: whether the queues kept more of the later arrivals than chance explains.
         kv_use: mean share of the blocks in use.
@@ -65,11 +67,13 @@ class FleetVerification:
 
     Attributes:
         router: the rule that sends each request to a replica.
+        has_target: whether a latency had to be kept, besides queues that stay short.
         now: for the load now.
         grown: for the grown load.
     """
 
     router: str
+    has_target: bool
     now: FleetAnswer
     grown: FleetAnswer
 
@@ -91,7 +95,8 @@ def verify_fleet(
 
     Args:
         plan: the plan to test.
-        demand: lengths and rate; arrivals are a Poisson process.
+        demand: the requests; those of a trace arrive in its own order and rhythm, stated ones as a Poisson
+            process.
         engine: options of each replica.
         profile: its step times.
         target: what the plan was asked to keep.
@@ -108,16 +113,31 @@ def verify_fleet(
     if plan.replicas is None or plan.replicas_grown is None:
         return None
 
-    def trial(rate_rps: float) -> Callable[[int], FleetCheck]:
-        return lambda replicas: _simulate(
-            demand, engine, profile, target, router, replicas, rate_rps, replicas * requests_each, seed
-        )
+    def trial(growth: float, planned: int) -> Callable[[int], FleetCheck]:
+        workload = _workload(demand, engine, growth, requests_each * planned, seed)
+        rate_rps = growth * demand.arrivals.value
+        return lambda replicas: _simulate(workload, engine, profile, target, router, replicas, rate_rps)
 
     return FleetVerification(
         router,
-        now=_answer(trial(plan.arrivals_rps), plan.replicas),
-        grown=_answer(trial(plan.growth * plan.arrivals_rps), plan.replicas_grown),
+        not target.is_empty,
+        now=_answer(trial(1.0, plan.replicas), plan.replicas),
+        grown=_answer(trial(plan.growth, plan.replicas_grown), plan.replicas_grown),
     )
+
+
+def _workload(
+    demand: Demand, engine: EngineConfig, growth: float, number: int, seed: int
+) -> list[WorkloadRequest]:
+    """Return a trace's own requests, faster by `growth`, or `number` requests of a stated law."""
+    if not demand.requests:
+        pairs = [pair for pair in demand.draw(number, seed) if pair[0] < engine.model_len]
+        return poisson_requests(pairs, growth * demand.arrivals.value, seed)
+    return [
+        replace(request, arrival_s=request.arrival_s / growth)
+        for request in demand.requests
+        if request.prompt_tokens + request.output_tokens <= engine.model_len
+    ]
 
 
 def _answer(trial: Callable[[int], FleetCheck], planned: int) -> FleetAnswer:
@@ -136,23 +156,19 @@ def _answer(trial: Callable[[int], FleetCheck], planned: int) -> FleetAnswer:
 
 
 def _simulate(
-    demand: Demand,
+    workload: Sequence[WorkloadRequest],
     engine: EngineConfig,
     profile: StepTimeProfile,
     target: LatencyTarget,
     router: str,
     replicas: int,
     rate_rps: float,
-    requests: int,
-    seed: int,
 ) -> FleetCheck:
-    pairs = [pair for pair in demand.draw(requests, seed) if pair[0] < engine.model_len]
-    workload = poisson_requests(pairs, rate_rps, seed)
     result = simulate_fleet(
         workload, resolve(ENGINE_ORDER), engine, profile, replicas=replicas, router=router
     ).merged
     summary = result.summary()
-    growing = backlog_growth(result) > GROWING
+    growing = backlog_growth(result) > GROWING or find_queue_growth(result) is not None
     ttft_s, tpot_s = summary["ttft_s"]["p99"], summary["tpot_s"]["mean"] or 0.0
     return FleetCheck(
         replicas=replicas,

@@ -30,8 +30,8 @@ def load_curve(
                 {"rate": point.arrivals_rps, "figure": name, "value": value}
                 for name, value in (
                     ("KV in use, %", 100.0 * point.memory_fill),
-                    ("ms a token", 1e3 * point.tpot_s),
-                    ("first token p99, s", point.ttft_p99_s),
+                    ("ms a token", 1e3 * point.answer_tpot_s),
+                    ("first token p99, s", point.ttft_p99_high_s),
                 )
             ]
     return rows

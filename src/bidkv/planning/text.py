@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from bidkv.evaluation.figures import percent, rate, seconds
 from bidkv.planning.capacity import CapacityPlan
 from bidkv.planning.check import RateCheck
+from bidkv.planning.demand import BUSY_SHARE
 from bidkv.planning.fleet import FleetAnswer, FleetCheck, FleetVerification
 from bidkv.stability import Limit
+
+_MOST_TIMES = 24
+"""Lines of the table of replicas over time."""
 
 _LIMITS = {
     Limit.MEMORY: "KV memory",
@@ -23,7 +27,7 @@ def plan_text(
     """Return the plan as lines of text."""
     service, one = plan.service, plan.one_replica
     lines = [
-        f"{plan.source}: {rate(plan.arrivals_rps)} req/s arrive",
+        f"{plan.source}: {rate(plan.arrivals_rps)} req/s arrive{_rhythm(plan)}",
         "",
         f"one replica sustains   {rate(service.sustainable_rps)} req/s "
         f"({rate(service.low_rps)} to {rate(service.high_rps)})",
@@ -41,14 +45,15 @@ def plan_text(
     if service.refused_share > 0.0:
         lines.append(f"  refused              {percent(service.refused_share)} of requests are too long")
     if plan.promised_rps is not None:
-        lines.append(f"within the target      {rate(plan.promised_rps)} req/s a replica")
+        lines.append(f"within the target      {rate(plan.promised_rps)} req/s on one replica alone")
     lines.append(_replicas(plan))
     if plan.each is not None:
         lines.append(
             f"  each then            {percent(plan.each.memory_fill)} of KV in use, "
-            f"{1e3 * plan.each.tpot_s:.1f} ms a token, first token {seconds(plan.each.ttft_s)} "
-            f"(p99 about {seconds(plan.each.ttft_p99_s)})"
+            f"{1e3 * plan.each.answer_tpot_s:.1f} ms a token, first token {seconds(plan.each.ttft_s)} "
+            f"(p99 about {seconds(plan.each.ttft_p99_high_s)})"
         )
+    lines += _over_time(plan)
     lines += ["", "what more would buy"]
     lines += [
         f"  {p.name:<36} {rate(p.sustainable_rps):>7} req/s ({p.gain_pct:+.0f} %), "
@@ -66,18 +71,53 @@ def plan_text(
     if fleet is not None:
         lines += ["", f"simulated, whole fleets behind a {fleet.router} router under the engine's own rule"]
         for when, answer in (("now", fleet.now), (f"at {plan.growth:g}x", fleet.grown)):
-            lines += [f"  planned {when:<8} {_fleet(answer.planned)}", _fewest(when, answer)]
+            lines += [
+                f"  planned {when:<8} {_fleet(answer.planned, fleet.has_target)}",
+                _fewest(when, answer, fleet.has_target),
+            ]
     return "\n".join(lines)
 
 
-def _fewest(when: str, answer: FleetAnswer) -> str:
+def _rhythm(plan: CapacityPlan) -> str:
+    """Say how the arrivals vary, where they do."""
+    if plan.windows is None or plan.windows.is_stationary:
+        return ""
+    return (
+        f" on average, and {rate(plan.busy_rps)} in the busiest {100 * (1 - BUSY_SHARE):.0f} % of windows of "
+        f"{plan.windows.window_s / 60:.0f} minutes, which the replicas are planned for"
+    )
+
+
+def _over_time(plan: CapacityPlan) -> list[str]:
+    """Return the replicas over time where arrivals vary: at most a day's worth of lines."""
+    windows = plan.windows
+    needed = [number for number in plan.replicas_over_time if number is not None]
+    if windows is None or windows.is_stationary or not needed:
+        return []
+    step = -(-len(needed) // _MOST_TIMES)
+    lines = ["", "replicas over time (the busiest window of each line)"]
+    for start in range(0, len(needed), step):
+        part = slice(start, start + step)
+        begin_h, end_h = (
+            min(index, len(needed)) * windows.window_s / 3600 for index in (start, start + step)
+        )
+        peak = max(windows.rates_rps[part])
+        lines.append(f"  {begin_h:6.2f} to {end_h:6.2f} h   {rate(peak):>7} req/s   {max(needed[part])}")
+    return lines
+
+
+def _fewest(when: str, answer: FleetAnswer, has_target: bool) -> str:
     if answer.fewest is None:
-        return f"  fewest {when:<9} more than {2 * answer.planned.replicas}: twice the plan does not hold"
-    return f"  fewest {when:<9} {_fleet(answer.fewest)}"
+        return f"  fewest {when:<9} more than {2 * answer.planned.replicas}: twice the plan is too few"
+    return f"  fewest {when:<9} {_fleet(answer.fewest, has_target)}"
 
 
-def _fleet(check: FleetCheck) -> str:
-    outcome = "the queues grow" if check.is_growing else "holds" if check.holds else "misses the target"
+def _fleet(check: FleetCheck, has_target: bool) -> str:
+    outcome = "the queues stay"
+    if check.is_growing:
+        outcome = "the queues grow"
+    elif has_target:
+        outcome = "keeps the target" if check.holds else "misses the target"
     return (
         f"{check.replicas} replicas, {rate(check.arrivals_rps)} req/s in, {percent(check.kv_use)} KV used, "
         f"first token p99 {seconds(check.ttft_p99_s)}, {1e3 * check.tpot_s:.1f} ms a token: {outcome}"

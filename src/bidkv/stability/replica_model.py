@@ -15,6 +15,7 @@ waiting behind full chunks is M/G/1 (Pollaczek-Khinchine). Tails are taken as ex
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bidkv.stability.lengths import LengthLaw
@@ -26,6 +27,11 @@ _RATE_HALVINGS = 14
 _GROUPS = 150
 _SETTLING = 12
 _TAIL = 0.01
+_FEW_RUNNING = 8.0
+"""Running requests at which half of a decode step counts as needed anyway; fitted to simulated runs."""
+
+_MOST_BUSY = 0.97
+"""Highest share of time for which the wait behind prompts is computed; beyond, the formula diverges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,11 @@ class ReplicaState:
         tpot_s: seconds per output token after the first.
         ttft_s: seconds to the first token.
         ttft_p99_s: 99th percentile of it, an estimate.
+        answer_tpot_s: mean over answers of a request's seconds per output token after the first. It counts
+            the prompts that wait when an answer begins, which a short answer meets in its few steps.
+        ttft_p99_high_s: 99th percentile of the time to first token where prompts queue behind each other; at
+            least `ttft_s`.
+        ttft_p99_alone_s: 99th percentile of the time of a prompt's own steps, without any waiting.
     """
 
     arrivals_rps: float
@@ -47,6 +58,9 @@ class ReplicaState:
     tpot_s: float
     ttft_s: float
     ttft_p99_s: float
+    answer_tpot_s: float
+    ttft_p99_high_s: float
+    ttft_p99_alone_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +75,9 @@ class _Pace:
     longest_prompt_s: float
     rest_s: float
     full_busy: float
+    chunks_s: float
+    work_s: float
+    work_squared_s2: float
 
 
 class ReplicaModel:
@@ -93,8 +110,13 @@ class ReplicaModel:
         mean_o = math.fsum(w * o for _, o, w in points)
         self._output_spread = math.fsum(w * o * o for _, o, w in points) / mean_o**2
 
-    def at(self, arrivals_rps: float) -> ReplicaState | None:
+    def at(self, arrivals_rps: float, *, replicas: int = 1) -> ReplicaState | None:
         """Predict the replica at a rate; None at or beyond what it sustains.
+
+        Args:
+            arrivals_rps: requests per second at this replica.
+            replicas: among how many a round-robin router shares a Poisson process. With several, arrivals at
+                each are more even, which `answer_tpot_s` and `ttft_p99_high_s` take into account.
 
         Raises:
             ValueError: a rate that is not positive and finite.
@@ -114,29 +136,78 @@ class ReplicaModel:
         seat_s = self._output_spread / (2.0 * (self.sustainable_rps - arrivals_rps))
         seat_tail = seat_s * math.log(max(seat_odds / _TAIL, 1.0))
         queue_tail = queue_s * math.log(max(pace.full_busy / _TAIL, 1.0)) / max(pace.full_busy, _TAIL)
+        ttft_s = pace.prompt_s + queue_s + seat_odds * seat_s + 0.5 * pace.step_s
+        ttft_p99_s = max(
+            pace.longest_prompt_s + queue_s + pace.rest_s, pace.prompt_s + max(seat_tail, queue_tail)
+        )
+        work_tail = _work_tail(arrivals_rps, pace, replicas)
         return ReplicaState(
             arrivals_rps=arrivals_rps,
             running=high,
             memory_fill=pace.memory_fill,
             tpot_s=pace.step_s,
-            ttft_s=pace.prompt_s + queue_s + seat_odds * seat_s + 0.5 * pace.step_s,
-            ttft_p99_s=max(
-                pace.longest_prompt_s + queue_s + pace.rest_s, pace.prompt_s + max(seat_tail, queue_tail)
+            ttft_s=ttft_s,
+            ttft_p99_s=ttft_p99_s,
+            ttft_p99_alone_s=pace.longest_prompt_s,
+            answer_tpot_s=pace.step_s + self._prompts_met_s(arrivals_rps, pace, replicas),
+            ttft_p99_high_s=max(
+                ttft_s,
+                pace.longest_prompt_s + queue_s + pace.rest_s * self._odds_of_a_step(arrivals_rps, pace),
+                pace.prompt_s + max(seat_tail, queue_tail),
+                pace.prompt_s + work_tail,
+                pace.longest_prompt_s + 0.5 * work_tail + pace.step_s,
             ),
         )
 
+    @staticmethod
+    def _odds_of_a_step(arrivals_rps: float, pace: _Pace) -> float:
+        """Return how far the slowest hundredth of prompts meets another's step: not at all when idle."""
+        return min(arrivals_rps * pace.work_s / (10.0 * _TAIL), 1.0)
+
+    def _prompts_met_s(self, arrivals_rps: float, pace: _Pace, replicas: int) -> float:
+        """Return the mean seconds that prompts waiting at an answer's start add to each of its steps.
+
+        While a prompt of P seconds is computed, lambda * P others arrive (fewer behind a round-robin router),
+        which are computed during the next steps of its answer: lambda * P^2 seconds, shared by the answer's
+        tokens after the first.
+        """
+        squared_s2 = pace.prompt_squared_s2 + 2.0 * pace.chunks_s * pace.rest_s + pace.rest_s**2
+        several = [(o, w) for _, o, w in self._points if o > 1.0]
+        weight = math.fsum(w for _, w in several)
+        if not weight:
+            return 0.0
+        evenness = _arrivals_after_one(arrivals_rps * pace.prompt_s, replicas) / (
+            arrivals_rps * pace.prompt_s
+        )
+        return evenness * arrivals_rps * squared_s2 * math.fsum(w / (o - 1.0) for o, w in several) / weight
+
     def largest_rate(self, *, ttft_p99_s: float = math.inf, tpot_s: float = math.inf) -> float:
-        """Return the largest rate that keeps both promises, 0 when an idle replica breaks one.
+        """Return the largest rate that keeps both bounds, 0 when an idle replica breaks one.
+
+        Args:
+            ttft_p99_s: bound on the 99th percentile of the time to first token.
+            tpot_s: bound on the mean time per output token.
 
         Raises:
-            ValueError: a promise that is not positive.
+            ValueError: a bound that is not positive.
         """
         if not (ttft_p99_s > 0.0 and tpot_s > 0.0):
             raise ValueError("ttft_p99_s and tpot_s must be > 0")
 
+        return self.largest_rate_where(
+            lambda state: state.ttft_p99_s <= ttft_p99_s and state.tpot_s <= tpot_s
+        )
+
+    def largest_rate_where(self, is_kept: Callable[[ReplicaState], bool]) -> float:
+        """Return the largest rate whose state passes a test, 0 when an idle replica does not.
+
+        Args:
+            is_kept: the test; it must pass at every rate below one at which it passes.
+        """
+
         def kept(rate: float) -> bool:
-            point = self.at(rate)
-            return point is not None and point.ttft_p99_s <= ttft_p99_s and point.tpot_s <= tpot_s
+            state = self.at(rate)
+            return state is not None and is_kept(state)
 
         low, high = 0.0, self.sustainable_rps
         for _ in range(_RATE_HALVINGS):
@@ -185,6 +256,12 @@ def _pace(
     step_s = 1.0 / (arrivals_rps * chunks + rest_rate + idle / decode_s)
     decode_steps = math.fsum(w * (o - 1.0) for _, o, w in points)
     decode_held = math.fsum(w * ((o - 1.0) * (s + rounding) + o * (o - 1.0) / 2.0) for s, o, w in points)
+    # Steps take `decode_s` without a prefill too, but only while requests run: of that time the prefill
+    # takes the share that decoding would not have needed.
+    spared = decode_s * running / (running + _FEW_RUNNING)
+    chunk_work_s = max(chunks_s - chunks * spared, 0.0)
+    rest_work_s = max(rest_rate * (rest_s - spared) / arrivals_rps, 0.0)
+    scale = (chunk_work_s / chunks_s) ** 2 if chunks_s else 0.0
     return _Pace(
         step_s=step_s,
         running=arrivals_rps * (decode_steps * step_s + chunks_s + rest_s),
@@ -194,7 +271,45 @@ def _pace(
         longest_prompt_s=longest_s,
         rest_s=rest_s,
         full_busy=full_busy,
+        chunks_s=chunks_s,
+        work_s=chunk_work_s + rest_work_s,
+        work_squared_s2=squared_s2 * scale + 2.0 * chunk_work_s * rest_work_s + rest_work_s**2,
     )
+
+
+def _arrivals_after_one(expected: float, replicas: int) -> float:
+    """Return how many arrivals follow one at a replica while `expected` would on average.
+
+    Every `replicas`-th event of a Poisson process arrives there: the sum over k of P(N >= k * replicas), with
+    N of the mean expected * replicas.
+    """
+    if replicas == 1:
+        return expected
+    mean = expected * replicas
+    most = int(mean + 10.0 * math.sqrt(mean) + 10.0)
+    probability, below, total, due = math.exp(-mean), 0.0, 0.0, replicas
+    for count in range(most + 1):
+        if count == due:
+            total += 1.0 - below
+            due += replicas
+        below += probability
+        probability *= mean / (count + 1)
+    return total
+
+
+def _work_tail(arrivals_rps: float, pace: _Pace, replicas: int) -> float:
+    """Return the 99th percentile of the wait of prompts behind each other.
+
+    As G/G/1 by Kingman's formula, with 1 / replicas for the squared variation of gaps behind a round-robin
+    router; with one replica it is M/G/1 (Pollaczek-Khinchine).
+    """
+    busy = min(arrivals_rps * pace.work_s, _MOST_BUSY)
+    if busy <= _TAIL:
+        return 0.0
+    variation = max(pace.work_squared_s2 / pace.work_s**2 - 1.0, 0.0)
+    evenness = (1.0 / replicas + variation) / (1.0 + variation)
+    mean_s = evenness * arrivals_rps * pace.work_squared_s2 / (2.0 * (1.0 - busy))
+    return mean_s / busy * math.log(busy / _TAIL)
 
 
 def _rest_steps(
