@@ -129,6 +129,14 @@ Duration = Annotated[
     float | None,
     typer.Option(metavar="T", help="Cut the run after T seconds; what is unfinished then is not counted."),
 ]
+Stream = Annotated[
+    bool,
+    typer.Option(
+        "--stream",
+        help="Read the trace anew for every strategy and keep no request: a trace of any length needs little "
+        "memory, and percentiles are within 0.8 %.",
+    ),
+]
 Hours = Annotated[
     float | None,
     typer.Option(metavar="H", help="Repeat the trace, each time from another place, until it lasts H hours."),

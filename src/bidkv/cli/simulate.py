@@ -16,8 +16,10 @@ from bidkv.cli.workload import (
     SessionOptions,
     Workload,
     WorkloadOptions,
+    finish_stream,
     note_unread_fields,
     read_workload,
+    stream_workload,
 )
 from bidkv.profiles import DEFAULT_PROFILE
 
@@ -41,6 +43,7 @@ def command(
     rate: opt.Rate = None,
     limit: opt.Limit = None,
     hours: opt.Hours = None,
+    stream: opt.Stream = False,
     starts: SessionOptions = _OWN_STARTS,
     duration_s: opt.Duration = None,
     seed: opt.Seed = 0,
@@ -73,14 +76,18 @@ def command(
     replica = server.make_engine(step_times)
     _check(strategies, replicas, duration_s, json_file, html_file, decision_log)
     source = WorkloadOptions(workload or trace, trace_format, rate, limit, hours, seed, starts, stated)
-    work = read_workload(source, replica.usable_blocks, replica.block_size)
+    if stream and html_file is not None:
+        fail("--html: expected a run that keeps its requests: leave --stream out")
+    read = stream_workload if stream else read_workload
+    work = read(source, replica.usable_blocks, replica.block_size)
     replica = take_hash_chunks(replica, work.tokens_per_hash_id)
     note_unread_fields(work, replica, strategies)
-    if work.sessions and replicas > 1:
-        fail("--replicas: expected one replica: sessions are simulated on a single one")
+    if replicas > 1 and (work.sessions or stream):
+        fail("--replicas: expected one replica: sessions and streamed requests are simulated on a single one")
     simulation = Simulation(work, replica, step_times, seed, duration_s)
     fleets = simulation.run_fleets(strategies, replicas, router.value) if replicas > 1 else []
     results = [fleet.merged for fleet in fleets] or simulation.run_all(strategies, decision_log)
+    work = finish_stream(work)
     config = {
         **_workload_config(source, work, strategies),
         "profile": profile,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,11 +85,27 @@ class Simulation:
             "progress": lambda done, _: advance(done),
             "duration_s": self.duration_s,
         }
+        if not isinstance(workload.requests, Sequence):
+            return self._run_streamed(policy, options)
         if workload.arrivals is None:
             return simulate(workload.requests, policy, self.engine, self.profile, **options)
         return simulate_sessions(
             workload.sessions, workload.arrivals, policy, self.engine, self.profile, **options
         )
+
+    def _run_streamed(self, policy: Policy, options: dict[str, Any]) -> RunResult:
+        from bidkv.results import RecordTally, RunResult, StreamedResult
+        from bidkv.simulator import simulate
+        from bidkv.workloads.traces import TraceError
+
+        tally = RecordTally()
+        try:
+            result = simulate(
+                self.workload.requests, policy, self.engine, self.profile, on_record=tally.add, **options
+            )
+        except TraceError as error:  # rows are read while the run goes on
+            fail(f"--trace: {error}")
+        return StreamedResult(**{f.name: getattr(result, f.name) for f in fields(RunResult)}, tally=tally)
 
     def _each(
         self, strategies: Sequence[str], run: Callable[[Policy, Callable[[int], None]], _Result]
@@ -98,7 +114,7 @@ class Simulation:
         from bidkv.policy import resolve
 
         results = []
-        with progress_bar(len(strategies) * self.workload.size) as bar:
+        with progress_bar(len(strategies) * self.workload.size or None) as bar:
             for index, name in enumerate(strategies):
                 before = index * self.workload.size
 

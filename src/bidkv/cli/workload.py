@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bidkv.protocol.sessions import Session, SessionArrivals
     from bidkv.simulator import EngineConfig, SglangConfig
     from bidkv.workloads.resolver import WorkloadName
+    from bidkv.workloads.streamed import StreamedRequests
     from bidkv.workloads.traces import Trace, TraceOptions, TraceReport
 
 _GENERATED_SESSIONS = 100
@@ -125,7 +126,7 @@ class Workload:
         report: what was understood of a file; None for what is generated.
     """
 
-    requests: Sequence[WorkloadRequest] = ()
+    requests: Sequence[WorkloadRequest] | StreamedRequests = ()
     left_out: int = 0
     sessions: Sequence[Session] = ()
     arrivals: SessionArrivals | None = None
@@ -141,7 +142,10 @@ class Workload:
         """Mean arrival rate of single requests; None for sessions, and where all arrive at one instant."""
         if len(self.requests) < 2:
             return None
-        span_s = self.requests[-1].arrival_s - self.requests[0].arrival_s
+        if isinstance(self.requests, Sequence):
+            span_s = self.requests[-1].arrival_s - self.requests[0].arrival_s
+        else:
+            span_s = self.requests.last_s - self.requests.first_s
         return (len(self.requests) - 1) / span_s if span_s > 0.0 else None
 
     @property
@@ -185,6 +189,44 @@ def read_workload(options: WorkloadOptions, usable_blocks: int, block_size: int)
     if found.kind == "file":
         _print_report(trace.report)
     return workload
+
+
+def stream_workload(options: WorkloadOptions, usable_blocks: int, block_size: int) -> Workload:
+    """Return single requests that are read anew for every strategy; nothing is read yet.
+
+    What was understood of the file and what was left out are known once a strategy ran: see
+    :func:`finish_stream`.
+    """
+    from bidkv.workloads.resolver import resolve_workload
+    from bidkv.workloads.streamed import StreamedRequests
+
+    _refuse_session_options(options)
+    if options.hours is not None:
+        fail("--stream: expected no --hours: a repeated trace is held in memory")
+    with bad_input("--trace"):
+        found = resolve_workload(options.trace)
+    if found.is_generated:
+        fail(f"--stream: expected a trace, found the generated workload {found}")
+    trace = _open_trace(options, found)
+    with bad_input("--trace"):  # a first request tells a trace of sessions, a missing rate, a wrong unit
+        next(_open_trace(options, found).requests(rate_rps=options.rate_rps, seed=options.seed, limit=1))
+
+    def read() -> Iterator[WorkloadRequest]:
+        trace.report.left_out.clear()
+        return trace.requests(rate_rps=options.rate_rps, limit=options.limit, seed=options.seed)
+
+    return Workload(StreamedRequests(read, usable_blocks, block_size), report=trace.report)
+
+
+def finish_stream(workload: Workload) -> Workload:
+    """Print what was understood of a streamed trace, and return the workload with what was left out."""
+    requests = workload.requests
+    if isinstance(requests, Sequence) or requests.unfit is None or workload.report is None:
+        return workload
+    _print_report(workload.report)
+    if requests.unfit.left_out:
+        typer.echo(f"bidkv: {requests.unfit}", err=True)
+    return replace(workload, left_out=requests.unfit.left_out)
 
 
 def read_requests(options: WorkloadOptions, generated: int | None = None) -> Iterator[WorkloadRequest]:
@@ -297,6 +339,8 @@ def note_unread_fields(
     workload: Workload, engine: EngineConfig | SglangConfig, strategies: Sequence[str]
 ) -> None:
     """Say once on stderr what requests carry and neither the engine nor a strategy reads."""
+    if not isinstance(workload.requests, Sequence):
+        return  # streamed requests are not read before the run
     names = {strategy.partition(":")[0].replace("_", "-") for strategy in strategies}
     priorities = {request.priority for request in workload.requests}
     priorities |= {session.priority for session in workload.sessions}

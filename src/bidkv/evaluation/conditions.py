@@ -62,7 +62,7 @@ def find_queue_growth(result: RunResult) -> QueueGrowth | None:
     Only the time in which requests arrive counts. The drain after the last arrival says nothing about a load,
     and neither does a workload whose requests all arrive at once.
     """
-    arrivals = sorted(record.arrival_s for record in result.records)
+    arrivals, weight = result.arrival_sample
     if len(arrivals) < 2 or not arrivals[-1] > arrivals[0]:
         return None
     points = [point for point in result.timeline if arrivals[0] <= point.time_s <= arrivals[-1]]
@@ -77,7 +77,7 @@ def find_queue_growth(result: RunResult) -> QueueGrowth | None:
     if best is None:
         return None
     rise, start_s, end_s = best
-    arrived = bisect_right(arrivals, end_s) - bisect_left(arrivals, start_s)
+    arrived = weight * (bisect_right(arrivals, end_s) - bisect_left(arrivals, start_s))
     is_long = end_s - start_s > _SHORTEST_SHARE * (arrivals[-1] - arrivals[0])
     if not is_long or rise <= max(_GROWTH_SHARE * arrived, _CHANCE * math.sqrt(arrived)):
         return None

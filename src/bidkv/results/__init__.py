@@ -6,6 +6,7 @@ from bidkv.results.percentiles import nearest_rank
 from bidkv.results.records import EngineTotals, Outcome, RequestRecord, TimelinePoint
 from bidkv.results.result import Latency, RunResult
 from bidkv.results.sessions import summarize_sessions
+from bidkv.results.streamed import RecordTally, StreamedResult
 
 __all__ = [
     "SCHEMA",
@@ -13,9 +14,11 @@ __all__ = [
     "EngineTotals",
     "Latency",
     "Outcome",
+    "RecordTally",
     "RequestRecord",
     "RunResult",
     "SchemaError",
+    "StreamedResult",
     "TimelinePoint",
     "TokenGaps",
     "decode",

@@ -57,6 +57,11 @@ class RunResult:
         return [r for r in self.records if r.outcome is Outcome.COMPLETED]
 
     @property
+    def arrival_sample(self) -> tuple[list[float], int]:
+        """Arrivals in ascending order, and how many requests each of them stands for."""
+        return sorted(record.arrival_s for record in self.records), 1
+
+    @property
     def span_s(self) -> float:
         """Last finish minus first arrival of what completed; 0 when nothing did."""
         done = self.completed
