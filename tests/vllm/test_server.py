@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -43,8 +43,11 @@ FLAGS = [
 class Server:
     """One server process, the files and ports through which it is reached."""
 
-    def __init__(self, model: Path, folder: Path, **environment: str) -> None:
+    def __init__(
+        self, model: Path, folder: Path, *, flags: Sequence[str] = FLAGS, **environment: str
+    ) -> None:
         self.model = model
+        self._flags = flags
         self.control_file = folder / "control"
         self.log = folder / "server.log"
         self.port, self.metrics_port = free_ports(2)
@@ -57,7 +60,14 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it is healthy."""
-        command = [sys.executable, "-m", "bidkv.experiments.vllm.serve", "--model", str(self.model), *FLAGS]
+        command = [
+            sys.executable,
+            "-m",
+            "bidkv.experiments.vllm.serve",
+            "--model",
+            str(self.model),
+            *self._flags,
+        ]
         with self.log.open("w") as log:
             self._process = subprocess.Popen(
                 [*command, "--port", str(self.port)],
