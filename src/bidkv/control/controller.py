@@ -91,7 +91,7 @@ class Controller(GuardedPolicy):
         if self._sessions is not None:
             self._sessions.collects_loose_keys = self.drops_idle
             if self._finds_if_needed:
-                self._sessions.finds_by_prefix = self.drops_idle
+                self._sessions.finds_by_prefix = self._active and self._policy.needs_sessions
         self._victim_ids: Set[str] = _NO_IDS
         self.forget_answers()
 

@@ -21,7 +21,7 @@ from bidkv.policy.own.fast import Fast
 from bidkv.policy.own.on_time import OnTime
 from bidkv.policy.own.queueing_floor import QueueingFloor
 from bidkv.policy.own.sessions import Sessions
-from bidkv.policy.published import RULE_POLICIES
+from bidkv.policy.published import RULE_POLICIES, SESSION_POLICIES
 from bidkv.policy.published.sglang_rules import SGLANG_POLICIES
 from bidkv.protocol.policy import Policy
 
@@ -29,7 +29,8 @@ OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast, OnTime, QueueingFloor, Ses
 """This project's own."""
 
 _CATALOG: dict[str, type[Policy]] = {
-    str(cls.name): cls for cls in (*CONTRACT_POLICIES, *RULE_POLICIES, *SGLANG_POLICIES, *OWN_POLICIES)
+    str(cls.name): cls
+    for cls in (*CONTRACT_POLICIES, *RULE_POLICIES, *SESSION_POLICIES, *SGLANG_POLICIES, *OWN_POLICIES)
 }
 
 ENTRY_POINTS = "bidkv.policies"

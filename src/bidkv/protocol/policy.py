@@ -137,7 +137,9 @@ class Policy:
         name: what reports and metrics call it.
         preemption_cap: how often one request may become this policy's victim; None is bounded only by
             progress (the contract's strategies and published rules run as published).
-        clairvoyant: whether it reads true output lengths (possible in the simulator only).
+        clairvoyant: whether it reads true output lengths (possible in the simulator only). reads_sessions:
+        whether it looks at `engine.sessions` without dropping idle ones; the books of sessions
+            are kept at full length only for policies that use them.
         victim_rule: what sets a victim apart from the other candidates, in words ("the fewest computed
             tokens"), for explanations.
     """
@@ -145,6 +147,7 @@ class Policy:
     name: str = "policy"
     preemption_cap: int | None = None
     clairvoyant: ClassVar[bool] = False
+    reads_sessions: bool = False
     victim_rule: str = ""
 
     # --- questions -------------------------------------------------------------------------------
@@ -249,3 +252,8 @@ class Policy:
     def drops_idle(self) -> bool:
         """Whether :meth:`select_drop` is answered."""
         return type(self).select_drop is not Policy.select_drop
+
+    @property
+    def needs_sessions(self) -> bool:
+        """Whether the books of sessions must be kept for it."""
+        return self.drops_idle or self.reads_sessions

@@ -63,7 +63,7 @@ def simulate(
         progress: called every few hundred finished requests.
         timeline_points: most points of the timeline kept, at least 2.
         backend: "python" is the reference; "compiled" is equal and many times faster, needs numba and covers
-            simulated vLLM engines, but not policies that drop idle sessions; "auto" takes it where it can.
+            simulated vLLM engines, but not policies that look at sessions; "auto" takes it where it can.
         observer: told of every decision and of what came of it (a decision log), or None.
         on_record: takes each request's record as it leaves the engine, in the order of the result's records,
             which then stay empty. A run of any length then needs memory for the live requests alone.
@@ -124,7 +124,7 @@ def simulate_sessions(
     Args:
         sessions: in the order in which they start.
         arrivals: when sessions start.
-        policy: as in :func:`simulate`.
+        policy: as in :func:`simulate`; a clairvoyant one is told every gap and every end.
         engine: as in :func:`simulate`; without prefix caching every turn computes its whole past again.
         profile: as in :func:`simulate`.
         patience_s: a client gives up a turn, and its session with it, after this many seconds; None: never.
@@ -137,7 +137,12 @@ def simulate_sessions(
         ValueError: as in :func:`simulate`, or a session has no start time where `arrivals` needs one.
     """
     source = SessionSource(
-        sessions, arrivals, patience_s=patience_s, tells_ends=tells_ends, tells_sessions=tells_sessions
+        sessions,
+        arrivals,
+        patience_s=patience_s,
+        tells_ends=tells_ends or policy.clairvoyant,
+        tells_sessions=tells_sessions,
+        tells_gaps=policy.clairvoyant,
     )
     return simulate(source, policy, engine, profile, **options)
 
@@ -173,7 +178,7 @@ def start_run(
         return CompiledRun(cast("EngineConfig", engine), timed, controller, requests, *told), controller
     replica = make_step_engine(engine, timed, controller)
     source = OpenSource(requests) if isinstance(requests, Iterable) else requests
-    if policy.drops_idle or not is_open:
+    if policy.needs_sessions or not is_open:
         replica.track_sessions(find_by_prefix=is_open or not source.tells_sessions)
     return SteppingRun(replica, engine.model_len, source, *told), controller
 
@@ -218,12 +223,10 @@ def _runs_compiled(backend: Backend, engine: ReplicaConfig, policy: Policy) -> b
         raise ValueError(f"backend must be 'auto', 'compiled' or 'python', got {backend!r}")
     if backend == "python":
         return False
-    uncovered = not isinstance(engine, EngineConfig) or policy.drops_idle
+    uncovered = not isinstance(engine, EngineConfig) or policy.needs_sessions
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
-        raise ValueError(
-            "the compiled backend covers vLLM alone, and policies that do not drop idle sessions"
-        )
+        raise ValueError("the compiled backend covers vLLM alone, and policies that do not look at sessions")
     if backend == "compiled" and missing:
         raise ValueError("the compiled backend needs numba: pip install 'bidkv[sim]'")
     return not uncovered and not missing

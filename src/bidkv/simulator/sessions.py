@@ -28,7 +28,7 @@ class _LiveSession:
         self.context: list[Segment] = []
         self.computed_tokens = 0
 
-    def make_arrival(self, arrival_s: float, *, tells_end: bool) -> Arrival:
+    def make_arrival(self, arrival_s: float, *, tells_end: bool, tells_gap: bool) -> Arrival:
         """Return the request of the current turn and take its prompt into the context."""
         session = self.session
         turn = session.turns[self.turn]
@@ -55,6 +55,7 @@ class _LiveSession:
             session_id=session.session_id,
             turn=self.turn,
             is_last_turn=is_last and tells_end,
+            gap_hint_s=session.turns[self.turn + 1].gap_s if tells_gap and not is_last else None,
             content=tuple(context),
         )
         return Arrival(request, turn.new_tokens, self.computed_tokens, is_last)
@@ -72,6 +73,7 @@ class SessionSource:
             seconds; None means that clients never give up.
         tells_ends: whether clients say with the last turn that it is the last.
         tells_sessions: whether clients name the session of a request.
+        tells_gaps: whether clients say with every turn when the next one comes, exactly.
 
     Raises:
         ValueError: a session without a start time where `arrivals` needs one, or a patience of 0 or less.
@@ -86,6 +88,7 @@ class SessionSource:
         patience_s: float | None = None,
         tells_ends: bool = True,
         tells_sessions: bool = True,
+        tells_gaps: bool = False,
     ) -> None:
         if patience_s is not None and not patience_s > 0.0:
             raise ValueError(f"patience_s must be above 0 or None, got {patience_s}")
@@ -93,6 +96,7 @@ class SessionSource:
         self._patience_s = patience_s
         self.tells_sessions = tells_sessions
         self._tells_ends = tells_ends and tells_sessions
+        self._tells_gaps = tells_gaps
         self._live: dict[str, _LiveSession] = {}
         # Of a turn only the session's place in the list and the turn's number are kept until it arrives.
         self._due: list[tuple[float, int, int]] = []
@@ -128,7 +132,7 @@ class SessionSource:
         if live is None:
             live = self._live[session.session_id] = _LiveSession(session, index)
         live.turn = turn
-        arrival = live.make_arrival(arrival_s, tells_end=self._tells_ends)
+        arrival = live.make_arrival(arrival_s, tells_end=self._tells_ends, tells_gap=self._tells_gaps)
         if self._patience_s is not None:
             give_up = (arrival_s + self._patience_s, index, arrival.request.request_id)
             heapq.heappush(self._give_ups, give_up)

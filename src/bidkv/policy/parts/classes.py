@@ -32,6 +32,7 @@ class WithinClasses(Policy):
         self.name = policy.name
         self.victim_rule = f"of the least important class, {policy.victim_rule}"
         self.preemption_cap = policy.preemption_cap
+        self.reads_sessions = policy.reads_sessions
         self._whole = policy
         self._pristine = copy.deepcopy(policy)
         self._classes: dict[int, _Class] = {}

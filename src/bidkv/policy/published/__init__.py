@@ -11,6 +11,10 @@ from bidkv.policy.published.clairvoyant import (
     SmallestVolumeFirst,
 )
 from bidkv.policy.published.past_future import PastFuture
+from bidkv.policy.published.session_clairvoyant import ClairvoyantSessions
+from bidkv.policy.published.session_orders import LongestPrefixFirst, SessionFcfs
+from bidkv.policy.published.session_programs import AgentCongestion, ProgramPausing
+from bidkv.policy.published.session_retention import KvTtl, ReusePrediction
 from bidkv.policy.published.victims import CostAwareVictim, LeastComputedFirst, MostRemaining
 from bidkv.protocol.policy import Policy
 
@@ -27,16 +31,35 @@ RULE_POLICIES: tuple[type[Policy], ...] = (
     SmallestVolumeFirst,
 )
 
+SESSION_POLICIES: tuple[type[Policy], ...] = (
+    LongestPrefixFirst,
+    SessionFcfs,
+    KvTtl,
+    ProgramPausing,
+    AgentCongestion,
+    ReusePrediction,
+    ClairvoyantSessions,
+)
+"""Published rules that know sessions, and the bound that knows every gap."""
+
 __all__ = [
     "RULE_POLICIES",
+    "SESSION_POLICIES",
+    "AgentCongestion",
+    "ClairvoyantSessions",
     "CostAwareVictim",
     "HighestResponseRatioNext",
+    "KvTtl",
     "LeastComputedFirst",
+    "LongestPrefixFirst",
     "MemoryConstrainedShortestFirst",
     "MostRemaining",
     "PastFuture",
     "PeakGate",
     "Priority",
+    "ProgramPausing",
+    "ReusePrediction",
+    "SessionFcfs",
     "SmallestVolumeFirst",
     "Watermark",
 ]

@@ -1,0 +1,190 @@
+"""The published rules of sessions: each runs sessions to their end, and does what sets it apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from tests.support import FakeEngine, FakeRequest
+
+from bidkv.policy import resolve
+from bidkv.policy.published import (
+    SESSION_POLICIES,
+    AgentCongestion,
+    ClairvoyantSessions,
+    KvTtl,
+    LongestPrefixFirst,
+    ProgramPausing,
+    ReusePrediction,
+)
+from bidkv.profiles import load_profile
+from bidkv.protocol import EngineView, Policy, RequestView, Session, SessionArrivals, SessionView, Turn
+from bidkv.results import RunResult
+from bidkv.simulator import EngineConfig, simulate_sessions
+
+_PROFILE = load_profile("h100-llama3.1-8b-traffic")
+_CONFIG = EngineConfig(num_gpu_blocks=6001, enable_prefix_caching=True)
+
+
+def _sessions(count: int, turns: int, *, gap_s: float = 0.5, shared: int = 0) -> list[Session]:
+    ids = tuple(range(shared))
+    return [
+        Session(
+            f"s{number}",
+            tuple(
+                Turn(200 if turn else 6000, 100, gap_s if turn else 0.0, hash_ids=() if turn else ids)
+                for turn in range(turns)
+            ),
+        )
+        for number in range(count)
+    ]
+
+
+def _run(policy: Policy, sessions: list[Session], arrivals: SessionArrivals | None = None) -> RunResult:
+    return simulate_sessions(sessions, arrivals or SessionArrivals.at_once(), policy, _CONFIG, _PROFILE)
+
+
+@pytest.mark.parametrize("name", [str(rule.name) for rule in SESSION_POLICIES])
+def test_every_turn_is_answered(name: str) -> None:
+    result = _run(resolve(name), _sessions(30, 5, shared=4))
+    control = result.notes["control"]
+    assert control["completions"] == 150
+    assert control["sessions_ended"] == 30
+    assert control["failures"] == control.get("session_failures", 0) == 0
+
+
+def test_session_fcfs_prefers_old_sessions() -> None:
+    arrivals = SessionArrivals.at_concurrency(90, stagger_s=0.01)
+    ours, own = (
+        {
+            r.request_id: r.first_token_s or 0.0
+            for r in _run(resolve(name), _sessions(90, 3), arrivals).records
+        }
+        for name in ("session-fcfs", "preempt-evict")
+    )
+    # The second turn of the first session arrives long after the last session, which still waits then.
+    assert ours["s0#1"] < ours["s89#0"]
+    assert own["s0#1"] > own["s89#0"]
+
+
+def test_longest_prefix_enters_first_and_arrival_order_beyond_the_limit() -> None:
+    class Cached(FakeEngine):
+        def cached_tokens(self, request: RequestView) -> int:
+            return int(request.request_id[1:]) * 16
+
+    policy, engine = LongestPrefixFirst(), Cached()
+    requests = [FakeRequest(f"r{number}") for number in range(130)]
+    for request in requests[:128]:
+        policy.on_arrival(request, engine)
+    assert policy.select_next(engine) is requests[127]
+    for request in requests[128:]:
+        policy.on_arrival(request, engine)
+    assert policy.select_next(engine) is requests[0]
+    policy.on_admit(requests[0], engine)
+    policy.on_admit(requests[129], engine)
+    assert policy.select_next(engine) is requests[128]
+
+
+class _Watched(ProgramPausing):
+    """Records by how many tokens the active programs exceed the memory after every check."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.excess: list[float] = []
+
+    def _check(self, engine: EngineView) -> None:
+        before = self._checked_s
+        super()._check(engine)
+        if self._checked_s != before and not any(p.marked for p in self._programs.values()):
+            self.excess.append(self._needed_tokens(0, 0) - engine.num_blocks * engine.block_size)
+
+
+def test_active_programs_fit_the_memory_after_a_check() -> None:
+    policy = _Watched()
+    result = _run(policy, _sessions(30, 8, gap_s=2.0))
+    assert len(policy.excess) > 5
+    assert max(policy.excess) <= 0
+    assert (
+        result.totals.scheduled_tokens
+        < 0.8 * _run(resolve("preempt-evict"), _sessions(30, 8, gap_s=2.0)).totals.scheduled_tokens
+    )
+
+
+def test_window_of_agents_follows_equation_1() -> None:
+    policy = AgentCongestion(first_window=8.0)
+    engine = FakeEngine(num_blocks=100)
+
+    def control(used: int, hits: int) -> float:
+        engine.free_blocks = 100 - used
+        engine.now_s += 1.0
+        policy._prompt_tokens, policy._hit_tokens = 100, hits
+        policy._active = dict.fromkeys(map(str, range(20)))
+        policy._control(engine)
+        return policy._window
+
+    assert control(used=10, hits=0) == 10.0  # little memory in use: 2 more
+    assert control(used=30, hits=0) == 10.0  # the dead zone
+    assert control(used=60, hits=50) == 10.0  # full, but the cache works
+    assert control(used=60, hits=10) == 5.0  # thrashing: halved
+
+
+class _View:
+    """A session with the figures that the rules read."""
+
+    context_tokens = 8000
+    cached_blocks = 500
+    gap_hint_s: float | None = None
+    first_arrival_s = 0.0
+
+    def __init__(self, name: str, idle_since_s: float) -> None:
+        self.session_id = name
+        self.idle_since_s = idle_since_s
+
+
+def _view(name: str, idle_since_s: float) -> SessionView:
+    return _View(name, idle_since_s)  # type: ignore[return-value]
+
+
+def test_time_to_live_covers_the_gaps_that_pay() -> None:
+    policy, engine = KvTtl(), FakeEngine(num_blocks=6000)
+    for gap_s in (1.0,) * 90 + (500.0,) * 10:
+        policy._gaps.add(gap_s)
+    policy._mean_wait_s = 3.0
+    assert policy._time_to_live_s(_view("a", 0.0), engine) == 1.0
+    policy._mean_wait_s = 1e4
+    assert policy._time_to_live_s(_view("a", 0.0), engine) == 500.0
+
+
+def test_reuse_prediction_drops_the_one_that_returns_last() -> None:
+    policy = ReusePrediction()
+    for gap_s in (1.0,) * 50 + (60.0,) * 5:
+        policy._gaps.add(gap_s)
+    assert policy._return_in_s(_view("fresh", 99.5), 100.0) < policy._return_in_s(_view("old", 90.0), 100.0)
+    hinted = _View("hinted", 99.0)
+    hinted.gap_hint_s = 300.0
+    assert policy._return_in_s(hinted, 100.0) == 299.0  # type: ignore[arg-type]
+
+
+def test_the_clairvoyant_bound_is_told_every_gap() -> None:
+    hints: list[float | None] = []
+
+    class Telling(ClairvoyantSessions):
+        def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
+            hints.append(session.gap_hint_s)
+            super().on_turn_end(session, engine)
+
+    _run(Telling(), _sessions(5, 4, gap_s=1.25))
+    assert hints == [1.25] * 15
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ProgramPausing(interval_s=0.0), "interval_s must be > 0, got 0.0"),
+        (lambda: AgentCongestion(interval_s=-1.0), "interval_s must be > 0, got -1.0"),
+        (lambda: AgentCongestion(first_window=0.0), "first_window must be > 0, got 0.0"),
+    ],
+)
+def test_options_out_of_range(make: Callable[[], Policy], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
