@@ -51,6 +51,16 @@ def test_figures_are_those_of_a_run_that_keeps_its_requests(trace: Path) -> None
                 assert one[name] == value, name
 
 
+def test_a_fleet_streams_too(trace: Path) -> None:
+    kept, _ = run(trace, "--replicas", "3")
+    streamed, _ = run(trace, "--replicas", "3", "--stream")
+    for one, other in zip(streamed["runs"], kept["runs"], strict=True):
+        assert "replicas" not in one
+        assert one["requests"] == other["requests"]
+        assert one["e2e_s"]["mean"] == pytest.approx(other["e2e_s"]["mean"])
+        assert one["preemptions"] == other["preemptions"]
+
+
 def test_what_is_said_of_an_overloaded_run_is_the_same(trace: Path) -> None:
     words = ["simulate", "--trace", str(trace), "--num-gpu-blocks", "600", "--strategy", "preempt-evict"]
     kept, streamed = (CliRunner().invoke(app, [*words, *more]) for more in ((), ("--stream",)))
@@ -102,7 +112,6 @@ def test_requests_are_read_anew_each_time() -> None:
         ),
         (("--trace", "sharegpt-lengths"), "state a rate"),
         (("--hours", "2"), "expected no --hours"),
-        (("--replicas", "2"), "expected one replica"),
         (("--html", "page.html"), "expected a run that keeps its requests"),
     ],
 )

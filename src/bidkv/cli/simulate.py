@@ -82,8 +82,8 @@ def command(
     work = read(source, replica.usable_blocks, replica.block_size)
     replica = take_hash_chunks(replica, work.tokens_per_hash_id)
     note_unread_fields(work, replica, strategies)
-    if replicas > 1 and (work.sessions or stream):
-        fail("--replicas: expected one replica: sessions and streamed requests are simulated on a single one")
+    if replicas > 1 and work.sessions:
+        fail("--replicas: expected one replica: sessions are simulated on a single one")
     simulation = Simulation(work, replica, step_times, seed, duration_s)
     fleets = simulation.run_fleets(strategies, replicas, router.value) if replicas > 1 else []
     results = [fleet.merged for fleet in fleets] or simulation.run_all(strategies, decision_log)

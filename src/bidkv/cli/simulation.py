@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bidkv.profiles import StepTimeProfile
     from bidkv.protocol.observer import Observer
     from bidkv.protocol.policy import Policy
-    from bidkv.results import RunResult
+    from bidkv.results import RecordTally, RunResult
     from bidkv.simulator import EngineConfig, SglangConfig
     from bidkv.simulator.fleet import FleetResult
 
@@ -57,19 +57,28 @@ class Simulation:
         return [replace(result, strategy=name) for name, result in zip(strategies, results, strict=True)]
 
     def run_fleets(self, strategies: Sequence[str], replicas: int, router: str) -> list[FleetResult]:
-        """Run every strategy on equal replicas behind a router."""
-        from bidkv.simulator.fleet import simulate_fleet
+        """Run every strategy on equal replicas behind a router; a streamed run has the whole alone."""
+        from bidkv.results import RecordTally
+        from bidkv.simulator.fleet import FleetResult, simulate_fleet
+
+        is_streamed = not isinstance(self.workload.requests, Sequence)
 
         def run(policy: Policy, advance: Callable[[int], None]) -> FleetResult:
-            return simulate_fleet(
-                self.workload.requests,
-                policy,
-                self.engine,
-                self.profile,
-                replicas=replicas,
-                router=router,
-                progress=lambda sent, _: advance(sent),
-            )
+            tally = RecordTally()
+            with _broken_rows_end_the_run():
+                fleet = simulate_fleet(
+                    self.workload.requests,
+                    policy,
+                    self.engine,
+                    self.profile,
+                    replicas=replicas,
+                    router=router,
+                    progress=lambda sent, _: advance(sent),
+                    on_record=tally.add if is_streamed else None,
+                )
+            if not is_streamed:
+                return fleet
+            return FleetResult(fleet.router, _with_tally(fleet.merged, tally), ())
 
         fleets = self._each(strategies, run)
         return [fleet.with_strategy(name) for name, fleet in zip(strategies, fleets, strict=True)]
@@ -94,18 +103,15 @@ class Simulation:
         )
 
     def _run_streamed(self, policy: Policy, options: dict[str, Any]) -> RunResult:
-        from bidkv.results import RecordTally, RunResult, StreamedResult
+        from bidkv.results import RecordTally
         from bidkv.simulator import simulate
-        from bidkv.workloads.traces import TraceError
 
         tally = RecordTally()
-        try:
+        with _broken_rows_end_the_run():
             result = simulate(
                 self.workload.requests, policy, self.engine, self.profile, on_record=tally.add, **options
             )
-        except TraceError as error:  # rows are read while the run goes on
-            fail(f"--trace: {error}")
-        return StreamedResult(**{f.name: getattr(result, f.name) for f in fields(RunResult)}, tally=tally)
+        return _with_tally(result, tally)
 
     def _each(
         self, strategies: Sequence[str], run: Callable[[Policy, Callable[[int], None]], _Result]
@@ -124,6 +130,25 @@ class Simulation:
                 advance(0)
                 results.append(run(resolve(add_seed(name, self.seed)), advance))
         return results
+
+
+def _with_tally(result: RunResult, tally: RecordTally) -> RunResult:
+    from bidkv.results import RunResult, StreamedResult
+
+    return StreamedResult(
+        **{field.name: getattr(result, field.name) for field in fields(RunResult)}, tally=tally
+    )
+
+
+@contextmanager
+def _broken_rows_end_the_run() -> Iterator[None]:
+    """End the command with one line when a row that is read during the run is broken."""
+    from bidkv.workloads.traces import TraceError
+
+    try:
+        yield
+    except TraceError as error:
+        fail(f"--trace: {error}")
 
 
 def check_strategies(text: str) -> list[str]:
@@ -151,7 +176,8 @@ def show_results(
     """Write the JSON, the tables and the page, as asked; `results` are the wholes of `fleets`."""
     summaries = [result.summary() for result in results]
     for summary, fleet in zip(summaries, fleets, strict=False):
-        summary["replicas"] = [result.summary() for result in fleet.replicas]
+        if fleet.replicas:
+            summary["replicas"] = [result.summary() for result in fleet.replicas]
     is_stdout_taken = write_json({"config": config, "runs": summaries}, json_file)
     if not is_stdout_taken:
         _print_tables(results, summaries, config)
