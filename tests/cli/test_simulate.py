@@ -305,6 +305,12 @@ def test_sessions_run_in_closed_loop_under_every_kind_of_arrival() -> None:
         turns = config["requests"]
 
 
+def test_sessions_are_compared_under_the_policies_made_for_them() -> None:
+    document = simulated(*SESSIONS, "--sessions-at-once")
+    assert document["config"]["strategies"] == ["preempt-evict", "fair", "sessions"]
+    assert "fast" in simulated("simulate", "--limit", "20")["config"]["strategies"]
+
+
 def test_a_run_that_is_cut_counts_only_what_is_complete() -> None:
     arguments = [*SESSIONS, "--concurrent-sessions", "6", "--strategy", "preempt-evict"]
     whole, cut = simulated(*arguments), simulated(*arguments, "--duration-s", "20")

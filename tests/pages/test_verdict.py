@@ -151,13 +151,15 @@ def test_overload_under_some_strategies_only_names_them() -> None:
     assert "overloaded under slow: from 0 to 100 s 2.00 requests a second arrive and 1.00 leave" in said
 
 
-def session_summary(strategy: str, completion: float, turns_per_s: float) -> dict[str, Any]:
+def session_summary(
+    strategy: str, completion: float, turns_per_s: float, completed: int = 40
+) -> dict[str, Any]:
     latency = {"mean": completion, "p50": completion, "p99": 2.0 * completion}
     sessions = {
         "turns": 100,
         "turns_per_s": turns_per_s,
-        "completed": 12,
-        "turn_s": latency,
+        "completed": completed,
+        "turn_s": {"mean": 0.1 * completion, "p50": 1.0, "p99": 0.2 * completion},
         "first_turn_wait_s": latency,
         "completion_s": latency,
         "computed_per_new_token": 1.5,
@@ -173,9 +175,17 @@ def test_sessions_are_judged_by_when_they_complete() -> None:
     assert "own has the best mean session completion time (25.0 s, 50.0% below" in verdict.headline
     assert "preempt-evict has the best turns per second (2.00, 33.3% above own)" in verdict.headline
     assert verdict.losses == "own does not lead on turns per second (1.50; preempt-evict has 2.00)."
-    assert "Only 12 sessions completed" in verdict.caution
+    assert "Few sessions" not in verdict.caution
     columns = measured_figures(runs, SESSION_TABLE)
-    assert [cell.text for cell in table_rows(runs, columns)[1].cells][:3] == ["100", "1.50", "12"]
+    assert [cell.text for cell in table_rows(runs, columns)[1].cells][:3] == ["100", "1.50", "40"]
+
+
+def test_completion_times_of_few_sessions_are_not_compared() -> None:
+    runs = [session_summary("preempt-evict", 50.0, 2.0, completed=3), session_summary("own", 25.0, 2.5)]
+    verdict = judge(runs)
+    assert "completion" not in verdict.headline + verdict.losses
+    assert "own has the best mean turn latency (2.50 s, 50.0% below preempt-evict)" in verdict.headline
+    assert "Few sessions completed (preempt-evict 3 and own 40)" in verdict.caution
 
 
 def test_unmeasured_latencies_are_no_crash_and_no_win() -> None:

@@ -145,7 +145,12 @@ Seed = Annotated[
     int, typer.Option(metavar="S", help="Seed of generated workloads, arrivals and random strategies.")
 ]
 Strategies = Annotated[
-    str, typer.Option(metavar="A[,B...]", help="Strategies to compare: name or name:key=value;key=value.")
+    str | None,
+    typer.Option(
+        metavar="A[,B...]",
+        help="Strategies to compare: name or name:key=value;key=value.  [default: the contract's and this "
+        "project's own; for sessions preempt-evict,fair,sessions]",
+    ),
 ]
 
 # On which engine.

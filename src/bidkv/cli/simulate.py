@@ -31,7 +31,10 @@ _OWN_STARTS = SessionOptions()
 _DEFAULT_SERVER = EngineOptions()
 
 DEFAULT_STRATEGIES = "preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf,fair,fast,on-time"
-"""The contract's strategies and this project's own policies."""
+"""The contract's strategies and this project's own policies, for single requests."""
+
+SESSION_STRATEGIES = "preempt-evict,fair,sessions"
+"""vLLM's own order, and this project's policies for sessions."""
 
 
 @expand_groups
@@ -47,7 +50,7 @@ def command(
     starts: SessionOptions = _OWN_STARTS,
     duration_s: opt.Duration = None,
     seed: opt.Seed = 0,
-    strategy: opt.Strategies = DEFAULT_STRATEGIES,
+    strategy: opt.Strategies = None,
     profile: opt.Profile = DEFAULT_PROFILE,
     replicas: opt.Replicas = 1,
     router: opt.Router = opt.RouterName.ROUND_ROBIN,
@@ -71,7 +74,7 @@ def command(
       bidkv simulate --trace my.jsonl --rate 4 --json - | jq '.runs[].e2e_s'
       bidkv simulate --replicas 4 --router least-loaded --rate 12 --hours 24 --strategy fair
     """
-    strategies = check_strategies(strategy)
+    strategies = [] if strategy is None else check_strategies(strategy)
     step_times = read_profile(profile)
     replica = server.make_engine(step_times)
     _check(strategies, replicas, duration_s, json_file, html_file, decision_log)
@@ -84,6 +87,7 @@ def command(
     note_unread_fields(work, replica, strategies)
     if replicas > 1 and work.sessions:
         fail("--replicas: expected one replica: sessions are simulated on a single one")
+    strategies = strategies or check_strategies(SESSION_STRATEGIES if work.sessions else DEFAULT_STRATEGIES)
     simulation = Simulation(work, replica, step_times, seed, duration_s)
     fleets = simulation.run_fleets(strategies, replicas, router.value) if replicas > 1 else []
     results = [fleet.merged for fleet in fleets] or simulation.run_all(strategies, decision_log)
@@ -137,7 +141,7 @@ def _check(
 
     if html_file is not None:
         require_extra("report", "--html")
-    if decision_log is not None and len(strategies) > 1:
+    if decision_log is not None and len(strategies) != 1:
         fail("--decision-log: expected one --strategy: a log tells of one run")
     if not 1 <= replicas <= MOST_REPLICAS:
         fail(f"--replicas: expected a number from 1 to {MOST_REPLICAS:,}, got {str(replicas)[:40]}")

@@ -43,6 +43,9 @@ _JUDGED = (E2E_MEAN, E2E_P99, TTFT_MEAN, TTFT_P99, THROUGHPUT, TAX)
 _SESSION_HEADLINE = (COMPLETION_MEAN, COMPLETION_P99, TURN_RATE)
 """The same for sessions, which are judged by when they complete."""
 
+_TURN_HEADLINE = (TURN_MEAN, TURN_P99, TURN_RATE)
+"""The same where some run completed few sessions, for instance one that was cut early."""
+
 _SESSION_JUDGED = (
     COMPLETION_MEAN,
     COMPLETION_P99,
@@ -57,7 +60,7 @@ _IN_POINTS = (TAX, LOST_PREFIX)
 """Shares: two of them are compared in percentage points."""
 
 _FEW_SESSIONS = 20
-"""Below this many completed sessions their 99th percentile is the slowest one, and says little."""
+"""Fewest completed sessions of a run whose completion times are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +95,27 @@ def judge(summaries: Sequence[Summary], growths: Sequence[QueueGrowth | None] | 
     """
     if not summaries:
         raise ValueError("a verdict needs at least one run")
-    has_sessions = all(summary.get("sessions") for summary in summaries)
-    headline = _SESSION_HEADLINE if has_sessions else _HEADLINE
-    candidates: Sequence[Figure] = _SESSION_JUDGED if has_sessions else _JUDGED
-    judged = [figure for figure in candidates if any(figure.read(s) is not None for s in summaries)]
+    headline, judged = _choose_figures(summaries)
+    judged = [figure for figure in judged if any(figure.read(s) is not None for s in summaries)]
     return RunVerdict(
         _headline(summaries, headline, judged),
         _losses(summaries, judged),
-        _caution(summaries, growths, has_sessions),
+        _caution(summaries, growths),
     )
+
+
+def _choose_figures(summaries: Sequence[Summary]) -> tuple[Sequence[Figure], Sequence[Figure]]:
+    """Return the figures of the headline, and those in which the leader is compared with the others."""
+    if not all(summary.get("sessions") for summary in summaries):
+        return _HEADLINE, _JUDGED
+    if _fewest_sessions(summaries) >= _FEW_SESSIONS:
+        return _SESSION_HEADLINE, _SESSION_JUDGED
+    # Where few sessions completed, those are the short ones: their times would compare other sessions.
+    return _TURN_HEADLINE, [f for f in _SESSION_JUDGED if f not in (COMPLETION_MEAN, COMPLETION_P99)]
+
+
+def _fewest_sessions(summaries: Sequence[Summary]) -> float:
+    return min(SESSIONS_DONE.read(summary) or 0.0 for summary in summaries)
 
 
 def find_growths(results: Sequence[RunResult], config: Mapping[str, Any]) -> list[QueueGrowth | None] | None:
@@ -153,9 +168,7 @@ def _losses(summaries: Sequence[Summary], judged: Sequence[Figure]) -> str:
     return f"{leader['strategy']} does not lead on {_join(lost)}."
 
 
-def _caution(
-    summaries: Sequence[Summary], growths: Sequence[QueueGrowth | None] | None, has_sessions: bool
-) -> str:
+def _caution(summaries: Sequence[Summary], growths: Sequence[QueueGrowth | None] | None) -> str:
     parts = []
     if unfinished := [s for s in summaries if s["completed"] < s["requests"]]:
         counts = _join([f"{s['strategy']} {s['completed']:,} of {s['requests']:,}" for s in unfinished])
@@ -164,8 +177,9 @@ def _caution(
         overload = describe_overload([s["strategy"] for s in summaries], growths)
         parts += [overload] if overload else []
     parts += describe_memory(summaries)
-    if has_sessions and (done := min(SESSIONS_DONE.read(s) or 0.0 for s in summaries)) < _FEW_SESSIONS:
-        parts.append(f"Only {done:,.0f} sessions completed: their 99th percentile is about the slowest one.")
+    if all(s.get("sessions") for s in summaries) and _fewest_sessions(summaries) < _FEW_SESSIONS:
+        counts = _join([f"{s['strategy']} {SESSIONS_DONE.read(s) or 0.0:,.0f}" for s in summaries])
+        parts.append(f"Few sessions completed ({counts}): their completion times are not compared.")
     parts.append(
         "One run per strategy on one workload says nothing about other workloads, loads or memory sizes."
     )

@@ -31,6 +31,7 @@
       axisX: { grid: false, tickCount: { signal: "max(2, ceil(width / 90))" }, labelOverlap: "greedy", labelFlush: true },
       axisY: { tickCount: 5 },
       text: { color: color("ink"), fontSize: 12 },
+      legend: { labelColor: color("soft"), titleColor: color("soft"), labelFontSize: 12 },
       rule: { color: color("ink") },
       range: {
         category: Array.from({ length: 10 }, (_, i) => color(`c${i}`)),
