@@ -1,4 +1,4 @@
-"""The switches of a deployment, read by adapters that compress as well as preempt."""
+"""The switches of a deployment, for adapters that compress as well as preempt."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class BidKVConfig:
 
     Attributes:
         enabled: the feature as a whole; off by default.
-        kill_switch: stops everything at once, whatever `enabled` says.
+        kill_switch: stops everything at once, even if `enabled`.
         delta_budget: most quality loss one decision may spend, summed over its bids; at least 0.
         max_bids_per_solve: most bids one decision may accept; 0 sets no limit.
         truncation_ratio: share of a request's tokens that a truncating compressor keeps, in [0, 1].

@@ -1,4 +1,4 @@
-"""What a named strategy sees of a request, what it answers, and its base class."""
+"""The state of a request that a named strategy reads, the actions it returns, and its base class."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RequestState:
 
 @dataclass(frozen=True)
 class CompressionAction:
-    """One thing to do about one request.
+    """An action on one request.
 
     Attributes:
         request_id: the victim.
@@ -69,7 +69,7 @@ class CompressionAction:
 
 @runtime_checkable
 class BaselineContext(Protocol):
-    """Where the candidates of a strategy come from."""
+    """The source of a strategy's candidates."""
 
     def get_active_requests(self) -> Sequence[RequestState]:
         """Return the running requests."""
@@ -81,7 +81,7 @@ class BaselineContext(Protocol):
 
 
 class BaselineStrategy(ABC):
-    """A named rule for who gives up KV memory."""
+    """A named rule for which requests give up KV memory."""
 
     @property
     @abstractmethod
@@ -92,7 +92,7 @@ class BaselineStrategy(ABC):
     def select_victims(
         self, candidates: Sequence[RequestState], needed_tokens: int, **kwargs: Any
     ) -> list[CompressionAction]:
-        """Return what to do, most wanted first, until `needed_tokens` are freed or candidates run out.
+        """Return the actions, the preferred one first, until `needed_tokens` are freed or candidates run out.
 
         Args:
             candidates: the requests that may be chosen; the order settles ties. An engine that evicts

@@ -1,4 +1,4 @@
-"""The project's published baseline: tokens freed per unit of work lost.
+"""The `bidkv` strategy: tokens freed per unit of work lost.
 
 The two formulas are functions of plain numbers, so that an engine can rank victims without building
 a :class:`RequestState` for each.
@@ -34,7 +34,7 @@ def bidkv_disruption(
         generated_tokens: tokens generated so far, at least 0.
         max_output_tokens: cap on generated tokens; 0 is unknown.
         num_preemptions: how often it was preempted so far.
-        private_tokens: KV tokens it shares with nobody; 0 is unknown.
+        private_tokens: KV tokens that no other request shares; 0 is unknown.
 
     >>> bidkv_disruption(50, 100, 1)
     1.55
@@ -75,15 +75,15 @@ def highest_utility(
 ) -> RequestView:
     """Return the request with the highest :func:`bidkv_utility`, of equals the last.
 
-    The same arithmetic to the last bit without its calls: a step that is short of memory waits for this.
+    The arithmetic is the same to the last bit, without its calls: a step that is short of memory waits for
+    this.
 
     Args:
         requests: at least one.
         generated_tokens: of each request.
-        private_blocks: KV blocks that each request shares with nobody, 0 is unknown; None where all are.
+        private_blocks: KV blocks of each request that no other shares, 0 is unknown; None if all are unknown.
         block_size: tokens per block.
-        known: what follows from a number of private blocks alone, kept from one call to the next for one
-            block size; empty at first.
+        known: a cache between calls with one block size, by the number of private blocks; empty at first.
     """
     if private_blocks is None:
         return _highest_by_tokens(requests, generated_tokens)
@@ -112,7 +112,7 @@ def highest_utility(
 
 
 def _highest_by_tokens(requests: Sequence[RequestView], generated_tokens: Sequence[int]) -> RequestView:
-    """Among requests whose private tokens are unknown; only who could win is weighed."""
+    """Return the same where private tokens are unknown, without weighing requests that cannot win."""
     completion_weight, preemption_weight, epsilon = COMPLETION_WEIGHT, PREEMPTION_WEIGHT, UTILITY_EPSILON
     freed_tokens = [r.num_prompt_tokens + done for r, done in zip(requests, generated_tokens, strict=True)]
     largest = freed_tokens.index(max(freed_tokens))
@@ -123,7 +123,7 @@ def _highest_by_tokens(requests: Sequence[RequestView], generated_tokens: Sequen
         requests[largest].num_preemptions,
     )
     chosen = requests[largest]
-    # Whose disruption is the least there is, 1, and who holds fewer than these, still does not reach it.
+    # A request with fewer tokens than this does not reach it even at the least disruption, 1.
     too_few = int(highest * (1.0 + epsilon)) - 1
     for request, generated, freed in zip(requests, generated_tokens, freed_tokens, strict=True):
         if freed < too_few:
@@ -141,12 +141,12 @@ def _highest_by_tokens(requests: Sequence[RequestView], generated_tokens: Sequen
 
 
 class BidKVStrategy(BaselineStrategy):
-    """Evicts by falling utility U = r / (delta + 1e-3).
+    """Evicts in descending order of utility U = r / (delta + 1e-3).
 
     r is what an eviction really frees: the private tokens where known, else the tokens held.
 
     Args:
-        scoring: what adapters that compress instead of evicting build this strategy's bids with.
+        scoring: scorer with which adapters that compress instead of evicting build this strategy's bids.
         delta_budget: the quality budget such adapters hand to the solver, at least 0. A whole eviction
             is recomputed exactly and loses no quality, so it does not bind :meth:`select_victims`.
 
@@ -167,7 +167,7 @@ class BidKVStrategy(BaselineStrategy):
 
     @property
     def scoring(self) -> ScoringStrategy:
-        """What bids are built with."""
+        """The scorer that bids are built with."""
         return self._scoring
 
     @property
@@ -178,7 +178,7 @@ class BidKVStrategy(BaselineStrategy):
     def select_victims(
         self, candidates: Sequence[RequestState], needed_tokens: int, **kwargs: Any
     ) -> list[CompressionAction]:
-        """Evict by falling utility, stable; a request of one token or less is passed over.
+        """Evict in descending order of utility, stable; a request of one token or less is skipped.
 
         `target_tokens` is r rounded down (at least 1), so that the need is met by what is really freed.
         """

@@ -1,4 +1,4 @@
-"""The request with the most to give goes first."""
+"""Compresses the requests with the most compressible tokens first."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _UNIMPORTANT_BELOW = 0.5
 
 
 def compressible_tokens(tokens: int, compressible_ratio: float, scores: Sequence[float] = ()) -> int:
-    """Return how many of a request's tokens may go.
+    """Return how many of a request's tokens may be dropped.
 
     Args:
         tokens: KV tokens it holds, at least 1.
-        compressible_ratio: share that may go at most, in (0, 1].
-        scores: importance of its tokens where they are known: then no more may go than score below 0.5.
+        compressible_ratio: largest share that may be dropped, in (0, 1].
+        scores: importance of its tokens where known; only tokens that score below 0.5 may then be dropped.
     """
     share = max(1, int(compressible_ratio * tokens))
     if not scores:
@@ -29,8 +29,8 @@ class LargestFirstStrategy(BaselineStrategy):
     """Compresses the requests with the most compressible tokens first, each no more than still needed.
 
     Args:
-        scoring: judges tokens of requests that show them; positional scoring by default.
-        compressible_ratio: share of a request that may go at most, in (0, 1].
+        scoring: scores the tokens of requests that show them; positional scoring by default.
+        compressible_ratio: largest share of a request that may be dropped, in (0, 1].
 
     Raises:
         ValueError: `compressible_ratio` is out of range.
@@ -50,10 +50,10 @@ class LargestFirstStrategy(BaselineStrategy):
     def select_victims(
         self, candidates: Sequence[RequestState], needed_tokens: int, **kwargs: Any
     ) -> list[CompressionAction]:
-        """Compress by compressible tokens, descending; a request of one token or less is passed over.
+        """Compress by compressible tokens, descending; a request of one token or less is skipped.
 
-        The metadata's `estimated_quality_delta` is the mean importance of the tokens to go (the lowest
-        scores), or without scores the share of the request that goes.
+        The metadata's `estimated_quality_delta` is the mean importance of the dropped tokens (the lowest
+        scores), or without scores the dropped share of the request.
         """
         if needed_tokens <= 0:
             return []

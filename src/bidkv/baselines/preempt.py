@@ -14,7 +14,8 @@ ENGINE_ORDER: Final = "preempt-evict"
 class PreemptEvictStrategy(BaselineStrategy):
     """vLLM's own behavior: first come, first served; evict the least important request first.
 
-    Among equals the first listed goes, so an engine that evicts last in, first out lists the newest first.
+    Among equals the first in the list is evicted, so an engine that evicts last in, first out lists the
+    newest first.
     """
 
     @property
@@ -25,7 +26,7 @@ class PreemptEvictStrategy(BaselineStrategy):
     def select_victims(
         self, candidates: Sequence[RequestState], needed_tokens: int, **kwargs: Any
     ) -> list[CompressionAction]:
-        """Evict whole requests by ascending priority; requests that hold nothing are passed over."""
+        """Evict whole requests by ascending priority; requests that hold nothing are skipped."""
         actions = [
             CompressionAction(
                 request.request_id,

@@ -57,7 +57,7 @@ class BaselineRegistry:
         return len(self._strategies)
 
     def create_default_registry(self) -> None:
-        """Register the five named strategies, leaving those alone whose names are taken."""
+        """Register the five named strategies, skipping names that are taken."""
         for strategy_class in _NAMED_FIVE:
             strategy = strategy_class()
             if strategy.name not in self._strategies:

@@ -34,9 +34,9 @@ class StaticRandomStrategy(BaselineStrategy):
     def select_victims(
         self, candidates: Sequence[RequestState], needed_tokens: int, **kwargs: Any
     ) -> list[CompressionAction]:
-        """Compress requests in a freshly drawn order; requests that hold nothing are passed over."""
+        """Compress requests in a freshly drawn order; requests that hold nothing are skipped."""
         if needed_tokens <= 0 or not candidates:
-            return []  # before the draw: a call that needs nothing leaves the sequence where it is
+            return []  # before the draw, so that a call that needs nothing does not advance the sequence
         order = list(candidates)
         self._rng.shuffle(order)
         actions = [

@@ -1,4 +1,4 @@
-"""Policies: who is preempted, who enters, how much stays free; guards; and the resolver from a name."""
+"""Policies: which request is preempted, which enters and how much memory stays free; names resolved."""
 
 from bidkv.policy.catalog import (
     PolicySpecError,

@@ -1,9 +1,9 @@
-"""The contract's five strategies as policies: the same choice, made on live requests without copies.
+"""The five strategies of `bidkv.baselines` (the original contract) as policies on live requests.
 
-Inside an engine every strategy keeps the engine's own admission except `preempt-evict-sjf`, so that
-victims are compared with victims. `tests/policy` checks each choice against the first action of the
-strategy's own `select_victims`, given the newest request first, as an engine that evicts last in, first out
-lists them.
+Each makes the same choice as its strategy, without copying requests. All keep the engine's own admission
+order except `preempt-evict-sjf`, so that they differ in their victims alone. `tests/policy` compares each
+choice with the first action of the strategy's `select_victims`, given the newest request first, as an
+engine that evicts last in, first out lists them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PreemptEvict(Policy):
 
 
 class PreemptEvictSJF(OrderedAdmission):
-    """`preempt-evict-sjf`: the shortest prompt enters first; the engine's own order is preempted."""
+    """`preempt-evict-sjf`: the shortest prompt enters first; victims are the engine's own."""
 
     name = "preempt-evict-sjf"
 
@@ -36,7 +36,7 @@ class PreemptEvictSJF(OrderedAdmission):
 
 
 class StaticRandom(Policy):
-    """`static-random`: any running request, drawn from a seeded generator."""
+    """`static-random`: preempt a running request drawn from a seeded generator."""
 
     name = "static-random"
     victim_rule = "drawn at random"
@@ -53,7 +53,7 @@ class StaticRandom(Policy):
 
 
 class LargestFirst(Policy):
-    """`largest-first`: who holds the most KV."""
+    """`largest-first`: preempt the request that holds the most KV."""
 
     name = "largest-first"
     victim_rule = "the most computed tokens"

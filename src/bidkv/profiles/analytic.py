@@ -1,11 +1,11 @@
 """A step-time profile without a recording: a roofline from a model's config.json and a GPU's data sheet.
 
-For a model or a GPU that nobody recorded. In a step, a GPU needs at least the time to read the weights once,
-and at least the time its arithmetic takes: the larger of the two (S. Williams, A. Waterman, D. Patterson,
-"Roofline", CACM 52(4), 2009). Reading the KV cache comes on top of either, since attention is no part of the
-matrix products, and so does the time of the host between two steps. The two bounds take the places of a
-regime's two cost lines. Of a mixture of experts every step is taken to read all experts, which holds from
-about a dozen requests in a batch on.
+For a model or a GPU without recorded steps. In a step, a GPU needs at least the time to read the weights
+once, and at least the time its arithmetic takes: the larger of the two (S. Williams, A. Waterman, D.
+Patterson, "Roofline", CACM 52(4), 2009). Reading the KV cache comes on top of either, since attention is no
+part of the matrix products, and so does the time of the host between two steps. The two bounds take the
+places of a regime's two cost lines. Of a mixture of experts every step is taken to read all experts, which
+holds from about a dozen requests in a batch on.
 
 Tensor parallelism divides weights, arithmetic and KV cache, and adds two all-reduces per layer.
 
@@ -36,7 +36,7 @@ HOST_STEP_S = 0.002
 """Host time of a step that no kernel hides (scheduling, sampling); an assumption, one for all machines."""
 
 HOST_REQUEST_S = 0.00002
-"""Such host time for each request of the step (bookkeeping, output); an assumption, one for all machines."""
+"""Host time for each request of the step (bookkeeping, output); an assumption, one for all machines."""
 
 HOST_GRAPH_STEP_S = 0.011
 """Least time of a step with prefill that replays captured graphs: read off the recorded H100 steps."""

@@ -1,4 +1,4 @@
-"""Which bids to accept: most tokens per unit of quality first, within a budget."""
+"""Selects bids by tokens freed per unit of quality lost, within a budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SolverConfig:
         delta_budget: most quality loss of one decision, in [0, 1].
         max_bids_per_solve: most bids one decision accepts, at least 1.
         kill_switch: stops the solver whatever `enabled` says.
-        decision_reason: what acceptances give as their reason unless told otherwise.
+        decision_reason: reason given in acceptances by default.
 
     Raises:
         ValueError: a value is out of range.
@@ -43,17 +43,17 @@ class SolverConfig:
 
 
 class PressureSource(Protocol):
-    """What the solver asks of a detector; :class:`bidkv.pressure.PressureDetector` is one."""
+    """The part of a detector that the solver uses; :class:`bidkv.pressure.PressureDetector` is one."""
 
     def is_under_pressure(self) -> bool:
-        """Whether anything is to be freed now."""
+        """Whether memory must be freed now."""
 
     def needed_tokens(self) -> int:
         """KV tokens to free."""
 
 
 class GreedyBidSolver:
-    """Accepts bids by falling utility until enough tokens are freed.
+    """Accepts bids in descending order of utility until enough tokens are freed.
 
     Greedy by density, the classic heuristic for the knapsack problem (Dantzig 1957), with at most
     one bid a request. O(b log b) for b bids.
@@ -121,7 +121,7 @@ class GreedyBidSolver:
         *,
         decision_reason: str | None = None,
     ) -> BidAcceptance:
-        """Like :meth:`solve`, for callers to whom a part of the tokens is of no use.
+        """Like :meth:`solve`, for callers that cannot use a part of the tokens.
 
         Raises:
             BidCapacityError: the acceptable bids free fewer than `tokens_needed`.
@@ -145,7 +145,7 @@ class GreedyBidSolver:
         *,
         decision_reason: str | None = None,
     ) -> BidAcceptance:
-        """Like :meth:`solve` for what `detector` says is needed; nothing is while it sees no pressure."""
+        """Like :meth:`solve` for the tokens `detector` asks for; 0 while it sees no pressure."""
         tokens_needed = detector.needed_tokens() if detector.is_under_pressure() else 0
         return self.solve(pool, tokens_needed, delta_budget, decision_reason=decision_reason)
 

@@ -1,4 +1,4 @@
-"""Who uses the server: counts per agent in bounded memory."""
+"""Use of the server by agent, counted in bounded memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ class AgentCounts(NamedTuple):
 class AgentTable:
     """Exact counts of the most recently active agents; the rest are summed under :attr:`OTHERS`.
 
-    The agent idle for longest makes room, in O(1): whoever loads the server now is always listed.
+    The agent that has been idle for longest is replaced, in O(1): agents that load the server now are
+    always listed.
 
     >>> table = AgentTable(capacity=2)
     >>> for agent in ("a", "b", "a", "c"):
@@ -62,7 +63,7 @@ class AgentTable:
         self._row(agent_id)[1] += blocks
 
     def counts(self) -> dict[str, AgentCounts]:
-        """Return the listed agents, longest idle first, then :attr:`OTHERS` when anybody is summed there."""
+        """Return the listed agents, longest idle first, then :attr:`OTHERS` if it sums up any."""
         total = self._total or 1
         listed = {name: AgentCounts(row[0], row[1], row[0] / total) for name, row in self._rows.items()}
         if any(self._others):

@@ -80,7 +80,7 @@ def step_mix(
     prefill_s = prefill_price(points, state.running, state.resident_tokens, step_time, cached_prompt_share)
     decode_s = prefill_s(0.0)
     excess = _mean_excess(points)
-    # Where memory binds, an ending request's s + o tokens enter, or nobody when they miss what the head of
+    # Where memory binds, an ending request's s + o tokens enter, or none when they miss what the head of
     # the queue lacks; where max_num_seqs binds, one prompt enters.
     memory, seats = state.memory_bound, 1.0 - state.memory_bound
     events = [(s + o, memory * w * max(1.0 - excess(s + o) / mean_s, 0.0)) for s, o, w in points]

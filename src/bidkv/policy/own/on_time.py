@@ -1,4 +1,4 @@
-"""`on-time`: as many first tokens as possible within an objective, the rest by `fast` with a sure share."""
+"""`on-time`: as many first tokens as possible within an objective; late requests have a guaranteed share."""
 
 from __future__ import annotations
 
@@ -10,23 +10,24 @@ from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
 _KEEP = 0.98
-"""What one more admission leaves of the weight of the older ones in the share of late requests."""
+"""Weight that one more admission leaves the older ones in the share of late requests: about 50 count."""
 _MARGIN_S = 0.1
-"""A first token takes about a step or two more after the admission."""
+"""Seconds from the admission to the first token: a step or two."""
 
 
 class OnTime(Fast):
-    """Keeps first tokens within an objective: who can still be on time enters first, the cheapest first.
+    """Keeps first tokens within an objective: requests that can still be on time enter first, the cheapest
+    first.
 
     A request is on time while its first token can still come within `ttft_slo_s` of its arrival (or, when it
     has a deadline, while it can still be complete by then, if that is earlier); after that, and after a
-    preemption, it is late. Late requests enter by the key of `fast`. They go first while their share of the
-    cost of recent admissions is at most `late_share`, those on time go first otherwise: whatever arrives,
-    it takes no more than the rest of the machine from those who waited longest.
+    preemption, it is late. Late requests enter by the key of `fast`. They enter first while their share
+    of the cost of recent admissions is at most `late_share`; otherwise those on time do. Whatever arrives,
+    requests that have waited longest are sure of this share of the machine.
 
     Args:
         ttft_slo_s: seconds from arrival to the first token, above 0.
-        late_share: share of the machine that late requests are sure of, from 0 to 1.
+        late_share: guaranteed share of the machine for late requests, from 0 to 1.
         dial: as in `fast`, for late requests.
         passes: as in `fast`.
         cap: as in `fair`.
@@ -57,7 +58,7 @@ class OnTime(Fast):
         self._entered_s = 0.0
 
     def _expire(self, now_s: float) -> None:
-        """Move those that can be on time no more to the late ones."""
+        """Move requests that can no longer be on time to the late ones."""
         while (request := self._due.first()) is not None and self._due_s[request.request_id] <= now_s:
             self._forget_due(request)
             bid = self.bids[request.request_id]
@@ -71,7 +72,7 @@ class OnTime(Fast):
         return due_s - _MARGIN_S
 
     def _forget_due(self, request: RequestView) -> bool:
-        """`request` is on time no more; return whether it was."""
+        """Take `request` from those on time; return whether it was one of them."""
         if self._due_s.pop(request.request_id, None) is None:
             return False
         self._due.discard(request)
@@ -80,7 +81,7 @@ class OnTime(Fast):
 
     # --- questions -------------------------------------------------------------------------------
     def select_next(self, engine: EngineView) -> RequestView | None:
-        """Return the cheapest that can be on time, or the first late one when it is their turn.
+        """Return the cheapest request that can be on time, or the first late one when it is their turn.
 
         Where none of the first few of one kind fits, one of the other may enter.
         """
@@ -104,7 +105,8 @@ class OnTime(Fast):
         return other or head
 
     def _next_on_time(self, cheapest: RequestView, room: AdmissionRoom) -> RequestView | None:
-        """Return who of those on time enters now, the cheapest or one of the next few; None if none fits."""
+        """Return the on-time request that enters now, the cheapest or one of the next few; None if none
+        fits."""
         if self.bids[cheapest.request_id].blocks <= room.free:
             return cheapest
         return self._fitting(self._on_time, room)
@@ -114,14 +116,14 @@ class OnTime(Fast):
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
-        """It is on time for now."""
+        """Take its bid; it is on time for now."""
         bid = self._join(request, engine)
         due_s = self._due_s[request.request_id] = self._turns_late_s(request, engine)
         self._due.push(request, due_s)
         self._on_time.push(request, bid.cost_s / request.weight, bid.blocks)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        """It runs; remember whose turn that was."""
+        """Count it in the share of the late or of those on time."""
         late = not self._forget_due(request)
         bid = self.bids.get(request.request_id)
         if bid is not None:

@@ -1,4 +1,4 @@
-"""User priorities first: a policy that decides only inside a class of equal priority."""
+"""Carries a policy into an engine with user priorities: it decides only within a class of equal priority."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bidkv.protocol.session_views import SessionView
 
 @dataclass(slots=True)
 class _Class:
-    """One user priority: the policy that knows this class alone, its live requests and those that wait."""
+    """One user priority: the policy copy that knows this class alone, its live and its waiting requests."""
 
     policy: Policy
     live: set[str] = field(default_factory=set)
@@ -39,17 +39,17 @@ class WithinClasses(Policy):
 
     @property
     def chooses_victims(self) -> bool:
-        """Whether the policy inside does."""
+        """Whether the wrapped policy does."""
         return self._whole.chooses_victims
 
     @property
     def chooses_next(self) -> bool:
-        """Whether the policy inside does."""
+        """Whether the wrapped policy does."""
         return self._whole.chooses_next
 
     @property
     def keeps_reserve(self) -> bool:
-        """Whether the policy inside does."""
+        """Whether the wrapped policy does."""
         return self._whole.keeps_reserve
 
     def select_victim(
@@ -71,7 +71,7 @@ class WithinClasses(Policy):
 
     @property
     def drops_idle(self) -> bool:
-        """Whether the policy inside does."""
+        """Whether the wrapped policy does."""
         return self._whole.drops_idle
 
     def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
@@ -137,5 +137,5 @@ class WithinClasses(Policy):
             members.live.discard(request.request_id)
             members.policy.on_finish(request, engine, completed=completed)
             if not members.live:
-                # Clients choose priorities: what nobody uses must not pile up.
+                # Clients choose priorities: classes without requests must not accumulate.
                 del self._classes[request.priority]

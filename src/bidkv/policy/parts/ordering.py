@@ -1,4 +1,4 @@
-"""Helpers a policy is built from: choosing the least, and a waiting queue in an order of one's own."""
+"""Helpers for policies: choosing the least, and a waiting queue in any order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 
 LOOK_PAST = 16
-"""How many behind a head that does not fit are looked at."""
+"""Number of requests scanned behind a head that does not fit: bounds the cost of a decision."""
 
 
 def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) -> RequestView:
@@ -34,15 +34,16 @@ _LONGEST_FRONT = 32
 class WaitingHeap:
     """Waiting requests by a key that is fixed when they join; any member leaves at any time.
 
-    Push and pop are O(log n); a member that leaves from the middle is dropped lazily. Ties go to who joined
-    first.
+    Push and pop are O(log n); a member that leaves from the middle is dropped lazily. Ties go to the member
+    that joined first.
     """
 
     __slots__ = ("_entries", "_front", "_front_sizes", "_heap", "_live", "_next")
 
     def __init__(self) -> None:
-        # The smallest members in order, so that looking at the first few costs no heap operation; whatever is
-        # in the heap comes after them. Who left is dropped from the front at once, from the heap lazily.
+        # The smallest members in order, so that looking at the first few costs no heap operation; the heap
+        # holds those after them. A member that leaves is dropped from the front at once, from the heap
+        # lazily.
         self._front: list[_Entry] = []
         self._front_sizes: list[int] = []
         self._heap: list[_Entry] = []
@@ -106,7 +107,7 @@ class WaitingHeap:
             self._fill(limit)
         if len(sizes) > limit:
             sizes = sizes[:limit]
-        # Mostly nobody fits, and finding the smallest is much faster than looking at them one by one.
+        # Usually none fits, and finding the smallest is much faster than looking at them one by one.
         if not sizes or min(sizes) > most:
             return None
         chosen, largest = 0, -1
@@ -151,7 +152,7 @@ class OrderedAdmission(Policy):
         self._queue = WaitingHeap()
 
     def waiting_key(self, request: RequestView) -> Any:
-        """What the waiting requests are ordered by."""
+        """Key by which the waiting requests are ordered."""
         raise NotImplementedError
 
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
@@ -159,11 +160,11 @@ class OrderedAdmission(Policy):
         self._queue.push(request, self.waiting_key(request))
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """It waits again, by the same key."""
+        """Queue it again by the same key."""
         self._queue.push(request, self.waiting_key(request))
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        """It runs."""
+        """Take it off the queue."""
         self._queue.discard(request)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
@@ -171,5 +172,5 @@ class OrderedAdmission(Policy):
         self._queue.discard(request)
 
     def select_next(self, engine: EngineView) -> RequestView | None:
-        """Return the one with the smallest key."""
+        """Return the request with the smallest key."""
         return self._queue.first()

@@ -1,4 +1,4 @@
-"""Published rules about who enters and how much stays free."""
+"""Published rules for which request enters and how much memory stays free."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Watermark(Policy):
 
 
 class HighestResponseRatioNext(Policy):
-    """`hrrn`: who waited longest for its size enters first, (wait + service) / service.
+    """`hrrn`: the highest response ratio enters first, (wait + service) / service.
 
     Service is the length of the prompt, generated tokens to compute again included. Source: SGLang PR 32911;
     Brinch Hansen 1971. Ratios change while time passes, so requests of about one size (within 19 %) share a
@@ -67,22 +67,22 @@ class HighestResponseRatioNext(Policy):
 
     def __init__(self) -> None:
         self._queues: dict[int, WaitingHeap] = {}
-        self._queue_of: dict[str, int] = {}
+        self._sizes: dict[str, int] = {}
 
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Queue it among those of its size."""
         size = round(self._QUEUES_PER_DOUBLING * math.log2(self._service_tokens(request)))
-        self._queue_of[request.request_id] = size
+        self._sizes[request.request_id] = size
         if size not in self._queues:
             self._queues[size] = WaitingHeap()
         self._queues[size].push(request, request.arrival_s)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """It waits again; what it generated is now part of its service."""
+        """Queue it again; what it generated is now part of its service."""
         self.on_arrival(request, engine)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        """It runs."""
+        """Take it off its queue."""
         self._leave(request)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
@@ -90,7 +90,7 @@ class HighestResponseRatioNext(Policy):
         self._leave(request)
 
     def _leave(self, request: RequestView) -> None:
-        size = self._queue_of.pop(request.request_id, None)
+        size = self._sizes.pop(request.request_id, None)
         if size is not None:
             self._queues[size].discard(request)
 

@@ -100,5 +100,5 @@ class ArrivalOrder:
         self._members.pop(request.request_id, None)
 
     def first(self) -> RequestView | None:
-        """Return who is next, or None."""
+        """Return the request that is next, or None."""
         return next(iter(self._members.values()), None)

@@ -24,8 +24,9 @@ class PastFuture(Policy):
     Source: arXiv 2507.10150 and its implementation in LightLLM (`PastFutureQueue`: window 200, 5 % kept
     free, 200 / batch + 1 scenarios, at most 5). There every length is drawn anew in every step; here a drawn
     length stays until the request outlives it, which is the same distribution at a fraction of the cost.
-    There every request has a cap; one without is taken to end at the longest length in the window or, having
-    outlived that, at twice what it has generated, and before anything finished nobody is held back for it.
+    There every request has a cap. Here a request without one is assumed to end at the longest length in the
+    window, or at twice what it has generated once it has outlived that. Before any request has finished,
+    such a request is admitted at once.
 
     Args:
         window: finished lengths remembered, at least 1.

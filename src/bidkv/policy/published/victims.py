@@ -11,7 +11,7 @@ from bidkv.protocol.requests import RequestView
 
 
 class LeastComputedFirst(Policy):
-    """`lcf`: preempt who has the fewest computed tokens, admit as the engine does.
+    """`lcf`: preempt the request with the fewest computed tokens; admission is the engine's own.
 
     Source: vLLM RFC 54644, which measures the recompute tax this saves.
     """
@@ -27,7 +27,7 @@ class LeastComputedFirst(Policy):
 
 
 class MostRemaining(Policy):
-    """`most-remaining`: preempt who may still generate the most tokens, max_tokens - generated.
+    """`most-remaining`: preempt the request that may still generate the most tokens, max_tokens - generated.
 
     Source: vLLM PR 36980 (shortest remaining time first among victims); the preemption of SRPT, Schrage 1968.
     """
