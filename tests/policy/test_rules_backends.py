@@ -32,7 +32,7 @@ def pressed(rng: random.Random) -> tuple[EngineConfig, list[WorkloadRequest]]:
     return config, requests
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", [name for name in available() if not resolve(name).needs_sessions])
 def test_both_backends_decide_alike(name: str) -> None:
     profile = load_profile("h100-llama3.1-8b")
     preemptions = 0
