@@ -420,6 +420,11 @@ def test_quoted_cells_and_fields_within_objects_are_read(write: Callable[..., Pa
         read_trace(nested, options=TraceOptions(columns={**stated, "prompt": "usage.tokens"}))
 
 
+def test_blanks_before_a_quoted_header_change_nothing(write: Callable[..., Path]) -> None:
+    path = write(' "arrived_at","num_prefill_tokens","num_decode_tokens"\n"1.5","7","3"\n')
+    assert lengths(list(read_trace(path))) == [(1.5, 7, 3)]
+
+
 def test_json_of_no_known_format_is_said(write: Callable[..., Path]) -> None:
     path = write('{"architectures": ["LlamaForCausalLM"], "hidden_size": 8192}')
     with pytest.raises(TraceError, match=r"or --columns that state .*, found 'architectures,hidden_size'"):

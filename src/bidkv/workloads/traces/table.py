@@ -48,10 +48,10 @@ def read_rows(
     file = str(path)
     lines = read_lines(path)
     number, header_line = next(lines, (0, b""))
-    header = split_header(file, header_line)
+    header = split_header(file, header_line.strip())
     for column in columns:
         if column not in header:
-            fail(file, 1, column, f"a header with the columns {', '.join(columns)}", header_line)
+            fail(file, 1, column, f"a header with the columns {', '.join(columns):.300}", header_line)
     places = [header.index(column) for column in columns]
     width = len(header)
     with_quotes = with_quotes or b'"' in header_line
