@@ -380,7 +380,6 @@ class Controller(GuardedPolicy):
                 (engine.now_s - admitted_s) * 1e3,
                 -(-computed // engine.block_size),
                 request.agent_id,
-                # It grew from its prompt to its end, a token a step.
                 mean_blocks=(request.num_prompt_tokens + request.num_output_tokens / 2) / engine.block_size,
             )
         self._event(self._policy.on_finish, request, engine, completed=completed)
