@@ -44,7 +44,7 @@ def list_imports(path: Path) -> Iterator[str]:
         for name in names:
             package, _, rest = name.partition(".")
             room = rest.partition(".")[0]
-            if package == "bidkv" and ((SRC / room).is_dir() or (SRC / f"{room}.py").exists()):
+            if package == "bidkv" and room and ((SRC / room).is_dir() or (SRC / f"{room}.py").exists()):
                 yield room
 
 
