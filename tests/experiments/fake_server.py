@@ -100,7 +100,7 @@ class FakeServer:
         return web.Response(text=f'vllm:cache_config_info{{block_size="{BLOCK_SIZE}",x="y"}} 1.0\n')
 
     async def exporter(self, request: web.Request) -> web.Response:
-        name = self.policy.partition(":")[0]
+        name = self.policy.partition(":")[0].replace("_", "-")  # the one spelling, as engines report it
         lines = [
             f'bidkv_policy_active{{policy="{name}"}} 1.0',
             f"bidkv_arrivals_total {self.arrivals}.0",

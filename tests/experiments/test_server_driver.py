@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bidkv.experiments import managed_server
 from bidkv.experiments.collector import Reading
 from bidkv.experiments.driver import DriverError, EngineFacts, Task
 from bidkv.experiments.execute import run_experiment
@@ -76,6 +77,16 @@ def test_runs_share_a_server_that_is_told_the_policy(tmp_path: Path) -> None:
         assert result.totals.scheduled_tokens == 2 * result.totals.steps > 0
         assert result.summary()["preempted_requests"] is None
     assert not list(tmp_path.glob("control-*"))
+
+
+def test_an_old_spelling_of_a_policy_is_recognized_when_it_is_in_charge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(managed_server, "_PATIENCE_S", 5.0)
+    with driver(tmp_path) as fake:
+        (done,) = fake.run(tasks("sglang_default"))
+    assert done.result is not None, done.error
+    assert done.result.strategy == "sglang_default"
 
 
 def test_a_run_that_fails_does_not_take_the_others_with_it(tmp_path: Path) -> None:

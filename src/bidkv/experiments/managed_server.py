@@ -15,6 +15,7 @@ from bidkv.experiments.driver import EngineFacts, RunFailed
 from bidkv.experiments.request_bodies import PATHS, Dialect, prepare
 from bidkv.experiments.server_process import ChildProcess, find_free_port
 from bidkv.observability.prometheus_page import get_text
+from bidkv.policy import resolve
 from bidkv.protocol.requests import WorkloadRequest
 
 LOOK_S = 0.5
@@ -132,14 +133,16 @@ class ManagedServer:
         Raises:
             RunFailed: it is not in charge in time.
         """
-        name = policy.partition(":")[0]
+        # The server reports a policy under the one spelling of its name, whatever the plan says.
+        name = resolve(policy).name
         for step in ("lcf" if name == ENGINE_ORDER else ENGINE_ORDER, policy):
+            expected = resolve(step).name
             beside = self._control_file.with_suffix(".new")
             beside.write_text(step)
             beside.chmod(0o600)
             beside.replace(self._control_file)
             deadline_s = time.monotonic() + _PATIENCE_S
-            while not self.look().policies.get(step.partition(":")[0], False):
+            while not self.look().policies.get(expected, False):
                 if time.monotonic() > deadline_s:
                     raise RunFailed(f"policy {step!r} is not in charge after {_PATIENCE_S:g} s")
                 self._poke()
