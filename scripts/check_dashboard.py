@@ -9,16 +9,17 @@ the part before the comparison is asked.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 ENGINES = ("vllm", "sglang")
@@ -79,21 +80,23 @@ def check(prometheus: str, engine: str, server: str = ".*", rate_interval: str =
     return [ask(prometheus, query) for query in queries]
 
 
-def main() -> int:
-    """Print the answers."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--prometheus", default="http://127.0.0.1:9090", metavar="URL")
-    parser.add_argument("--engine", choices=ENGINES, default="vllm")
-    parser.add_argument("--server", default=".*", metavar="REGEX")
-    given = parser.parse_args()
-    answers = check(given.prometheus, given.engine, given.server)
+def main(
+    prometheus: Annotated[str, typer.Option(metavar="URL")] = "http://127.0.0.1:9090",
+    engine: Annotated[str, typer.Option(metavar="vllm|sglang")] = "vllm",
+    server: Annotated[str, typer.Option(metavar="REGEX")] = ".*",
+) -> None:
+    """Print what every expression of dashboard and alerts returns; exit code 1 where one has no data."""
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"expected one of {', '.join(ENGINES)}, got {engine!r}")
+    answers = check(prometheus, engine, server)
     for answer in answers:
         state = f"{answer.series} series, {answer.sample}" if answer.series else answer.error or "NO DATA"
         print(f"{answer.query.source:34} {state:32} {answer.query.expression}")
     empty = sum(not answer.series for answer in answers)
     print(f"{len(answers) - empty} of {len(answers)} expressions return data")
-    return 1 if empty else 0
+    if empty:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

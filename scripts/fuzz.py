@@ -6,17 +6,16 @@
 
 Each reader runs in processes of its own, starting from valid inputs. One input in fifty is guided by
 coverage, which finds ways into the code but is slow; the rest are random changes of all that was found, many
-times faster. A crash is whatever is not the reader's documented error, an input that takes 10 seconds, or one
-that takes a gigabyte; its input and its output are kept in out/fuzz/. Prints a line for each reader; exits 1
+times faster. A crash is an error that the reader does not document, an input that takes 10 seconds, or one
+that takes a gigabyte. Its input and output are kept in out/fuzz/. Prints a line for each reader; exits 1
 after a crash.
 
-A run that was stopped goes on where it was: what each reader has seen so far is noted in out/fuzz/ (remove
-the folder to begin anew), and so are the inputs that led somewhere new.
+A run that was stopped continues where it was: out/fuzz/ holds the number of inputs each reader has seen and
+the inputs that reached new code. Remove the folder to start over.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -29,6 +28,9 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 GUIDED, BLIND = "--guided-here", "--blind-here"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -184,37 +186,36 @@ def fuzz_apart(reader: Reader, inputs: int, seconds: int) -> bool:
     return clean
 
 
-def main() -> int:
-    """Parse and run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="READER", help="which; default: all")
-    parser.add_argument(
-        "--inputs", type=int, default=1_000_000, help="inputs a reader, those of earlier runs included"
-    )
-    parser.add_argument("--seconds", type=int, default=0, help="seconds a reader; default: no limit")
-    parser.add_argument("--list", action="store_true", help="print the readers' names")
-    parser.add_argument(GUIDED, action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument(BLIND, action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+def main(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[READER]...", help="All unless named.")
+    ] = None,
+    inputs: Annotated[
+        int, typer.Option(metavar="N", help="Inputs per reader, those of earlier runs included.")
+    ] = 1_000_000,
+    seconds: Annotated[int, typer.Option(metavar="S", help="Seconds per reader; 0 sets no limit.")] = 0,
+    list_readers: Annotated[bool, typer.Option("--list", help="Print the names of the readers.")] = False,
+    guided_here: Annotated[bool, typer.Option(GUIDED, hidden=True)] = False,
+    blind_here: Annotated[bool, typer.Option(BLIND, hidden=True)] = False,
+) -> None:
+    """Fuzz the readers of outside input; exit code 1 after a crash."""
     known = {reader.name: reader for reader in readers()}
-    unknown = [name for name in options.names if name not in known]
-    if unknown:
-        parser.error(f"no reader {unknown[0]!r}; there are {', '.join(known)}")
-    if options.list:
+    if unknown := [name for name in names or [] if name not in known]:
+        raise typer.BadParameter(f"no reader {unknown[0]!r}; there are {', '.join(known)}")
+    if list_readers:
         print("\n".join(known))
-        return 0
+        return
     FOUND.mkdir(parents=True, exist_ok=True)
-    chosen = [known[name] for name in options.names or known]
-    if options.guided_here or options.blind_here:
+    chosen = [known[name] for name in names or known]
+    if guided_here or blind_here:
         logging.disable(logging.CRITICAL)
-        here = fuzz_guided if options.guided_here else fuzz_blind
-        here(chosen[0], options.inputs, options.seconds)
-        return 0
-    clean = [fuzz_apart(reader, options.inputs, options.seconds) for reader in chosen]
-    return 0 if all(clean) else 1
+        here = fuzz_guided if guided_here else fuzz_blind
+        here(chosen[0], inputs, seconds)
+        return
+    clean = [fuzz_apart(reader, inputs, seconds) for reader in chosen]
+    if not all(clean):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    typer.run(main)

@@ -11,7 +11,6 @@ or when the books do not agree.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
 import random
@@ -20,6 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Annotated
+
+import typer
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -191,19 +193,18 @@ def vllm(requests: int, strategy: str, seed: int) -> int:
     return watch.verdict(problems)
 
 
-def main() -> int:
-    """Parse and run."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("engine", choices=("simulator", "vllm"))
-    parser.add_argument("--requests", type=int, default=100_000)
-    parser.add_argument("--strategy", default="fair")
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    run = simulator if options.engine == "simulator" else vllm
-    return run(options.requests, options.strategy, options.seed)
+def main(
+    engine: Annotated[str, typer.Argument(metavar="simulator|vllm")],
+    requests: Annotated[int, typer.Option(metavar="N")] = 100_000,
+    strategy: Annotated[str, typer.Option(metavar="NAME")] = "fair",
+    seed: Annotated[int, typer.Option(metavar="S")] = 1,
+) -> None:
+    """Run requests through an engine for hours; exit code 1 when memory grows or a counter is off."""
+    runs = {"simulator": simulator, "vllm": vllm}
+    if engine not in runs:
+        raise typer.BadParameter(f"expected one of {', '.join(runs)}, got {engine!r}")
+    raise typer.Exit(runs[engine](requests, strategy, seed))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    typer.run(main)

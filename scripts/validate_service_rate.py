@@ -201,7 +201,7 @@ def recorded_run(_: Path | None) -> None:
 
 
 def engine_runs(_: Path | None) -> None:
-    """Runs of a real engine that had everybody waiting from the start, and the same requests simulated."""
+    """Compare runs of a real engine, all requests there from the start, with the same ones simulated."""
     profile = load_profile(TRAFFIC_PROFILE)
     print("| run | steps, preemptions: real | simulated | real req/s | simulator | model | plain formula |")
     print("|---|---|---|---|---|---|---|")

@@ -74,5 +74,6 @@ def root(
 ) -> None:
     """The control plane for an LLM server's KV cache.
 
-    Who is preempted, who enters, how much memory stays free: measured on your own trace, without a GPU.
+    Which request is preempted, which one enters, how much memory stays free: measured on your own trace,
+    without a GPU.
     """

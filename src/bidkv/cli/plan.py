@@ -190,10 +190,11 @@ class _Run:
         return checks, fleet
 
     def draw(self, plan: CapacityPlan, file: Path) -> None:
-        from bidkv.planning.picture import load_curve, plan_chart, write_picture
+        from bidkv.evaluation.pictures import save_chart
+        from bidkv.planning.picture import load_curve, plan_chart
 
         curve = load_curve(self.demand, self.shape, self.profile, self.cached_prompt_share)
-        write_picture(file, plan_chart(plan, curve))
+        save_chart(file, plan_chart(plan, curve), _PICTURES)
 
 
 def _write(plan: CapacityPlan, engine: EngineConfig, tests: _Tests, json_file: str | None) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -70,8 +69,3 @@ def plan_chart(plan: CapacityPlan, rows: list[dict[str, Any]]) -> alt.VConcatCha
         *panels, title=f"{plan.source}: limited by {service.limit}, band = uncertain"
     )
     return chart
-
-
-def write_picture(file: Path, chart: alt.VConcatChart) -> None:
-    """Write the chart; the file's ending (.html, .png, .svg) decides the form."""
-    chart.save(str(file), inline=True) if file.suffix == ".html" else chart.save(str(file))

@@ -76,8 +76,8 @@ def _sections(analysis: ExperimentAnalysis, loads: list[str], compared: bool) ->
         ),
         Section(
             "Fairness",
-            "Who pays for the mean: a line that rises to the left lets small requests wait longer for each "
-            "token they get.",
+            "Which requests pay for the mean: where a line rises to the left, small ones wait longer per "
+            "token.",
             "fairness",
             experiment_charts.fairness(names, first),
         ),

@@ -157,7 +157,7 @@ def fairness_rows(analysis: ExperimentAnalysis) -> list[Row]:
 
 
 def figure_rows(analysis: ExperimentAnalysis) -> list[Row]:
-    """Return one row a run with every figure."""
+    """Return one row per run with every figure."""
     rows = []
     for run in analysis.runs:
         summary, cell = summarize_run(run, analysis.objective), run.cell

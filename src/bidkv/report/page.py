@@ -44,7 +44,7 @@ def write_report(path: Path, results: Sequence[RunResult], config: Mapping[str, 
 
     Args:
         path: the HTML file; its folder is made when missing.
-        results: one run a strategy, at least one; strategies have different names.
+        results: one run per strategy, at least one; strategies have different names.
         config: what was run (the `config` object of `bidkv simulate --json`), printed on the page.
 
     Raises:
@@ -130,7 +130,7 @@ def _sections(results: Sequence[RunResult], strategies: Sequence[str], baseline:
         Section(
             "KV use and preemptions over time",
             f"KV use is the time average over each of {series.TIME_STEPS} equal parts of the longest run, "
-            f"taken from up to {points:,} recorded points a run; preemptions count up to the part's end.",
+            f"taken from up to {points:,} recorded points per run; preemptions count up to the part's end.",
             "timeline",
             charts.timelines(strategies, baseline),
         ),

@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from bidkv.evaluation.pictures import save_chart
 from bidkv.policy import resolve
 from bidkv.tournament.plan import BASELINE, RECOMMENDED
 from bidkv.tournament.standings import Standings
@@ -123,10 +124,4 @@ def write_picture(file: Path, standings: Standings) -> None:
     Raises:
         ValueError: the name ends otherwise.
     """
-    chart = pareto_chart(standings)
-    if file.suffix == ".html":
-        chart.save(file, inline=True)
-    elif file.suffix == ".png":
-        chart.save(file, scale_factor=2)
-    else:
-        raise ValueError(f"{file}: expected a name that ends in .html or .png")
+    save_chart(file, pareto_chart(standings))

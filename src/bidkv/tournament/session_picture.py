@@ -7,6 +7,7 @@ from typing import Any
 
 import altair as alt
 
+from bidkv.evaluation.pictures import save_chart
 from bidkv.tournament.plan import BASELINE
 from bidkv.tournament.session_plan import Mode
 from bidkv.tournament.session_standings import SessionStandings
@@ -77,10 +78,4 @@ def write_session_picture(file: Path, standings: SessionStandings) -> None:
     Raises:
         ValueError: the name ends otherwise.
     """
-    chart = session_chart(standings)
-    if file.suffix == ".html":
-        chart.save(file, inline=True)
-    elif file.suffix == ".png":
-        chart.save(file, scale_factor=2)
-    else:
-        raise ValueError(f"{file}: expected a name that ends in .html or .png")
+    save_chart(file, session_chart(standings))
