@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Protocol
 
@@ -37,6 +38,7 @@ def answer_key(session_id: str, turn: int) -> int:
     return _session_key(session_id) - 2 * turn - 1
 
 
+@lru_cache(maxsize=4096)
 def _session_key(session_id: str) -> int:
     # Negative, so that it never equals one of a trace's hash ids; the same in every process.
     digest = blake2b(session_id.encode(), digest_size=5).digest()

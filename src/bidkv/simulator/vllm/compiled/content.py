@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import NamedTuple
 
 from bidkv.protocol.requests import WorkloadRequest
@@ -21,8 +22,8 @@ class Placed(NamedTuple):
         shared_tokens: leading prompt tokens under hash ids: other sessions may have them too.
     """
 
-    ends: list[int]
-    nodes: list[int]
+    ends: array[int]
+    nodes: array[int]
     last_node: int
     shared_tokens: int
 
@@ -34,8 +35,8 @@ class _Past:
 
     def __init__(self, root: int) -> None:
         self.content: tuple[tuple[int, int], ...] = ()
-        self.ends: list[int] = []
-        self.nodes: list[int] = []
+        self.ends = array("q")
+        self.nodes = array("q")
         self.node = root
         self.shared_tokens = 0
         # The session's own content: no other session can come to these places.
@@ -62,7 +63,10 @@ class ContentIndex:
         self._last_node = self.ROOT
 
     def place(self, request: WorkloadRequest) -> Placed:
-        """Find the places of an arriving request's prompt and of its answer to come."""
+        """Find the places of an arriving request's prompt and of its answer to come.
+
+        The arrays returned may change with the next call.
+        """
         session_id = request.session_id
         if not session_id:
             ends, nodes, _, shared = self._walk(request, self._shared)
@@ -78,7 +82,7 @@ class ContentIndex:
         ends, nodes = past.ends, past.nodes
         if (ends[-1] if ends else 0) < prompt:  # the content does not tell all of the prompt
             node = self._new_node()
-            ends, nodes = [*ends, prompt], [*nodes, node]
+            ends, nodes = ends + array("q", (prompt,)), nodes + array("q", (node,))
         answer = (node, prompt, answer_key(session_id, request.turn))
         return Placed(ends, nodes, self._child(answer, past.own), past.shared_tokens)
 
@@ -87,10 +91,9 @@ class ContentIndex:
         if self._forgets:
             self._pasts.pop(session_id, None)
 
-    def find(self, prompt: Prompt) -> tuple[list[int], list[int]]:
+    def find(self, prompt: Prompt) -> tuple[array[int], array[int]]:
         """Return the ends and the nodes of a prompt's leading segments that were seen; learns nothing."""
-        ends: list[int] = []
-        nodes: list[int] = []
+        ends, nodes = array("q"), array("q")
         node, start = self.ROOT, 0
         for key, tokens in prompt_segments(prompt, self._chunk_tokens):
             known = self._shared.get((node, start, key))
@@ -110,7 +113,6 @@ class ContentIndex:
             past.ends, past.nodes, past.node, past.shared_tokens = self._walk(request, past.own)
         else:
             start = past.ends[-1]
-            past.ends, past.nodes = past.ends.copy(), past.nodes.copy()
             for key, tokens in content[known:]:
                 if start >= request.prompt_tokens:
                     break
@@ -123,10 +125,11 @@ class ContentIndex:
                 past.nodes.append(past.node)
         past.content = content if len(content) == len(past.ends) else ()
 
-    def _walk(self, request: WorkloadRequest, own: dict[Place, int]) -> tuple[list[int], list[int], int, int]:
+    def _walk(
+        self, request: WorkloadRequest, own: dict[Place, int]
+    ) -> tuple[array[int], array[int], int, int]:
         """Return ends and nodes of a prompt's segments, the last node, and the leading tokens of hash ids."""
-        ends: list[int] = []
-        nodes: list[int] = []
+        ends, nodes = array("q"), array("q")
         node, start, shared = self.ROOT, 0, 0
         for key, tokens in prompt_segments(request, self._chunk_tokens):
             node = self._child((node, start, key), self._shared if key >= 0 else own)

@@ -16,7 +16,6 @@ from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint, TokenGaps
 from bidkv.simulator.arrivals import (
-    Arrival,
     InOrder,
     LiveRequestIds,
     OpenSource,
@@ -254,7 +253,6 @@ class CompiledRun:
     def _take_arrivals(self, source: RequestSource, now_s: float) -> None:
         """Hand the kernel all that has arrived by now."""
         model_len = self._config.model_len
-        fitting: list[Arrival] = []
         while source.next_arrival_s <= now_s:
             arrival = source.take()
             request = arrival.request
@@ -266,8 +264,7 @@ class CompiledRun:
                 self._hand_out(make_rejection(request, model_len))
                 continue
             self._live_ids.enter(request.request_id)
-            fitting.append(arrival)
-        self._feed.add([arrival.request for arrival in fitting], fitting)
+            self._feed.add_arrival(arrival)
 
     def _hear_completions(self) -> None:
         """A step of a closed loop completed requests: what they lead to may arrive before the next stop."""

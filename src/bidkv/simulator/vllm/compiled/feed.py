@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,51 +48,66 @@ class Feed:
             {} if config.scheduling_policy == "priority" else None
         )
 
-    def add(self, incoming: Sequence[WorkloadRequest], facts: Sequence[Arrival] = ()) -> None:
-        """Append requests, which the engine can run, to the input, in the order of their arrival.
-
-        Args:
-            incoming: the requests.
-            facts: what their source knows of each; () where it knows nothing of any.
-        """
-        kernel, model_len = self._kernel, self._model_len
-        count = self._make_room(len(incoming))
+    def add(self, incoming: Sequence[WorkloadRequest]) -> None:
+        """Append requests of an open workload, which the engine can run, to the input, by arrival."""
         if not incoming:
             return
-        rows: list[tuple[int, ...]] = []
-        for uid, request in enumerate(incoming, self._uid):
-            self.live[uid] = request
-            prompt, output, cap = request.prompt_tokens, request.output_tokens, request.max_tokens
-            if cap is None:
-                target, limit = prompt + output, model_len
-            else:
-                target, limit = prompt + (output if output < cap else cap), prompt + cap
-            rows.append(
-                (
-                    uid,
-                    prompt,
-                    target if target < model_len else model_len,
-                    limit if limit < model_len else model_len,
-                    request.priority,
-                )
-            )
-        # As a whole: setting single items of an array costs more than all the rest here.
-        end = count + len(incoming)
-        kernel.tables.input_s[count:end] = [request.arrival_s for request in incoming]
+        kernel = self._kernel
+        count = self._make_room(len(incoming))
+        end, first_uid = count + len(incoming), self._uid
+        self._uid += len(incoming)
+        self.live.update(enumerate(incoming, first_uid))
         inputs = kernel.tables.inputs
+        # As a whole: setting single items of an array costs more than all the rest here.
+        kernel.tables.input_s[count:end] = [request.arrival_s for request in incoming]
+        rows = [self._describe(uid, request) for uid, request in enumerate(incoming, first_uid)]
         inputs[: at.IN_PRIORITY + 1, count:end] = np.array(rows).T
-        inputs[at.IN_PAST : at.IN_GOES_ON + 1, count:end] = 0
-        for column, arrival in enumerate(facts, count):
-            request = arrival.request
-            past_tokens = min(arrival.past_tokens, request.prompt_tokens - 1)
-            inputs[at.IN_PAST, column] = past_tokens - past_tokens % self._block_size
-            self.facts[self._uid + column - count] = arrival
-        first_uid, self._uid = self._uid, self._uid + len(incoming)
+        inputs[at.IN_PAST, count:end] = 0
         if self._content is not None:
-            self._add_content(self._content, incoming, count, first_uid)
+            self._add_contents(self._content, incoming, count)
         kernel.words[at.INPUT_LENGTH] = end
         if self._equals is not None:
             self._rank(self._equals, incoming, first_uid)
+
+    def add_arrival(self, arrival: Arrival) -> None:
+        """Append a request of a closed loop, which the engine can run, to the input; it arrives last."""
+        kernel, request, uid = self._kernel, arrival.request, self._uid
+        self._uid += 1
+        self.live[uid] = request
+        self.facts[uid] = arrival
+        column = self._make_room(1)
+        rows = kernel.input_rows
+        kernel.input_seconds[column] = request.arrival_s
+        for row, value in enumerate(self._describe(uid, request)):
+            rows[row][column] = value
+        past_tokens = min(arrival.past_tokens, request.prompt_tokens - 1)
+        rows[at.IN_PAST][column] = past_tokens - past_tokens % self._block_size
+        if self._content is not None:
+            placed = self._content.place(request)
+            rows[at.IN_FIRST_SEGMENT][column] = self._write_segments(placed.ends, placed.nodes)
+            rows[at.IN_SEGMENT_COUNT][column] = len(placed.ends)
+            rows[at.IN_LAST_NODE][column] = placed.last_node
+            rows[at.IN_SHARED][column] = placed.shared_tokens // self._block_size
+            rows[at.IN_GOES_ON][column] = bool(request.session_id) and not arrival.ends_session
+        kernel.words[at.INPUT_LENGTH] = column + 1
+        if self._equals is not None:
+            self._rank(self._equals, (request,), uid)
+
+    def _describe(self, uid: int, request: WorkloadRequest) -> tuple[int, int, int, int, int]:
+        """Return the first rows of the input, up to IN_PRIORITY."""
+        model_len = self._model_len
+        prompt, output, cap = request.prompt_tokens, request.output_tokens, request.max_tokens
+        if cap is None:
+            target, limit = prompt + output, model_len
+        else:
+            target, limit = prompt + (output if output < cap else cap), prompt + cap
+        return (
+            uid,
+            prompt,
+            target if target < model_len else model_len,
+            limit if limit < model_len else model_len,
+            request.priority,
+        )
 
     def remove(self, uid: int) -> WorkloadRequest:
         """The request left the kernel; return it."""
@@ -113,9 +129,7 @@ class Feed:
         if self._content is None:
             return
         ends, nodes = self._content.find(prompt)
-        first = self._allocate_segments(len(ends))
-        self._segments_used = first  # only until the answer
-        self._kernel.tables.blocks.segments[:, first : first + len(ends)] = (ends, nodes)
+        first = self._segments_used = self._write_segments(ends, nodes)  # only until the answer
         rows = self._kernel.rows
         rows[at.TOKENS][at.PROSPECT] = prompt.prompt_tokens
         rows[at.FIRST_SEGMENT][at.PROSPECT] = first
@@ -127,6 +141,8 @@ class Feed:
         t, words = self._kernel.tables, self._kernel.words
         taken, length = words[at.INPUT_POSITION], words[at.INPUT_LENGTH]
         left = length - taken
+        if not taken and left + count <= len(self._kernel.input_seconds):
+            return left
         input_s, inputs = t.input_s, t.inputs
         if left + count > len(input_s):
             input_s = np.zeros(2 * (left + count))
@@ -140,32 +156,36 @@ class Feed:
         return left
 
     # --- content ---------------------------------------------------------------------------------
-    def _add_content(
-        self, content: ContentIndex, incoming: Sequence[WorkloadRequest], count: int, first_uid: int
-    ) -> None:
+    def _add_contents(self, content: ContentIndex, incoming: Sequence[WorkloadRequest], count: int) -> None:
         """Write the segments of requests whose input begins at `count`."""
-        ends: list[int] = []
-        nodes: list[int] = []
-        firsts: list[int] = []
-        others: list[tuple[int, int, bool]] = []
-        for uid, request in enumerate(incoming, first_uid):
-            firsts.append(len(ends))
+        ends, nodes = array("q"), array("q")
+        columns: list[tuple[int, int, int, int, bool]] = []
+        for request in incoming:
             placed = content.place(request)
+            columns.append(
+                (
+                    len(ends),
+                    len(placed.ends),
+                    placed.last_node,
+                    placed.shared_tokens // self._block_size,
+                    bool(request.session_id),
+                )
+            )
             ends += placed.ends
             nodes += placed.nodes
-            facts = self.facts.get(uid)
-            goes_on = bool(request.session_id) and not (facts and facts.ends_session)
-            others.append((placed.last_node, placed.shared_tokens // self._block_size, goes_on))
-        firsts.append(len(ends))
+        first = self._write_segments(ends, nodes)
+        inputs, end = self._kernel.tables.inputs, count + len(incoming)
+        rows = (at.IN_FIRST_SEGMENT, at.IN_SEGMENT_COUNT, at.IN_LAST_NODE, at.IN_SHARED, at.IN_GOES_ON)
+        inputs[rows, count:end] = np.array(columns).T
+        inputs[at.IN_FIRST_SEGMENT, count:end] += first
+
+    def _write_segments(self, ends: array[int], nodes: array[int]) -> int:
+        """Write segments behind all others; return where."""
         first = self._allocate_segments(len(ends))
-        t, end = self._kernel.tables, count + len(incoming)
-        if ends:
-            t.blocks.segments[:, first : first + len(ends)] = (ends, nodes)
-        starts = np.array(firsts)
-        t.inputs[at.IN_FIRST_SEGMENT, count:end] = starts[:-1] + first
-        t.inputs[at.IN_SEGMENT_COUNT, count:end] = np.diff(starts)
-        rows = (at.IN_LAST_NODE, at.IN_SHARED, at.IN_GOES_ON)
-        t.inputs[rows, count:end] = np.array(others).T
+        end_row, node_row = self._kernel.segment_rows
+        end_row[first : first + len(ends)] = ends
+        node_row[first : first + len(ends)] = nodes
+        return first
 
     def _allocate_segments(self, count: int) -> int:
         """Return where `count` segments may be written."""

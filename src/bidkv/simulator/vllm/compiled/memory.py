@@ -27,6 +27,7 @@ class Kernel:
         words: the integer scalars, and `seconds` the float ones: a memoryview reads and writes single numbers
             several times faster than an array does.
         rows: the rows of the table of live requests, likewise; the list stays the same when arrays change.
+        input_rows: the rows of the input, and `segment_rows` those of the segments, likewise.
     """
 
     def __init__(
@@ -41,6 +42,10 @@ class Kernel:
         self.tables = tables
         self.rows[:] = [memoryview(row) for row in tables.requests]
         self.input_rows: list[memoryview[int]] = [memoryview(row) for row in tables.inputs]
+        self.input_seconds: memoryview[float] = memoryview(tables.input_s)
+        self.segment_rows: list[memoryview[int]] = [
+            memoryview(row).cast("B").cast("q") for row in tables.blocks.segments
+        ]
         self._stops = run_kernel(tables)
         self._answers = answer_queries(tables)
 
