@@ -5,12 +5,12 @@ from __future__ import annotations
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.arrivals import forget_answers
 from bidkv.simulator.vllm.compiled.blocks import allocate, look_up, take_hits
-from bidkv.simulator.vllm.compiled.build import compile_part, compile_phase
+from bidkv.simulator.vllm.compiled.build import compile_part
 from bidkv.simulator.vllm.compiled.layout import Tables
 from bidkv.simulator.vllm.compiled.queue import remove_waiting
 
 
-@compile_phase
+@compile_part
 def admit(t: Tables) -> int:
     """Rules 7 to 11 and 14: let waiting requests enter while budget, seats and memory last."""
     table, state = t.requests, t.state
@@ -35,7 +35,7 @@ def admit(t: Tables) -> int:
             slot = state[at.NEXT_SLOT]
         hits, free_hits = 0, 0
         if state[at.CACHING]:
-            look_up(t, slot)
+            look_up(t.requests, t.blocks, t.state, slot)
             hits, free_hits = state[at.LOOKED_HITS], state[at.LOOKED_FREE]
         tokens = table[at.TOKENS, slot] - hits * size
         if 0 < state[at.THRESHOLD] < tokens and state[at.RUNNING_COUNT] + state[at.WAITING_COUNT] > 1:
@@ -73,17 +73,17 @@ def admit(t: Tables) -> int:
 def _enter(t: Tables, slot: int, tokens: int, blocks: int) -> None:
     """The waiting request in `slot` runs now, with its cached blocks and those of its first chunk."""
     table, state = t.requests, t.state
-    remove_waiting(t, slot)
+    remove_waiting(t.requests, t.times, t.heap, t.state, slot)
     cached = 0
     if state[at.CACHING]:
         cached = state[at.LOOKED_HITS] * state[at.BLOCK_SIZE]
-        take_hits(t, slot)
+        take_hits(t.requests, t.blocks, t.state, slot)
     table[at.COMPUTED, slot] = table[at.START, slot] = cached
     if table[at.CACHED, slot] < 0:
         table[at.CACHED, slot] = cached
         state[at.PROMPT_TOKENS_SEEN] += table[at.PROMPT, slot]
         state[at.PREFIX_HIT_TOKENS] += cached
-    allocate(t, slot, blocks, cached + tokens)
+    allocate(t.requests, t.blocks, t.state, slot, blocks, cached + tokens)
     table[at.PREFILLING, slot] = 1
     table[at.PLACE, slot] = at.RUNNING
     state[at.PREFILLING_COUNT] += 1

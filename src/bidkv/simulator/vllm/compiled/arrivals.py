@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.blocks import void_look
-from bidkv.simulator.vllm.compiled.build import compile_part, compile_phase
+from bidkv.simulator.vllm.compiled.build import compile_part
 from bidkv.simulator.vllm.compiled.layout import Array, Tables
 from bidkv.simulator.vllm.compiled.queue import append_waiting
 
@@ -25,7 +25,7 @@ def is_idle(state: Array) -> bool:
     return bool(state[at.FLIGHT_COUNT] < 0 or state[at.FLIGHT_EMPTY])
 
 
-@compile_phase
+@compile_part
 def take_arrivals(t: Tables) -> int:
     """Queue what has arrived; on an empty engine, let time pass to the next arrival."""
     state, clock = t.state, t.clock
@@ -46,7 +46,7 @@ def take_arrivals(t: Tables) -> int:
         if state[at.FREE_SLOTS] == 0:
             return at.NEED_SLOTS
         slot = _fill_slot(t, position)
-        append_waiting(t, slot)
+        append_waiting(t.requests, t.times, t.heap, t.state, slot)
         forget_answers(state)
         if state[at.HEARS_ARRIVAL]:
             state[at.EVENT_SLOT] = slot

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.build import compile_part
-from bidkv.simulator.vllm.compiled.layout import Array, BlockTables, Tables
+from bidkv.simulator.vllm.compiled.layout import Array, BlockTables
 
 _GOLDEN = -7046029254386353131
 """2**64 over the golden ratio, as a signed number: spreads content nodes evenly over the buckets."""
@@ -106,9 +106,8 @@ def take_block(b: BlockTables, state: Array) -> int:
 
 
 @compile_part
-def take_hits(t: Tables, slot: int) -> None:
+def take_hits(table: Array, b: BlockTables, state: Array, slot: int) -> None:
     """`PrefixCache.touch`: the request in `slot`, just admitted, starts from what the last look found."""
-    b, state, table = t.blocks, t.state, t.requests
     state[at.FREE_SEATS] -= 1
     seat = b.free_seats[state[at.FREE_SEATS]]
     table[at.SEAT, slot] = seat
@@ -130,19 +129,18 @@ def take_hits(t: Tables, slot: int) -> None:
 
 
 @compile_part
-def _mark_retained(t: Tables, slot: int, session_goes_on: bool) -> None:
+def _mark_retained(table: Array, b: BlockTables, slot: int, session_goes_on: bool) -> None:
     """Mark the blocks of a session that goes on; of one that does not, shared blocks stay as they are."""
-    held, retained = t.blocks.held[t.requests[at.SEAT, slot]], t.blocks.retained
-    first = 0 if session_goes_on else t.requests[at.SHARED, slot]
-    for index in range(first, t.requests[at.HELD, slot]):
+    held, retained = b.held[table[at.SEAT, slot]], b.retained
+    first = 0 if session_goes_on else table[at.SHARED, slot]
+    for index in range(first, table[at.HELD, slot]):
         retained[held[index]] = session_goes_on
 
 
 @compile_part
-def release_blocks(t: Tables, slot: int, session_goes_on: bool) -> None:
+def release_blocks(table: Array, b: BlockTables, state: Array, slot: int, session_goes_on: bool) -> None:
     """`PrefixCache.release`, rule 17: the request in `slot` holds no blocks any more; its seat is unused."""
-    _mark_retained(t, slot, session_goes_on)
-    b, state, table = t.blocks, t.state, t.requests
+    _mark_retained(table, b, slot, session_goes_on)
     end = b.references.shape[0]
     held = b.held[table[at.SEAT, slot]]
     front = end  # blocks without a key go behind this one, the first of them to the very front
@@ -171,26 +169,25 @@ def release_blocks(t: Tables, slot: int, session_goes_on: bool) -> None:
 
 
 @compile_part
-def allocate(t: Tables, slot: int, count: int, end: int) -> None:
+def allocate(table: Array, b: BlockTables, state: Array, slot: int, count: int, end: int) -> None:
     """Give the request in `slot` `count` more blocks, for its positions up to `end`."""
-    state, table = t.state, t.requests
     if not state[at.CACHING]:
         state[at.FREE] -= count
         table[at.HELD, slot] += count
         return
     if count > 0:
-        held = t.blocks.held[table[at.SEAT, slot]]
+        held = b.held[table[at.SEAT, slot]]
         first = table[at.HELD, slot]
         for index in range(first, first + count):
-            held[index] = take_block(t.blocks, state)
+            held[index] = take_block(b, state)
         table[at.HELD, slot] = first + count
-    label_up_to(t, slot, min(end, table[at.TOKENS, slot]))
+    label_up_to(table, b, state, slot, min(end, table[at.TOKENS, slot]))
 
 
 @compile_part
-def label_up_to(t: Tables, slot: int, end: int) -> None:
+def label_up_to(table: Array, b: BlockTables, state: Array, slot: int, end: int) -> None:
     """Rule 15: full blocks of the request up to the position `end`, all known, can be found from now on."""
-    table, b, size = t.requests, t.blocks, t.state[at.BLOCK_SIZE]
+    size = state[at.BLOCK_SIZE]
     index, full = table[at.LABELED, slot], end // size
     if index >= full:
         return
@@ -208,14 +205,13 @@ def label_up_to(t: Tables, slot: int, end: int) -> None:
             node = b.segments[1, first + segment]
             stop = min(full, b.segments[0, first + segment] // size)
         for position in range(index, stop):
-            label_block(b, t.state, held[position], (node << at.INDEX_BITS) + position)
+            label_block(b, state, held[position], (node << at.INDEX_BITS) + position)
         index = stop
 
 
 @compile_part
-def look_up(t: Tables, slot: int) -> None:
+def look_up(table: Array, b: BlockTables, state: Array, slot: int) -> None:
     """Rule 14: find the cached blocks the request in `slot` can start from; its last token is computed."""
-    table, b, state = t.requests, t.blocks, t.state
     tokens, size = table[at.TOKENS, slot], state[at.BLOCK_SIZE]
     if state[at.LOOKED_SLOT] == slot and state[at.LOOKED_TOKENS] == tokens:
         return
@@ -251,11 +247,11 @@ def look_up(t: Tables, slot: int) -> None:
 
 
 @compile_part
-def count_private(t: Tables, slot: int) -> int:
+def count_private(table: Array, b: BlockTables, slot: int) -> int:
     """`PrefixCache.count_private`: blocks that preempting the running request in `slot` would free."""
-    held, references = t.blocks.held[t.requests[at.SEAT, slot]], t.blocks.references
+    held, references = b.held[table[at.SEAT, slot]], b.references
     private = 0
-    for index in range(t.requests[at.HELD, slot]):
+    for index in range(table[at.HELD, slot]):
         if references[held[index]] == 1:
             private += 1
     return private

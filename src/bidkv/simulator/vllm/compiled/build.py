@@ -9,14 +9,17 @@ from typing import Any
 
 from numba import njit
 
-compile_phase: Callable[..., Any] = njit(_nrt=False)  # type: ignore[call-overload]
 compile_part: Callable[..., Any] = njit(_nrt=False, forceinline=True)  # type: ignore[call-overload]
-"""Compiles a part of the kernel.
+"""Compiles a part of the kernel into its callers: with dozens of arrays to hand over, a call costs more than
+most parts do.
 
-Parts do not count references (`_nrt`): they allocate nothing, the generator that calls them holds every
-array, and counting took three quarters of a run. Nor do parts have a cache of their own: numba compares a
-cached function's own file with its cache, so a cached part would miss a change of what it calls.
+Neither parts nor entries count references (`_nrt`): they allocate nothing, :class:`Kernel` holds every array,
+and counting took three quarters of a run. Parts have no cache of their own: numba compares a cached
+function's own file with its cache, so a cached part would miss a change of what it calls.
 """
+
+compile_entry: Callable[..., Any] = njit(_nrt=False, cache=True)  # type: ignore[call-overload]
+"""Compiles what Python calls, and keeps it on disk; see :func:`digest_sources`."""
 
 
 def digest_sources() -> str:

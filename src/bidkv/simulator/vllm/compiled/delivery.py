@@ -5,14 +5,14 @@ from __future__ import annotations
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.arrivals import forget_answers, is_idle
 from bidkv.simulator.vllm.compiled.blocks import label_up_to
-from bidkv.simulator.vllm.compiled.build import compile_part, compile_phase
-from bidkv.simulator.vllm.compiled.layout import Tables
+from bidkv.simulator.vllm.compiled.build import compile_part
+from bidkv.simulator.vllm.compiled.layout import Array, Tables
 from bidkv.simulator.vllm.compiled.queue import remove_waiting
 from bidkv.simulator.vllm.compiled.scheduling import close_life, release
 from bidkv.simulator.vllm.compiled.timing import count_gaps, offer_timeline, price_scheduled
 
 
-@compile_phase
+@compile_part
 def pass_time(t: Tables) -> None:
     """Rules 12 and 18: the step runs, positions advance, and tokens come out."""
     state = t.state
@@ -101,7 +101,9 @@ def _deliver(t: Tables, row: int, count: int) -> None:
         if table[at.COMING, slot]:
             table[at.COMING, slot] -= 1
             if state[at.CACHING]:  # rule 21
-                label_up_to(t, slot, table[at.COMPUTED, slot] - table[at.COMING, slot])
+                label_up_to(
+                    t.requests, t.blocks, t.state, slot, table[at.COMPUTED, slot] - table[at.COMING, slot]
+                )
         earlier_s = t.times[at.LAST_TOKEN_S, slot]
         t.times[at.LAST_TOKEN_S, slot] = now
         if earlier_s < 0.0:
@@ -135,13 +137,13 @@ def _expect_nothing_of_finished(t: Tables) -> None:
     state[at.FLIGHT_COUNT] = kept
 
 
-@compile_phase
+@compile_part
 def abort(t: Tables, slot: int) -> None:
     """The client of the live request in `slot` gives it up between two steps; what it holds becomes free."""
     table, running, state = t.requests, t.running, t.state
-    recycle_slot(t)
+    recycle_slot(t.free_slots, t.state)
     if table[at.PLACE, slot] == at.WAITING:
-        remove_waiting(t, slot)
+        remove_waiting(t.requests, t.times, t.heap, t.state, slot)
     else:
         kept = 0
         for position in range(state[at.RUNNING_COUNT]):
@@ -150,7 +152,7 @@ def abort(t: Tables, slot: int) -> None:
                 kept += 1
         state[at.RUNNING_COUNT] = kept
         state[at.PREFILLING_COUNT] -= table[at.PREFILLING, slot]
-        release(t, slot, False)
+        release(t.requests, t.blocks, t.state, slot, False)
     table[at.PLACE, slot] = at.NOWHERE
     kept = 0
     for position in range(state[at.FLIGHT_COUNT]):  # what is computed for it is dropped
@@ -165,21 +167,21 @@ def abort(t: Tables, slot: int) -> None:
     state[at.RECYCLE] = slot
 
 
-@compile_phase
+@compile_part
 def retire(t: Tables) -> int:
     """Let the requests that the step completed leave, one by one, and end the step."""
     table, state = t.requests, t.state
     while state[at.INDEX] < state[at.FINISHED_COUNT]:
-        recycle_slot(t)
+        recycle_slot(t.free_slots, t.state)
         if state[at.OUTPUT_LENGTH] >= t.outputs.shape[1]:
             return at.OUTPUT_FULL
         slot = t.scheduled[0, state[at.INDEX]]
         state[at.INDEX] += 1
         if table[at.PLACE, slot] == at.WAITING:  # preempted while its last token was on its way
-            remove_waiting(t, slot)
+            remove_waiting(t.requests, t.times, t.heap, t.state, slot)
             table[at.PLACE, slot] = at.NOWHERE
         else:
-            release(t, slot, table[at.GOES_ON, slot] != 0)
+            release(t.requests, t.blocks, t.state, slot, table[at.GOES_ON, slot] != 0)
         close_life(table, state, slot)
         _put_out(t, slot)
         state[at.RECYCLE] = slot
@@ -187,7 +189,7 @@ def retire(t: Tables) -> int:
         if state[at.HEARS_FINISH]:
             state[at.EVENT_SLOT] = slot
             return at.TELL_FINISH
-    recycle_slot(t)
+    recycle_slot(t.free_slots, t.state)
     if state[at.FINISHED_COUNT]:
         _drop_finished(t)
     if state[at.ASYNCHRONOUS] and is_idle(state):
@@ -203,11 +205,10 @@ def retire(t: Tables) -> int:
 
 
 @compile_part
-def recycle_slot(t: Tables) -> None:
+def recycle_slot(free_slots: Array, state: Array) -> None:
     """The slot of the request that left last is unused from now on: its policy has been told."""
-    state = t.state
     if state[at.RECYCLE] >= 0:
-        t.free_slots[state[at.FREE_SLOTS]] = state[at.RECYCLE]
+        free_slots[state[at.FREE_SLOTS]] = state[at.RECYCLE]
         state[at.FREE_SLOTS] += 1
         state[at.RECYCLE] = -1
 

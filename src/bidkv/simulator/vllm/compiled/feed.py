@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Feed:
     Attributes:
         live: the requests that are in the kernel or on their way to it, by their numbers ("uid").
         facts: what a closed loop's source knows of them.
+        remove: called with the uid of a request that left the kernel; returns the request.
     """
 
     def __init__(self, kernel: Kernel, config: EngineConfig, *, forgets_sessions: bool) -> None:
@@ -47,6 +48,9 @@ class Feed:
         self._equals: dict[float, list[tuple[str, int]]] | None = (
             {} if config.scheduling_policy == "priority" else None
         )
+        self.remove: Callable[[int], WorkloadRequest] = (
+            self.live.pop if self._equals is None else self._remove_ranked
+        )
 
     def add(self, incoming: Sequence[WorkloadRequest]) -> None:
         """Append requests of an open workload, which the engine can run, to the input, by arrival."""
@@ -60,13 +64,29 @@ class Feed:
         inputs = kernel.tables.inputs
         # As a whole: setting single items of an array costs more than all the rest here.
         kernel.tables.input_s[count:end] = [request.arrival_s for request in incoming]
-        rows = [self._describe(uid, request) for uid, request in enumerate(incoming, first_uid)]
-        inputs[: at.IN_PRIORITY + 1, count:end] = np.array(rows).T
+        model_len = self._model_len
+        rows: list[tuple[int, int, int, int]] = []
+        for uid, request in enumerate(incoming, first_uid):
+            prompt, output, cap = request.prompt_tokens, request.output_tokens, request.max_tokens
+            if cap is None:
+                target, limit = prompt + output, model_len
+            else:
+                target, limit = prompt + (output if output < cap else cap), prompt + cap
+            rows.append(
+                (
+                    uid,
+                    prompt,
+                    target if target < model_len else model_len,
+                    limit if limit < model_len else model_len,
+                )
+            )
+        inputs[: at.IN_LIMIT + 1, count:end] = np.array(rows).T
         inputs[at.IN_PAST, count:end] = 0
         if self._content is not None:
             self._add_contents(self._content, incoming, count)
         kernel.words[at.INPUT_LENGTH] = end
         if self._equals is not None:
+            inputs[at.IN_PRIORITY, count:end] = [request.priority for request in incoming]
             self._rank(self._equals, incoming, first_uid)
 
     def add_arrival(self, arrival: Arrival) -> None:
@@ -78,9 +98,14 @@ class Feed:
         column = self._make_room(1)
         rows = kernel.input_rows
         kernel.input_seconds[column] = request.arrival_s
-        for row, value in enumerate(self._describe(uid, request)):
-            rows[row][column] = value
-        past_tokens = min(arrival.past_tokens, request.prompt_tokens - 1)
+        prompt, cap = request.prompt_tokens, request.max_tokens
+        output = request.output_tokens if cap is None else min(request.output_tokens, cap)
+        rows[at.IN_UID][column] = uid
+        rows[at.IN_PROMPT][column] = prompt
+        rows[at.IN_TARGET][column] = min(prompt + output, self._model_len)
+        rows[at.IN_LIMIT][column] = self._model_len if cap is None else min(prompt + cap, self._model_len)
+        rows[at.IN_PRIORITY][column] = request.priority
+        past_tokens = min(arrival.past_tokens, prompt - 1)
         rows[at.IN_PAST][column] = past_tokens - past_tokens % self._block_size
         if self._content is not None:
             placed = self._content.place(request)
@@ -93,30 +118,13 @@ class Feed:
         if self._equals is not None:
             self._rank(self._equals, (request,), uid)
 
-    def _describe(self, uid: int, request: WorkloadRequest) -> tuple[int, int, int, int, int]:
-        """Return the first rows of the input, up to IN_PRIORITY."""
-        model_len = self._model_len
-        prompt, output, cap = request.prompt_tokens, request.output_tokens, request.max_tokens
-        if cap is None:
-            target, limit = prompt + output, model_len
-        else:
-            target, limit = prompt + (output if output < cap else cap), prompt + cap
-        return (
-            uid,
-            prompt,
-            target if target < model_len else model_len,
-            limit if limit < model_len else model_len,
-            request.priority,
-        )
-
-    def remove(self, uid: int) -> WorkloadRequest:
-        """The request left the kernel; return it."""
+    def _remove_ranked(self, uid: int) -> WorkloadRequest:
         request = self.live.pop(uid)
-        if self._equals is not None:
-            equals = self._equals[request.arrival_s]
-            equals.remove((request.request_id, uid))
-            if not equals:
-                del self._equals[request.arrival_s]
+        assert self._equals is not None
+        equals = self._equals[request.arrival_s]
+        equals.remove((request.request_id, uid))
+        if not equals:
+            del self._equals[request.arrival_s]
         return request
 
     def end_session(self, session_id: str) -> None:

@@ -12,13 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from numba import njit
-
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.admission import admit
 from bidkv.simulator.vllm.compiled.arrivals import take_arrivals
 from bidkv.simulator.vllm.compiled.blocks import count_private, look_up, void_look
-from bidkv.simulator.vllm.compiled.build import compile_phase, digest_sources
+from bidkv.simulator.vllm.compiled.build import compile_entry, compile_part, digest_sources
 from bidkv.simulator.vllm.compiled.delivery import abort, pass_time, retire
 from bidkv.simulator.vllm.compiled.layout import Tables
 from bidkv.simulator.vllm.compiled.leap import can_leap, leap
@@ -30,7 +28,7 @@ from bidkv.simulator.vllm.compiled.scheduling import (
 )
 
 
-@compile_phase
+@compile_part
 def _run_to_stop(t: Tables) -> int:
     """Take phase after phase until Python is needed; return the reason."""
     state = t.state
@@ -59,7 +57,7 @@ def _run_to_stop(t: Tables) -> int:
             return reason
 
 
-@compile_phase
+@compile_part
 def _answer(t: Tables) -> int:
     """Answer what Python asks between two steps."""
     table, state = t.requests, t.state
@@ -68,16 +66,16 @@ def _answer(t: Tables) -> int:
         demand: int = sum_block_demand(table, t.running, state)
         return demand
     if query == at.Q_PRIVATE_BLOCKS:
-        private: int = count_private(t, slot)
+        private: int = count_private(table, t.blocks, slot)
         return private
     if query == at.Q_ALL_PRIVATE_BLOCKS:
         for position in range(state[at.RUNNING_COUNT]):
             running = t.running[position]
-            table[at.PRIVATE, running] = count_private(t, running)
+            table[at.PRIVATE, running] = count_private(table, t.blocks, running)
     elif query == at.Q_CACHED_TOKENS:
         if slot == at.PROSPECT:
             void_look(state)
-        look_up(t, slot)
+        look_up(t.requests, t.blocks, t.state, slot)
         cached: int = state[at.LOOKED_HITS] * state[at.BLOCK_SIZE]
         return cached
     elif query == at.Q_ABORT:
@@ -95,13 +93,13 @@ def _compile_entries(digest: str) -> tuple[Entry, Entry]:
     more than most of the work between two stops.
     """
 
-    @njit(cache=True)
+    @compile_entry
     def run_kernel(t: Tables) -> Iterator[int]:
         _ = digest
         while True:
             yield _run_to_stop(t)
 
-    @njit(cache=True)
+    @compile_entry
     def answer_queries(t: Tables) -> Iterator[int]:
         _ = digest
         while True:

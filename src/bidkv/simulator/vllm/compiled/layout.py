@@ -84,9 +84,10 @@ INT_SCALARS = 81
 OPEN, SHUT, SHORT = range(3)
 
 # Float scalars. UNTIL_S: steps that start before it need no further input. FLIGHT_S: how long the step on the
-# device takes.
+# device takes. GAP_S: scratch.
 NOW_S, USED_BLOCK_SECONDS, EMPTY_STEP_S, STEP_S, LAST_FINISH_S, UNTIL_S, FLIGHT_S, LONGEST_GAP_S = range(8)
-FLOAT_SCALARS = 8
+GAP_S = 8
+FLOAT_SCALARS = 9
 
 # Phases of a step.
 P_ARRIVE, P_BEFORE, P_START, P_RUN, P_ADMIT, P_PASS_TIME, P_RETIRE, P_LEAP = range(8)
@@ -162,6 +163,7 @@ class Tables(NamedTuple):
         heap: slots of the waiting requests under priority scheduling.
         state: the integer scalars.
         clock: the float scalars.
+        clock_bits: the same memory as integers.
         input_s: arrival times in seconds of the requests to come.
         inputs: rows of those requests.
         outputs: rows of finished requests.
@@ -186,6 +188,7 @@ class Tables(NamedTuple):
     heap: Array
     state: Array
     clock: Array
+    clock_bits: Array
     input_s: Array
     inputs: Array
     outputs: Array

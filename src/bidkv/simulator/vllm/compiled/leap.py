@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.blocks import label_up_to, take_block
-from bidkv.simulator.vllm.compiled.build import compile_part, compile_phase
+from bidkv.simulator.vllm.compiled.build import compile_part
 from bidkv.simulator.vllm.compiled.layout import Tables
-from bidkv.simulator.vllm.compiled.timing import count_gaps, find_gap_bin, offer_timeline
+from bidkv.simulator.vllm.compiled.timing import count_gaps, offer_timeline
 
 
-@compile_phase
+@compile_part
 def can_leap(t: Tables) -> bool:
     """Whether the coming steps need no decision: every running request decodes and none can enter."""
     state, clock = t.state, t.clock
@@ -48,7 +46,7 @@ def _is_steady(t: Tables) -> bool:
     return True
 
 
-@compile_phase
+@compile_part
 def leap(t: Tables) -> None:
     """Take decode steps until just before something can happen."""
     running, state, clock = t.running, t.state, t.clock
@@ -66,7 +64,6 @@ def leap(t: Tables) -> None:
     total, flight_s = state[at.NUM_BLOCKS], clock[at.FLIGHT_S]
     done = 0
     residue = 0
-    gap_bin, low_s, high_s = 0, 0.0, 0.0
     while done < steps and now < next_arrival_s:
         demand = t.crossing[residue]
         if demand > free:
@@ -86,12 +83,8 @@ def leap(t: Tables) -> None:
         now += duration
         if done == 0:
             _count_first_gaps(t, now)
-        elif low_s <= now - before_s < high_s and now - before_s <= clock[at.LONGEST_GAP_S]:
-            t.gap_counts[gap_bin] += n
         else:
             count_gaps(t, now - before_s, n)
-            gap_bin = find_gap_bin(now - before_s)
-            low_s, high_s = _bound_gap_bin(gap_bin)
         used_seconds += (total - free) * duration
         context += n
         done += 1
@@ -127,14 +120,6 @@ def _count_first_gaps(t: Tables, now_s: float) -> None:
             count_gaps(t, now_s - alike_s, alike)
             alike_s, alike = earlier_s, 1
     count_gaps(t, now_s - alike_s, alike)
-
-
-@compile_part
-def _bound_gap_bin(place: int) -> tuple[float, float]:
-    """Return the shortest gap of a bin and that of the next one."""
-    number = place + at.FIRST_GAP_BIN
-    exponent, part = number // 64, number % 64
-    return math.ldexp(0.5 + part / 128, exponent), math.ldexp(0.5 + (part + 1) / 128, exponent)
 
 
 @compile_part
@@ -186,4 +171,4 @@ def _grow(t: Tables, residue: int, done: int) -> None:
     first = t.by_crossing[0, filling] - count
     for position in range(first, first + count):
         slot = t.by_crossing[1, position]
-        label_up_to(t, slot, table[at.COMPUTED, slot] + done + ahead)
+        label_up_to(t.requests, t.blocks, t.state, slot, table[at.COMPUTED, slot] + done + ahead)

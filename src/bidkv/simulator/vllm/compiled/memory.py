@@ -106,6 +106,7 @@ def _make_tables(
         heap=np.zeros(_FIRST_SLOTS, np.int64),
         state=_make_state(config, profile, leap=leap),
         clock=clock,
+        clock_bits=clock.view(np.int64),
         input_s=np.zeros(CHUNK),
         inputs=np.zeros((at.IN_ROWS, CHUNK), np.int64),
         outputs=np.zeros((at.OUT_ROWS, CHUNK), np.int64),

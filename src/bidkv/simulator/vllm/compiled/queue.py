@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.build import compile_part
-from bidkv.simulator.vllm.compiled.layout import Tables
+from bidkv.simulator.vllm.compiled.layout import Array
 
 
 @compile_part
-def append_waiting(t: Tables, slot: int) -> None:
+def append_waiting(table: Array, times: Array, heap: Array, state: Array, slot: int) -> None:
     """The request in `slot` arrived: it waits behind all others."""
-    table, state = t.requests, t.state
     if state[at.BY_PRIORITY]:
-        _push(t, slot)
+        _push(table, times, heap, state, slot)
         return
     tail = state[at.TAIL]
     table[at.NEXT, slot] = -1
@@ -30,11 +29,10 @@ def append_waiting(t: Tables, slot: int) -> None:
 
 
 @compile_part
-def prepend_waiting(t: Tables, slot: int) -> None:
+def prepend_waiting(table: Array, times: Array, heap: Array, state: Array, slot: int) -> None:
     """The request in `slot` was preempted: it waits before all others, or where its priority says."""
-    table, state = t.requests, t.state
     if state[at.BY_PRIORITY]:
-        _push(t, slot)
+        _push(table, times, heap, state, slot)
         return
     head = state[at.HEAD]
     table[at.PREVIOUS, slot] = -1
@@ -48,11 +46,10 @@ def prepend_waiting(t: Tables, slot: int) -> None:
 
 
 @compile_part
-def remove_waiting(t: Tables, slot: int) -> None:
+def remove_waiting(table: Array, times: Array, heap: Array, state: Array, slot: int) -> None:
     """The request in `slot` waits no longer."""
-    table, state = t.requests, t.state
     if state[at.BY_PRIORITY]:
-        _pull(t, slot)
+        _pull(table, times, heap, state, slot)
         return
     before, after = table[at.PREVIOUS, slot], table[at.NEXT, slot]
     if before >= 0:
@@ -67,66 +64,65 @@ def remove_waiting(t: Tables, slot: int) -> None:
 
 
 @compile_part
-def _push(t: Tables, slot: int) -> None:
-    count = t.state[at.WAITING_COUNT]
-    t.heap[count] = slot
-    t.requests[at.HEAP_POSITION, slot] = count
-    t.state[at.WAITING_COUNT] = count + 1
-    _sift_up(t, count)
-    t.state[at.HEAD] = t.heap[0]
+def _push(table: Array, times: Array, heap: Array, state: Array, slot: int) -> None:
+    count = state[at.WAITING_COUNT]
+    heap[count] = slot
+    table[at.HEAP_POSITION, slot] = count
+    state[at.WAITING_COUNT] = count + 1
+    _sift_up(table, times, heap, count)
+    state[at.HEAD] = heap[0]
 
 
 @compile_part
-def _pull(t: Tables, slot: int) -> None:
-    heap, positions, state = t.heap, t.requests[at.HEAP_POSITION], t.state
-    position = positions[slot]
+def _pull(table: Array, times: Array, heap: Array, state: Array, slot: int) -> None:
+    position = table[at.HEAP_POSITION, slot]
     last = state[at.WAITING_COUNT] - 1
     state[at.WAITING_COUNT] = last
     if position != last:
         moved = heap[last]
         heap[position] = moved
-        positions[moved] = position
-        _sift_up(t, position)
-        _sift_down(t, positions[moved])
+        table[at.HEAP_POSITION, moved] = position
+        _sift_up(table, times, heap, position)
+        _sift_down(table, times, heap, last, table[at.HEAP_POSITION, moved])
     state[at.HEAD] = heap[0] if last else -1
 
 
 @compile_part
-def _goes_before(t: Tables, slot: int, other: int) -> bool:
-    table = t.requests
+def _goes_before(table: Array, times: Array, slot: int, other: int) -> bool:
     if table[at.PRIORITY, slot] != table[at.PRIORITY, other]:
         return bool(table[at.PRIORITY, slot] < table[at.PRIORITY, other])
-    arrival_s, other_s = t.times[at.ARRIVAL_S, slot], t.times[at.ARRIVAL_S, other]
+    arrival_s, other_s = times[at.ARRIVAL_S, slot], times[at.ARRIVAL_S, other]
     if arrival_s != other_s:
         return bool(arrival_s < other_s)
     return bool(table[at.RANK, slot] < table[at.RANK, other])
 
 
 @compile_part
-def _sift_up(t: Tables, position: int) -> None:
-    heap, positions = t.heap, t.requests[at.HEAP_POSITION]
+def _swap(table: Array, heap: Array, position: int, other: int) -> None:
+    heap[position], heap[other] = heap[other], heap[position]
+    table[at.HEAP_POSITION, heap[position]] = position
+    table[at.HEAP_POSITION, heap[other]] = other
+
+
+@compile_part
+def _sift_up(table: Array, times: Array, heap: Array, position: int) -> None:
     while position > 0:
         parent = (position - 1) >> 1
-        slot, above = heap[position], heap[parent]
-        if not _goes_before(t, slot, above):
+        if not _goes_before(table, times, heap[position], heap[parent]):
             break
-        heap[position], heap[parent] = above, slot
-        positions[above], positions[slot] = position, parent
+        _swap(table, heap, position, parent)
         position = parent
 
 
 @compile_part
-def _sift_down(t: Tables, position: int) -> None:
-    heap, positions, count = t.heap, t.requests[at.HEAP_POSITION], t.state[at.WAITING_COUNT]
+def _sift_down(table: Array, times: Array, heap: Array, count: int, position: int) -> None:
     while True:
         child = 2 * position + 1
         if child >= count:
             break
-        if child + 1 < count and _goes_before(t, heap[child + 1], heap[child]):
+        if child + 1 < count and _goes_before(table, times, heap[child + 1], heap[child]):
             child += 1
-        slot, below = heap[position], heap[child]
-        if not _goes_before(t, below, slot):
+        if not _goes_before(table, times, heap[child], heap[position]):
             break
-        heap[position], heap[child] = below, slot
-        positions[below], positions[slot] = position, child
+        _swap(table, heap, position, child)
         position = child

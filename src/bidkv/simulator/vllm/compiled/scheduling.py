@@ -5,8 +5,8 @@ from __future__ import annotations
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.arrivals import forget_answers
 from bidkv.simulator.vllm.compiled.blocks import allocate, release_blocks
-from bidkv.simulator.vllm.compiled.build import compile_part, compile_phase
-from bidkv.simulator.vllm.compiled.layout import Array, Tables
+from bidkv.simulator.vllm.compiled.build import compile_part
+from bidkv.simulator.vllm.compiled.layout import Array, BlockTables, Tables
 from bidkv.simulator.vllm.compiled.queue import prepend_waiting
 
 
@@ -37,7 +37,7 @@ def sum_block_demand(table: Array, running: Array, state: Array) -> int:
     return demand
 
 
-@compile_phase
+@compile_part
 def ask_for_victims(t: Tables) -> int:
     """Before a step: ask the policy when the running list needs more than is free."""
     state = t.state
@@ -62,7 +62,7 @@ def start_step(state: Array) -> None:
     state[at.PHASE] = at.P_RUN
 
 
-@compile_phase
+@compile_part
 def schedule_running(t: Tables) -> int:
     """Rules 3 to 6: give the running requests their tokens in order, preempting while blocks are missing."""
     table, running, state = t.requests, t.running, t.state
@@ -92,7 +92,7 @@ def schedule_running(t: Tables) -> int:
                 return at.TELL_PREEMPT
             break
         if caching or need > 0:
-            allocate(t, slot, need, computed + tokens)
+            allocate(t.requests, t.blocks, t.state, slot, need, computed + tokens)
         count = state[at.SCHEDULED_COUNT]
         t.scheduled[0, count] = slot
         t.scheduled[1, count] = tokens
@@ -116,27 +116,26 @@ def _take_victim(t: Tables) -> int:
     victim = running[0]
     for other_position in range(1, last + 1):
         other = running[other_position]
-        if _is_less_important(t, other, victim):
+        if _is_less_important(table, t.times, other, victim):
             position, victim = other_position, other
     for index in range(position, last):
         running[index] = running[index + 1]
     if position < state[at.INDEX]:
         state[at.INDEX] -= 1
-        _unschedule(t, victim)
+        _unschedule(t.scheduled, state, victim)
     return victim
 
 
 @compile_part
-def _is_less_important(t: Tables, slot: int, other: int) -> bool:
-    if t.requests[at.PRIORITY, slot] != t.requests[at.PRIORITY, other]:
-        return bool(t.requests[at.PRIORITY, slot] > t.requests[at.PRIORITY, other])
-    return bool(t.times[at.ARRIVAL_S, slot] > t.times[at.ARRIVAL_S, other])
+def _is_less_important(table: Array, times: Array, slot: int, other: int) -> bool:
+    if table[at.PRIORITY, slot] != table[at.PRIORITY, other]:
+        return bool(table[at.PRIORITY, slot] > table[at.PRIORITY, other])
+    return bool(times[at.ARRIVAL_S, slot] > times[at.ARRIVAL_S, other])
 
 
 @compile_part
-def _unschedule(t: Tables, victim: int) -> None:
+def _unschedule(scheduled: Array, state: Array, victim: int) -> None:
     """Rule 4: a victim already scheduled in this step is taken back from it; its tokens return."""
-    scheduled, state = t.scheduled, t.state
     count = state[at.SCHEDULED_COUNT]
     for position in range(count):
         if scheduled[0, position] == victim:
@@ -162,13 +161,13 @@ def close_life(table: Array, state: Array, slot: int) -> None:
 
 
 @compile_part
-def release(t: Tables, slot: int, session_goes_on: bool) -> None:
+def release(table: Array, b: BlockTables, state: Array, slot: int, session_goes_on: bool) -> None:
     """The request in `slot` gives up the blocks it holds."""
-    if t.state[at.CACHING]:
-        release_blocks(t, slot, session_goes_on)
+    if state[at.CACHING]:
+        release_blocks(table, b, state, slot, session_goes_on)
     else:
-        t.state[at.FREE] += t.requests[at.HELD, slot]
-        t.requests[at.HELD, slot] = 0
+        state[at.FREE] += table[at.HELD, slot]
+        table[at.HELD, slot] = 0
 
 
 @compile_part
@@ -179,7 +178,7 @@ def _preempt(t: Tables, victim: int) -> int:
     if table[at.PREFILLING, victim]:
         table[at.PREFILLING, victim] = 0
         state[at.PREFILLING_COUNT] -= 1
-    release(t, victim, False)
+    release(t.requests, t.blocks, t.state, victim, False)
     close_life(table, state, victim)
     table[at.COMPUTED, victim] = 0
     table[at.COMING, victim] = 0  # rule 20: what is in flight still arrives, but belongs to no life any more
@@ -193,6 +192,6 @@ def _preempt(t: Tables, victim: int) -> int:
     state[at.BLOCKS_FREED] += -(-lost // state[at.BLOCK_SIZE])
     if table[at.NAMED, victim] == state[at.STEPS] + 1:
         state[at.PREEMPTED_BY_POLICY] += 1
-    prepend_waiting(t, victim)
+    prepend_waiting(t.requests, t.times, t.heap, t.state, victim)
     forget_answers(state)
     return lost

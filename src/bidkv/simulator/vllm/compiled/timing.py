@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.build import compile_part
 from bidkv.simulator.vllm.compiled.layout import Tables
+
+_FIRST_GAP_BITS = 1022 * 64 + at.FIRST_GAP_BIN
 
 
 @compile_part
@@ -65,17 +65,12 @@ def _price_prefill_step(
 
 
 @compile_part
-def find_gap_bin(gap_s: float) -> int:
-    """Return the place in `gap_counts` of a gap between two tokens."""
-    mantissa, exponent = math.frexp(max(gap_s, 1e-9))
-    return exponent * 64 + int((mantissa - 0.5) * 128) - at.FIRST_GAP_BIN
-
-
-@compile_part
 def count_gaps(t: Tables, gap_s: float, count: int) -> None:
     """`TokenGaps.add`: `count` tokens came `gap_s` seconds after the one before them."""
     if count:
-        t.gap_counts[find_gap_bin(gap_s)] += count
+        t.clock[at.GAP_S] = max(gap_s, 1e-9)
+        # A float's exponent and the first six bits of its fraction, as `find_gap_bin` computes them.
+        t.gap_counts[(t.clock_bits[at.GAP_S] >> 46) - _FIRST_GAP_BITS] += count
         if gap_s > t.clock[at.LONGEST_GAP_S]:
             t.clock[at.LONGEST_GAP_S] = gap_s
 
