@@ -200,10 +200,11 @@ class _Dropping(Policy):
 
 
 def test_what_is_not_covered_is_said(profile: StepTimeProfile) -> None:
-    with pytest.raises(ValueError, match="simulated vLLM"):
+    with pytest.raises(ValueError, match="vLLM alone"):
         simulate([], resolve("lcf"), SglangConfig(max_total_tokens=400), profile, backend="compiled")
-    with pytest.raises(ValueError, match="drop idle sessions"):
-        simulate([], _Dropping(), EngineConfig(num_gpu_blocks=40), profile, backend="compiled")
+    config = EngineConfig(num_gpu_blocks=40, enable_prefix_caching=True)
+    with pytest.raises(ValueError, match="look at sessions"):
+        simulate([], _Dropping(), config, profile, backend="compiled")
 
 
 @pytest.mark.parametrize("backend", ["python", "compiled"])

@@ -223,7 +223,9 @@ def _runs_compiled(backend: Backend, engine: ReplicaConfig, policy: Policy) -> b
         raise ValueError(f"backend must be 'auto', 'compiled' or 'python', got {backend!r}")
     if backend == "python":
         return False
-    uncovered = not isinstance(engine, EngineConfig) or policy.needs_sessions
+    uncovered = not isinstance(engine, EngineConfig) or (
+        engine.enable_prefix_caching and policy.needs_sessions
+    )
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
         raise ValueError("the compiled backend covers vLLM alone, and policies that do not look at sessions")
