@@ -116,7 +116,8 @@ def run_both(
 def test_all_features_together_equal_the_reference(batch: int, profile: StepTimeProfile) -> None:
     """Prefix caching, asynchronous scheduling, priorities and sessions in closed loop, in any combination."""
     rng = random.Random(1000 + batch)
-    names = [name for name in available() if not resolve(name).clairvoyant and not resolve(name).needs_sessions]
+    policies = [resolve(name) for name in available()]
+    names = [str(p.name) for p in policies if not p.clairvoyant and not p.needs_sessions]
     preempting = 0
     for index in range(COMBINED_RUNS):
         lengths = rng.choice(LONGEST_PROMPTS), rng.choice(LONGEST_OUTPUTS)
