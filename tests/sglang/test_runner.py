@@ -35,26 +35,25 @@ if "sglang.serve" in words or "multiprocessing" in words:
 """
 
 
-def test_the_contracts_command_line_on_the_real_engine(tmp_path):
-    model = write_model(tmp_path / "model")
+def run_experiment(tmp_path, words, max_model_len=4096):
+    """Run the command line on a tiny model; return what it said."""
+    model = write_model(tmp_path / "model", max_model_len=max_model_len)
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SHIMS)
-    words = [
-        *CONTRACT.split(),
-        "--output-dir",
-        str(tmp_path / "out"),
-        "--model",
-        str(model),
-        *SHORTER.split(),
-    ]
-    ran = subprocess.run(
-        [sys.executable, "-m", "bidkv.experiments.sglang.runner", *words, f"--server-args={SERVER}"],
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(site)},
+    given = [*words, "--output-dir", str(tmp_path / "out"), "--model", str(model), f"--server-args={SERVER}"]
+    path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-m", "bidkv.experiments.sglang.runner", *given],
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_contracts_command_line_on_the_real_engine(tmp_path):
+    ran = run_experiment(tmp_path, [*CONTRACT.split(), *SHORTER.split()])
     assert ran.returncode == 0, ran.stderr
     assert "without GPU kernels" in ran.stderr
     runs = [run.result for run in Store.open(tmp_path / "out").runs()]
@@ -68,3 +67,18 @@ def test_the_contracts_command_line_on_the_real_engine(tmp_path):
     assert [(r.request_id, r.output_tokens) for r in runs[0].records] == [
         (r.request_id, r.output_tokens) for r in runs[1].records
     ]
+
+
+def test_sessions_on_the_real_engine_find_their_past(tmp_path):
+    words = "--strategies sglang_default --workload agents-8-turns --concurrent-sessions 2 --runs 1 "
+    words += "--requests 30 --duration-s 30 --max-total-tokens 60000 --max-running-requests 16 "
+    words += "--mem-fraction-static 0.05 --warmup 1 --send-lag-limit-ms 60000"
+    ran = run_experiment(tmp_path, words.split(), max_model_len=16384)
+    assert ran.returncode == 0, ran.stderr
+    (result,) = (run.result for run in Store.open(tmp_path / "out").runs())
+    assert {(r.outcome, r.detail) for r in result.records} == {(Outcome.COMPLETED, "")}
+    later = [record for record in result.records if record.turn]
+    assert later, "some session came to its second turn"
+    # With room for all sessions, a turn finds its past but for the last tokens of an answer.
+    for record in later:
+        assert record.cached_tokens >= 0.9 * (record.prompt_tokens - record.new_tokens)

@@ -91,3 +91,30 @@ def test_the_contracts_command_line_on_the_real_engine(tmp_path: Path) -> None:
     assert ours.notes["control"]["decisions"] > 0
     assert ours.notes["control"]["preemptions_by_policy"] > 0
     assert ours.notes["control"]["failures"] == 0
+
+
+@pytest.mark.timeout(600)
+def test_sessions_on_the_real_engine_find_their_past(tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model", max_model_len=16384)
+    words = ["--strategies", "sessions", "--workload", "agents-8-turns", "--concurrent-sessions", "3"]
+    words += ["--runs", "1", "--requests", "30", "--duration-s", "20", "--num-gpu-blocks-override", "2000"]
+    words += ["--warmup", "1"]
+    words += ["--output-dir", str(tmp_path / "out"), "--model", str(model), "--send-lag-limit-ms", "60000"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "bidkv.experiments.vllm.runner", *words],
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    (result,) = (run.result for run in Store.open(tmp_path / "out").runs())
+    assert result.notes["control"]["failures"] == 0
+    assert {(r.outcome, r.detail) for r in result.records} == {(Outcome.COMPLETED, "")}
+    later = [record for record in result.records if record.turn]
+    assert later, "some session came to its second turn"
+    # With room for all sessions, a turn finds its whole past: the answers are the engine's own tokens.
+    for record in later:
+        past_tokens = record.prompt_tokens - record.new_tokens
+        assert record.cached_tokens >= (past_tokens - 1) // 32 * 32
+    assert result.summary()["lost_prefix_tokens"] == 0

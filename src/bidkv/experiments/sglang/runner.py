@@ -12,7 +12,7 @@ import typer
 from bidkv.adapters.sglang.server import RESERVED_NEW_TOKENS
 from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
-from bidkv.experiments.sglang.server import make_sglang_driver
+from bidkv.experiments.sglang_driver import make_sglang_driver
 from bidkv.simulator import SglangConfig
 
 

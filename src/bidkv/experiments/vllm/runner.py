@@ -11,7 +11,7 @@ import typer
 
 from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
-from bidkv.experiments.vllm.server import make_vllm_driver
+from bidkv.experiments.vllm_driver import make_vllm_driver
 from bidkv.simulator import EngineConfig
 
 
