@@ -72,6 +72,14 @@ def test_equal_figures_have_no_winner() -> None:
     assert not judge([summary("a"), summary("b", e2e=10.2)]).headline.startswith("Both strategies")
 
 
+def test_a_difference_that_does_not_show_is_none() -> None:
+    runs = [summary("a", ttft=0.0312, e2e=5.0, e2e99=9.0), summary("b", ttft=0.0308)]
+    verdict = judge(runs)
+    assert "mean time to first token" not in verdict.losses
+    assert "0.031 s" in table_rows(runs)[0].cells[1].text
+    assert not table_rows(runs)[0].cells[1].is_best
+
+
 def test_one_strategy_alone_is_compared_with_nothing() -> None:
     verdict = judge([summary("lcf")])
     assert verdict.headline.startswith("lcf ran alone: mean end-to-end latency 10.0 s")

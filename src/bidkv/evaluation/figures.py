@@ -103,11 +103,15 @@ class Figure:
         return min(values) if self.better == "lower" else max(values)
 
     def leaders(self, summaries: Sequence[Summary]) -> list[Summary]:
-        """Return the runs whose value is the best or nearly equal to it (:func:`nearly_equal`)."""
+        """Return the runs whose value is the best or as good as it (:meth:`are_alike`)."""
         best = self.best(summaries)
         if best is None:
             return []
-        return [s for s in summaries if (value := self.read(s)) is not None and nearly_equal(value, best)]
+        return [s for s in summaries if (value := self.read(s)) is not None and self.are_alike(value, best)]
+
+    def are_alike(self, a: float, b: float) -> bool:
+        """Tell whether two values are nearly equal, or print alike so that no reader can see a difference."""
+        return nearly_equal(a, b) or self.show(a) == self.show(b)
 
 
 THROUGHPUT = Figure("throughput_rps", "throughput in requests per second", "req/s", "higher", rate)

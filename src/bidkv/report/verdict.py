@@ -30,7 +30,6 @@ from bidkv.evaluation.figures import (
     Figure,
     Summary,
     baseline_summary,
-    nearly_equal,
 )
 from bidkv.results import RunResult
 
@@ -211,14 +210,14 @@ def _distance(figure: Figure, ours: Summary, theirs: Summary) -> str:
 
 def _worse(figure: Figure, ours: Summary, theirs: Summary) -> bool:
     mine, other = figure.read(ours), figure.read(theirs)
-    if mine is None or other is None or nearly_equal(mine, other):
+    if mine is None or other is None or figure.are_alike(mine, other):
         return False
     return mine > other if figure.better == "lower" else mine < other
 
 
 def _same(figure: Figure, ours: Summary, theirs: Summary) -> bool:
     mine, other = figure.read(ours), figure.read(theirs)
-    return mine is other is None or (mine is not None and other is not None and nearly_equal(mine, other))
+    return mine is other is None or (mine is not None and other is not None and figure.are_alike(mine, other))
 
 
 def _shown(figure: Figure, summary: Summary) -> str:
