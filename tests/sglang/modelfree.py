@@ -157,6 +157,8 @@ class ModelFreeScheduler(Scheduler):
         self.max_total_num_tokens = tokens
         self.max_running_requests = max_running
         self.max_req_len = min(CONTEXT_LENGTH - 1, tokens - 1)
+        self.max_new_tokens_limit = self.sliding_window_size = None
+        self.kv_shard_widening = 1
         self.max_prefill_tokens = max_prefill_tokens
         self.chunked_prefill_size = chunked_prefill_size
         self.is_mixed_chunk = mixed_chunk and chunked_prefill_size is not None
@@ -234,6 +236,7 @@ class ModelFreeScheduler(Scheduler):
 
     # --- driving ---------------------------------------------------------------------------------
     def submit(self, req: Req) -> None:
+        self.init_req_max_new_tokens(req)
         self._add_request_to_queue(req)
 
     def step(self) -> ScheduleBatch | None:

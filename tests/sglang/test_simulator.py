@@ -46,9 +46,10 @@ def _workload(seed: int) -> tuple[SglangConfig, list[tuple[int, WorkloadRequest]
     requests = []
     for number in range(rng.choice([15, 30, 60])):
         step += rng.choice([0, 0, 1, 5, 40])
-        cap = rng.randrange(2, pool // 2)
-        output = max(1, int(cap * rng.uniform(0.1, 1.0)))
-        prompt = rng.randrange(1, pool // 4)
+        # Some users set no cap to speak of, and some prompts nearly fill the pool.
+        cap = rng.choice((rng.randrange(2, pool // 2), rng.randrange(2, pool // 2), 2 * pool))
+        output = max(1, int(min(cap, pool // 2) * rng.uniform(0.1, 1.0)))
+        prompt = rng.randrange(1, pool // 4 if rng.random() < 0.9 else config.longest_prompt + 1)
         requests.append((step, WorkloadRequest(f"r{number}", step * 0.01, prompt, output, max_tokens=cap)))
     return config, requests
 

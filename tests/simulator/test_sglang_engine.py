@@ -193,6 +193,21 @@ def test_who_does_not_fit_even_alone_fails_and_the_others_go_on() -> None:
     assert replica.idle
 
 
+def test_an_uncapped_request_enters_however_long_its_prompt() -> None:
+    """SGLang clips its output to what the empty pool holds beside the prompt, a page and a token less."""
+    config = SglangConfig(112, page_size=16)
+    assert config.longest_prompt == 80
+    (record,) = simulate(
+        [WorkloadRequest("a", 0.0, 60, 500)], resolve("preempt-evict"), config, PROFILE
+    ).records
+    assert record.outcome is Outcome.COMPLETED
+    assert record.output_tokens == 112 - 64 - 16 - 1
+    longest = simulate(
+        [WorkloadRequest("a", 0.0, 80, 500)], resolve("preempt-evict"), config, PROFILE
+    ).records
+    assert longest[0].output_tokens == 112 - 80 - 16 - 1
+
+
 def test_prompts_too_long_for_the_pool_are_rejected() -> None:
     (record,) = simulate(
         [WorkloadRequest("a", 0.0, 98, 1)], resolve("preempt-evict"), SglangConfig(100), PROFILE

@@ -381,5 +381,5 @@ def simulate_sessions_case(session_case: SessionCase, policy: Policy, *, asynchr
         engine.track_sessions(find_by_prefix=False)
         run.note_drops(controller)
     with patch.object(TokenBooks, "open_life", lambda _, request, cached: noting_open_life(request, cached)):
-        SteppingRun(engine, config.model_len, source, note, None, 2).to_end()
+        SteppingRun(engine, config, source, note, None, 2).to_end()
     return run

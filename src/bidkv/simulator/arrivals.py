@@ -164,7 +164,7 @@ class LiveRequestIds:
         self._ids.remove(request_id)
 
 
-def make_rejection(request: WorkloadRequest, model_len: int) -> RequestRecord:
+def make_rejection(request: WorkloadRequest, longest_prompt: int) -> RequestRecord:
     """Return the record of a request whose prompt is too long for the engine."""
     return RequestRecord(
         request.request_id,
@@ -174,5 +174,5 @@ def make_rejection(request: WorkloadRequest, model_len: int) -> RequestRecord:
         None,
         None,
         outcome=Outcome.REJECTED,
-        detail=f"prompt of {request.prompt_tokens} tokens, the engine takes at most {model_len - 1}",
+        detail=f"prompt of {request.prompt_tokens} tokens, the engine takes at most {longest_prompt}",
     )

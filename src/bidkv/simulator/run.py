@@ -180,7 +180,7 @@ def start_run(
     source = OpenSource(requests) if isinstance(requests, Iterable) else requests
     if policy.needs_sessions or not is_open:
         replica.track_sessions(find_by_prefix=is_open or not source.tells_sessions)
-    return SteppingRun(replica, engine.model_len, source, *told), controller
+    return SteppingRun(replica, engine, source, *told), controller
 
 
 def make_step_engine(config: ReplicaConfig, profile: StepTimeProfile, controller: Controller) -> StepEngine:

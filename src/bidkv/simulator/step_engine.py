@@ -35,6 +35,10 @@ class ReplicaConfig(Protocol):
         """Longest sequence (prompt and answer) that the engine takes."""
 
     @property
+    def longest_prompt(self) -> int:
+        """Longest prompt that the engine takes; it leaves room for at least one output token."""
+
+    @property
     def schedules_by_priority(self) -> bool:
         """Whether the engine orders requests by priority before anything else."""
 

@@ -8,7 +8,7 @@ from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import RequestSource, SimulationError, make_rejection
 from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCallback
 from bidkv.simulator.request import SimRequest
-from bidkv.simulator.step_engine import StepEngine
+from bidkv.simulator.step_engine import ReplicaConfig, StepEngine
 from bidkv.simulator.timeline import TimelineRecorder
 
 PATIENCE_STEPS = 20_000
@@ -23,7 +23,7 @@ class SteppingRun:
 
     Args:
         replica: a fresh engine.
-        model_len: longest sequence that the engine takes, in tokens.
+        config: the options of `replica`.
         source: where the requests come from.
         on_record: called with each request's record when the request leaves.
         progress: called every few hundred records, or None.
@@ -36,14 +36,14 @@ class SteppingRun:
     def __init__(
         self,
         replica: StepEngine,
-        model_len: int,
+        config: ReplicaConfig,
         source: RequestSource,
         on_record: RecordCallback,
         progress: ProgressCallback | None,
         timeline_points: int,
     ) -> None:
         self.replica = replica
-        self._model_len = model_len
+        self._config = config
         self._on_record = on_record
         self._records = 0
         self._timeline = TimelineRecorder(timeline_points)
@@ -53,7 +53,7 @@ class SteppingRun:
         self._used_block_seconds = 0.0
         self._last_finish_s = 0.0
         self._count = 0
-        self._patience_steps = max(PATIENCE_STEPS, 4 * model_len)
+        self._patience_steps = max(PATIENCE_STEPS, 4 * config.model_len)
         self._next_check = self._patience_steps
         self._progress_made = (0, 0)
         self._first_arrival_s = 0.0
@@ -122,16 +122,16 @@ class SteppingRun:
 
     def _take_arrivals(self) -> None:
         replica, source, live = self.replica, self._source, self._live
-        model_len = self._model_len
+        model_len, longest_prompt = self._config.model_len, self._config.longest_prompt
         while source.next_arrival_s <= replica.now_s:
             arriving, new_tokens, past_tokens, ends_session = source.take()
             if self._count == 0:
                 self._first_arrival_s = arriving.arrival_s
             self._count += 1
             request_id = arriving.request_id
-            if arriving.prompt_tokens >= model_len:
+            if arriving.prompt_tokens > longest_prompt:
                 source.close(arriving, arriving.arrival_s, 0, completed=False)
-                self._hand_out(make_rejection(arriving, model_len))
+                self._hand_out(make_rejection(arriving, longest_prompt))
                 continue
             if request_id in live:
                 raise SimulationError(

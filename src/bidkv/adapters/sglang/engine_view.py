@@ -22,6 +22,7 @@ class SglangEngineView(EngineViewDefaults):
     Attributes:
         low_values_first: whether SGLang takes a lower priority value for the more important one.
         max_request_tokens: prompt and output tokens that one request may have.
+        max_pool_tokens: tokens of the KV pool.
     """
 
     def __init__(self, scheduler: Any, clock: Callable[[], float]) -> None:
@@ -31,10 +32,12 @@ class SglangEngineView(EngineViewDefaults):
         self._admissions = 0
         self._entered: list[SglangRequest] = []
         self._batch: Any = None
+        self._continued: Any = None
         self.low_values_first = bool(scheduler.schedule_low_priority_values_first)
         self.max_request_tokens = int(scheduler.max_req_len)
+        self.max_pool_tokens = int(scheduler.max_total_num_tokens)
         self.block_size = int(scheduler.page_size)
-        self.num_blocks = int(scheduler.max_total_num_tokens) // self.block_size
+        self.num_blocks = self.max_pool_tokens // self.block_size
         self.max_num_seqs = int(scheduler.max_running_requests)
         self.max_num_batched_tokens = int(scheduler.chunked_prefill_size or scheduler.max_prefill_tokens)
         self.prefix_caching = bool(scheduler.tree_cache.supports_prefix_sharing())
@@ -70,7 +73,7 @@ class SglangEngineView(EngineViewDefaults):
     def pass_ended(self) -> None:
         """Note that SGLang took those admitted in this pass off its queue, and knows what runs."""
         self._entered.clear()
-        self._batch = None
+        self._batch = self._continued = None
 
     def forget(self, view: SglangRequest) -> None:
         """Note that `view` left the engine."""
@@ -79,6 +82,8 @@ class SglangEngineView(EngineViewDefaults):
     def runs_now(self, batch: Any) -> None:
         """Until the pass ends `batch` is what runs: SGLang sets its own attribute only after the pass."""
         self._batch = batch
+        # SGLang clears its own attribute when the pass takes the last chunk of this request.
+        self._continued = self._scheduler.chunked_req
 
     @property
     def batch(self) -> Any:
@@ -108,9 +113,9 @@ class SglangEngineView(EngineViewDefaults):
         """The running requests, first admitted first, including those admitted in this pass; O(running)."""
         running = {req.rid: req for req in self.batch.reqs if not req.finished()}
         running.update((view.request_id, view.req) for view in self._entered)
-        chunked = self._scheduler.chunked_req
-        if chunked is not None:
-            running[chunked.rid] = chunked
+        for chunked in (self._continued, self._scheduler.chunked_req):
+            if chunked is not None:
+                running[chunked.rid] = chunked
         return self.sort_by_admission(running.values())
 
     @property

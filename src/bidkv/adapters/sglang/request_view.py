@@ -12,6 +12,7 @@ class EngineFacts(Protocol):
 
     low_values_first: bool
     max_request_tokens: int
+    max_pool_tokens: int
     block_size: int
 
     @property
@@ -91,11 +92,20 @@ class SglangRequest:
 
     @property
     def max_tokens(self) -> int | None:
-        """The cap on generated tokens; None when it is no more than what the context leaves."""
+        """The cap on generated tokens; None when it is no more than what the context and the pool leave.
+
+        SGLang lowers a cap on arrival to what the empty pool could hold beside the prompt.
+        """
         if self._shown_cap is not None:
             return self._shown_cap or None
         cap = int(self.req.sampling_params.max_new_tokens)
-        return None if cap >= self._engine.max_request_tokens - self.num_prompt_tokens - 1 else cap
+        engine, prompt = self._engine, self.num_prompt_tokens
+        page = engine.block_size
+        room = min(
+            engine.max_request_tokens - prompt - 1,
+            engine.max_pool_tokens - -(-prompt // page) * page - page - 1,
+        )
+        return None if cap >= room else cap
 
     @property
     def num_preemptions(self) -> int:

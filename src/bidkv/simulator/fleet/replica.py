@@ -50,7 +50,7 @@ class Replica:
         self._clock = clock
         self._inbox = Inbox()
         self._on_record = on_record or self.records.append
-        self._model_len = engine.model_len
+        self._longest_prompt = engine.longest_prompt
         self._seen_s = -math.inf
         self._requests = 0
         self._prompt_tokens = 0
@@ -70,7 +70,7 @@ class Replica:
     def send(self, request: WorkloadRequest) -> None:
         """`request` arrives now."""
         self._inbox.push(request)
-        if request.prompt_tokens < self._model_len:  # others are rejected on arrival
+        if request.prompt_tokens <= self._longest_prompt:  # others are rejected on arrival
             self._requests += 1
             self._prompt_tokens += request.prompt_tokens
         if len(self._inbox) >= _STRIDE:

@@ -107,6 +107,21 @@ class SglangConfig:
         return limit - 1
 
     @property
+    def longest_prompt(self) -> int:
+        """Longest prompt that leaves room for an output token in the empty pool."""
+        page = self.page_size
+        return min(self.model_len - 1, (self.max_total_tokens - page - 2) // page * page)
+
+    def clip_new_tokens(self, prompt_tokens: int, max_tokens: int | None) -> int:
+        """Return the output tokens that the server lets a request have: `max_new_tokens_for_memory`.
+
+        SGLang lowers a request's cap on arrival to what the empty pool could hold, so that it can enter.
+        """
+        paged = -(-prompt_tokens // self.page_size) * self.page_size
+        room = min(self.model_len - prompt_tokens, self.max_total_tokens - paged - self.page_size - 1)
+        return max(0, room if max_tokens is None else min(max_tokens, room))
+
+    @property
     def schedules_by_priority(self) -> bool:
         """False: priority scheduling is not simulated."""
         return False

@@ -8,6 +8,7 @@ S2. A prefill batch goes before a decode batch. After the pool was found full, a
     request has left.
 S3. An admission reserves prompt + one page + its output (clipped); running requests reserve the output they
     may still generate times `new_token_ratio`.
+    A request's output is capped on arrival by what the empty pool could hold beside its prompt.
 S4. A decode step that does not fit retracts: fewest generated tokens first, of those the longest prompt; at
     least one, never the last one; the survivors' order is the sorted one from then on.
 S5. A retraction sets `new_token_ratio` anew from what was generated; every other decode step lowers it.
@@ -36,6 +37,12 @@ class SglangStepEngine(SglangState):
         """`request` arrives now."""
         if self.idle and self.now_s > self._last_end_s:
             self.new_token_ratio = self.config.initial_ratio  # SGLang resets it when the server was idle
+        prompt = request.num_prompt_tokens
+        room = self.config.clip_new_tokens(prompt, None)
+        if request.max_tokens is not None and request.max_tokens >= room:
+            request.max_tokens = None  # as the adapter shows it: the cap says nothing
+        request._limit_tokens = prompt + self.config.clip_new_tokens(prompt, request.max_tokens)
+        request._target_tokens = min(request._target_tokens, request._limit_tokens)
         self._waiting.append(request)
         self._control.on_arrival(request, self)
 

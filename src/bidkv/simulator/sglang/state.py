@@ -67,8 +67,7 @@ class SglangState(EngineState):
         return self._admissions[request.request_id]
 
     def _cap(self, request: SimRequest) -> int:
-        room = self.config.model_len - request.num_prompt_tokens
-        return room if request.max_tokens is None else min(request.max_tokens, room)
+        return request._limit_tokens - request.num_prompt_tokens
 
     def _output_left(self, request: SimRequest) -> int:
         return self._cap(request) - request.num_output_tokens

@@ -95,6 +95,11 @@ class EngineConfig:
         return capacity if self.max_model_len is None else min(self.max_model_len, capacity)
 
     @property
+    def longest_prompt(self) -> int:
+        """Longest prompt that the engine takes."""
+        return self.model_len - 1
+
+    @property
     def schedules_by_priority(self) -> bool:
         """Whether requests are ordered by priority before anything else."""
         return self.scheduling_policy == "priority"

@@ -243,7 +243,7 @@ class CompiledRun:
         fitting: list[WorkloadRequest] = []
         for request in incoming:
             if request.prompt_tokens >= model_len:
-                self._hand_out(make_rejection(request, model_len))
+                self._hand_out(make_rejection(request, model_len - 1))
                 continue
             enter(request.request_id)
             fitting.append(request)
@@ -261,7 +261,7 @@ class CompiledRun:
             if request.prompt_tokens >= model_len:
                 source.close(request, request.arrival_s, 0, completed=False)
                 self._feed.end_session(request.session_id)
-                self._hand_out(make_rejection(request, model_len))
+                self._hand_out(make_rejection(request, model_len - 1))
                 continue
             self._live_ids.enter(request.request_id)
             self._feed.add_arrival(arrival)
