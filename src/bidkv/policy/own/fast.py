@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP, ReservingPolicy
 from bidkv.policy.parts.ordering import WaitingHeap, blocks_to_enter
 from bidkv.policy.parts.remaining import RemainingTokens
-from bidkv.policy.parts.reserve import GROWTH_BLOCKS, AdmissionRoom
+from bidkv.policy.parts.reserve import GROWTH_BLOCKS
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -116,7 +116,7 @@ class Fast(ReservingPolicy):
         self._num_waiting = 0
         self._highest_s = 0.0  # the backlog, since keys were last brought down
         self._left = 0  # requests that left the queue since then
-        self._next_review = _FIRST_REVIEW  # at so many finished requests
+        self._next_review = _FIRST_REVIEW  # number of finished requests
         self._reviewed_tokens = 0.0  # the mean output at the last review
 
     # --- the market ------------------------------------------------------------------------------
@@ -229,14 +229,14 @@ class Fast(ReservingPolicy):
             self._highest_s, self._left = self.backlog_s, 0
             self._waiting.reorder(self._bring_down)
 
-    def _next_fitting(self, head: RequestView, room: AdmissionRoom) -> RequestView | None:
+    def _next_fitting(self, head: RequestView, free: int, engine: EngineView) -> RequestView | None:
         """Return the request that enters now, `head` or one in its place; None while it waits for memory."""
         bid = self.bids[head.request_id]
-        if bid.blocks <= room.free:
+        if bid.blocks <= free:
             return head
         if not self._may_be_passed(bid):
             return None
-        other = self._fitting(self._waiting, room)
+        other = self._fitting(self._waiting, free, engine)
         if other is not None:
             bid.passed_s += self.bids[other.request_id].cost_s
         return other
@@ -244,9 +244,9 @@ class Fast(ReservingPolicy):
     def _may_be_passed(self, bid: Bid) -> bool:
         return bid.passed_s < self._passes * self.typical_s
 
-    def _fitting(self, queue: WaitingHeap, room: AdmissionRoom) -> RequestView | None:
+    def _fitting(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
         """Return one of the next few that may enter in place of a head that does not fit."""
-        left = room.free - GROWTH_BLOCKS * room.running
+        left = free - GROWTH_BLOCKS * engine.num_running
         return queue.first_fitting(left, _SCANNED, _CHOICE) if left > 0 else None
 
     # --- questions -------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ class Fast(ReservingPolicy):
         head = self._waiting.first()
         if head is None:
             return None
-        return self._next_fitting(head, self.reserve.room(engine)) or head
+        return self._next_fitting(head, self.reserve.free_blocks(engine), engine) or head
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
@@ -282,7 +282,8 @@ class Fast(ReservingPolicy):
         self._leave(request, self.bids.pop(request.request_id, None))
         remaining = self.remaining
         remaining.leave(request, completed=completed)
-        if completed and self._num_waiting <= _MOST_SORTED and remaining.num_finished >= _FIRST_REVIEW:
+        finished = remaining.num_finished
+        if completed and finished >= _FIRST_REVIEW and self._num_waiting <= _MOST_SORTED:
             moved = remaining.mean_tokens / (self._reviewed_tokens or remaining.mean_tokens)
-            if remaining.num_finished >= self._next_review or not 1.0 / _CHANGED < moved < _CHANGED:
+            if finished >= self._next_review or not 1.0 / _CHANGED < moved < _CHANGED:
                 self._review(engine)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bidkv.policy.own.fast import Fast
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.parts.ordering import WaitingHeap
-from bidkv.policy.parts.reserve import AdmissionRoom
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -90,26 +89,30 @@ class OnTime(Fast):
         cheapest, head = self._on_time.first(), self._waiting.first()
         if cheapest is None:
             return super().select_next(engine)
-        room = self.reserve.room(engine)
+        free = self.reserve.free_blocks(engine)
         if head is None:
-            return self._next_on_time(cheapest, room) or cheapest
+            return self._next_on_time(cheapest, free, engine) or cheapest
         if not self._late_turn():
-            return self._next_on_time(cheapest, room) or self._next_fitting(head, room) or cheapest
-        late = self._next_fitting(head, room)
+            return (
+                self._next_on_time(cheapest, free, engine)
+                or self._next_fitting(head, free, engine)
+                or cheapest
+            )
+        late = self._next_fitting(head, free, engine)
         bid = self.bids[head.request_id]
         if late is not None or not self._may_be_passed(bid):
             return late or head
-        other = self._next_on_time(cheapest, room)
+        other = self._next_on_time(cheapest, free, engine)
         if other is not None:
             bid.passed_s += self.bids[other.request_id].cost_s
         return other or head
 
-    def _next_on_time(self, cheapest: RequestView, room: AdmissionRoom) -> RequestView | None:
+    def _next_on_time(self, cheapest: RequestView, free: int, engine: EngineView) -> RequestView | None:
         """Return the on-time request that enters now, the cheapest or one of the next few; None if none
         fits."""
-        if self.bids[cheapest.request_id].blocks <= room.free:
+        if self.bids[cheapest.request_id].blocks <= free:
             return cheapest
-        return self._fitting(self._on_time, room)
+        return self._fitting(self._on_time, free, engine)
 
     def _late_turn(self) -> bool:
         return self._late_share > 0.0 and self._entered_late_s <= self._late_share * self._entered_s

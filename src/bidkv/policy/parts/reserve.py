@@ -145,6 +145,11 @@ class SelfTuningReserve:
             wanted = least
         return wanted if wanted < most else most
 
+    def free_blocks(self, engine: EngineView) -> int:
+        """Return the blocks free above the reserve; all free ones while nothing runs."""
+        free = engine.free_blocks
+        return free - self.blocks(engine) if engine.num_running else free
+
     def room(self, engine: EngineView) -> AdmissionRoom:
         """Return the memory an admission may use now."""
         free, running = engine.free_blocks, engine.num_running
