@@ -10,7 +10,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry
 
 import sglang
 from bidkv.adapters.sglang import plugin
-from bidkv.adapters.sglang.hooks import ASKED, Hooks, unresolved
+from bidkv.adapters.sglang.hooks import REQUIRED, Hooks, unresolved
 
 pytestmark = pytest.mark.sglang
 
@@ -22,7 +22,7 @@ def test_this_version_gets_all_hooks_or_none_at_all(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, logger="bidkv"):
         plugin.register()
     targets = [target.path for target in Hooks(lambda scheduler: None).targets]
-    needed = [*targets, *ASKED]
+    needed = [*targets, *REQUIRED]
     missing = unresolved(needed)
     warnings = [record.getMessage() for record in caplog.records if record.name == "bidkv"]
     there = f"{len(needed) - len(missing)} of {len(needed)} places there"
