@@ -13,7 +13,7 @@ from tests.vllm.session_loop import Run, random_session_case, serve_sessions, si
 
 from bidkv.policy import resolve
 
-OTHER_POLICIES = ("fair", "fast", "on-time", "past-future", "pr-56897", "hrrn")
+OTHER_POLICIES = ("fair", "fast", "on-time", "most-remaining", "pr-56897", "hrrn")
 """Run in turn beside `sessions`, which every workload meets; all of them in the campaign."""
 
 
