@@ -137,6 +137,12 @@ class Sessions(Fair):
         index = self.retention.index(known.kind, now_s - known.since_s, now_s)
         return {"index_per_s": index, "price_per_s": self.price(engine)}
 
+    def read_figures(self, engine: EngineView) -> dict[str, float]:
+        """Return the price of memory, and the index of the idle session that would be dropped first."""
+        lowest = next((index for index, _ in self._idle.ascending(engine.now_s)), 0.0)
+        price = self.price(engine)
+        return {"price_per_s": 0.0 if price == inf else price, "index_per_s": lowest}
+
     def price(self, engine: EngineView) -> float:
         """Return the price of memory, comparable with a retention index: in returns per second.
 

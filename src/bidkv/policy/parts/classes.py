@@ -82,6 +82,10 @@ class WithinClasses(Policy):
         """Ask the copy that chose."""
         return self._whole.drop_terms(session, engine)
 
+    def read_figures(self, engine: EngineView) -> dict[str, float]:
+        """Ask the copy that is told everything."""
+        return self._whole.read_figures(engine)
+
     def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
         """Tell the copy that hears everything, and that of the session's class."""
         self._whole.on_turn_end(session, engine)
