@@ -377,9 +377,8 @@ def simulate_sessions_case(session_case: SessionCase, policy: Policy, *, asynchr
         run.left.append((record.request_id, engine.now_s, record.outcome is Outcome.COMPLETED))
 
     source = session_case.make_source()
-    if policy.drops_idle:
-        engine.track_sessions(find_by_prefix=False)
-        run.note_drops(controller)
+    engine.track_sessions(find_by_prefix=False)
+    run.note_drops(controller)
     with patch.object(TokenBooks, "open_life", lambda _, request, cached: noting_open_life(request, cached)):
         SteppingRun(engine, config, source, note, None, 2).to_end()
     return run

@@ -18,7 +18,7 @@ from tests.vllm.harness import (
     worker_output,
 )
 from tests.vllm.ours import build_ours, run_ours
-from vllm.v1.core.kv_cache_utils import BlockHash
+from vllm.v1.core.kv_cache_utils import BlockHash, make_block_hash_with_group_id
 from vllm.v1.request import RequestStatus
 
 from bidkv.adapters.vllm import prefix_cache as prefix_cache_module
@@ -152,9 +152,15 @@ class PoolActor:
         referenced = {block.block_id for block in self.pool.blocks if block.ref_cnt}
         expected = []
         for key in reversed(keys):
-            found = self.pool.get_cached_block(key, [0])
-            if found and found[0].ref_cnt == 0 and found[0].block_id not in expected:
-                expected.append(found[0].block_id)
+            copies = [
+                block for block in self.pool.blocks if block.block_hash and block.block_hash[:-4] == key
+            ]
+            in_map = self.pool.cached_block_hash_to_block._cache.get(make_block_hash_with_group_id(key, 0))
+            order = list(in_map) if isinstance(in_map, dict) else [block.block_id for block in copies]
+            assert sorted(order) == sorted(block.block_id for block in copies)
+            for block_id in reversed(order):
+                if self.pool.blocks[block_id].ref_cnt == 0 and block_id not in expected:
+                    expected.append(block_id)
         before = free_ids(self.pool)
         assert self.cache.reuse_first(keys) == len(expected)
         after = free_ids(self.pool)

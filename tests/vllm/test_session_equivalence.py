@@ -13,7 +13,17 @@ from tests.vllm.session_loop import Run, random_session_case, serve_sessions, si
 
 from bidkv.policy import resolve
 
-OTHER_POLICIES = ("fair", "fast", "on-time", "most-remaining", "pr-56897", "hrrn")
+OTHER_POLICIES = (
+    "fair",
+    "kv-ttl",
+    "fast",
+    "longest-prefix-first",
+    "on-time",
+    "reuse-prediction",
+    "program-pausing",
+    "session-fcfs",
+    "most-remaining",
+)
 """Run in turn beside `sessions`, which every workload meets; all of them in the campaign."""
 
 

@@ -44,6 +44,8 @@ class VllmPrefixCache:
         self._block_size: int = scheduler.block_size
         self._make_key = make_block_hash_with_group_id
         check_free_queue(self._pool)
+        if not isinstance(getattr(self._pool.cached_block_hash_to_block, "_cache", None), dict):
+            raise FreeQueueError("cached blocks: expected a map from hash to block, found none")
 
     # --- questions -------------------------------------------------------------------------------
     def cached_tokens(self, request: RequestView) -> int:
@@ -70,6 +72,13 @@ class VllmPrefixCache:
     def _find_block(self, key: Hashable) -> Any | None:
         # The pool replaces its map when the cache is reset, so it is not kept here.
         return self._pool.cached_block_hash_to_block.get_one_block(self._make_key(key, _GROUP))
+
+    def _find_copies(self, key: Hashable) -> list[Any]:
+        """Return all blocks with this hash: requests that ran side by side compute the same content twice."""
+        found = self._pool.cached_block_hash_to_block._cache.get(self._make_key(key, _GROUP))
+        if isinstance(found, dict):
+            return list(found.values())
+        return [] if found is None else [found]
 
     # --- retention -------------------------------------------------------------------------------
     def reuse_first(self, keys: Sequence[Hashable]) -> int:
@@ -99,14 +108,14 @@ class VllmPrefixCache:
         blocks: list[Any] = []
         seen: set[int] = set()
         for key in reversed(keys):  # of a key that comes twice the last place counts
-            block = self._find_block(key)
-            if block is None or block.ref_cnt > 0 or block.block_id in seen:
-                continue
-            seen.add(block.block_id)
-            if block.block_hash != self._make_key(key, _GROUP):
-                raise FreeQueueError(f"block {block.block_id} is cached under a hash that is not its own")
-            _check_block(block)
-            blocks.append(block)
+            for block in reversed(self._find_copies(key)):
+                if block.ref_cnt > 0 or block.block_id in seen:
+                    continue
+                seen.add(block.block_id)
+                if block.block_hash != self._make_key(key, _GROUP):
+                    raise FreeQueueError(f"block {block.block_id} is cached under a hash that is not its own")
+                _check_block(block)
+                blocks.append(block)
         if len(blocks) > self._pool.free_block_queue.num_free_blocks:
             raise FreeQueueError(
                 f"free queue: expected at least {len(blocks)} blocks, "
