@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,6 @@ from bidkv.policy import available, resolve
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
-from bidkv.protocol.session_views import SessionView
 from bidkv.results import RunResult
 from bidkv.simulator import EngineConfig, SglangConfig, SimulationError, simulate
 from bidkv.simulator.run import Backend
@@ -116,8 +115,8 @@ def run_both(
 def test_all_features_together_equal_the_reference(batch: int, profile: StepTimeProfile) -> None:
     """Prefix caching, asynchronous scheduling, priorities and sessions in closed loop, in any combination."""
     rng = random.Random(1000 + batch)
-    policies = [resolve(name) for name in available()]
-    names = [str(p.name) for p in policies if not p.clairvoyant and not p.needs_sessions]
+    names = [name for name in available() if not resolve(name).clairvoyant]
+    of_sessions = [name for name in names if resolve(name).needs_sessions]
     preempting = 0
     for index in range(COMBINED_RUNS):
         lengths = rng.choice(LONGEST_PROMPTS), rng.choice(LONGEST_OUTPUTS)
@@ -130,7 +129,14 @@ def test_all_features_together_equal_the_reference(batch: int, profile: StepTime
             make = random_source(rng, *lengths)
         name = names[(batch * COMBINED_RUNS + index) % len(names)]
         cut = {"duration_s": rng.choice((0.5, 2.0))} if rng.random() < 0.2 else {}
-        both = run_both(make, rng.choice((name, "preempt-evict")), config, profile, timeline_points=40, **cut)
+        both = run_both(
+            make,
+            rng.choice((name, "preempt-evict", *of_sessions)),
+            config,
+            profile,
+            timeline_points=40,
+            **cut,
+        )
         if both is not None:
             assert_equal(*both)
             preempting += both[0].totals.preemptions > 0
@@ -191,21 +197,9 @@ def test_a_failing_policy_is_left_alone_alike(profile: StepTimeProfile) -> None:
     assert stepped.notes["control"]["failures"] == leaped.notes["control"]["failures"] == 1
 
 
-class _Dropping(Policy):
-    """Would drop the session idle for longest, were it asked."""
-
-    name = "dropping"
-
-    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
-        return next(iter(idle.values()))
-
-
 def test_what_is_not_covered_is_said(profile: StepTimeProfile) -> None:
-    with pytest.raises(ValueError, match="vLLM alone"):
+    with pytest.raises(ValueError, match="vLLM engines alone"):
         simulate([], resolve("lcf"), SglangConfig(max_total_tokens=400), profile, backend="compiled")
-    config = EngineConfig(num_gpu_blocks=40, enable_prefix_caching=True)
-    with pytest.raises(ValueError, match="look at sessions"):
-        simulate([], _Dropping(), config, profile, backend="compiled")
 
 
 @pytest.mark.parametrize("backend", ["python", "compiled"])

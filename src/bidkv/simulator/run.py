@@ -63,7 +63,7 @@ def simulate(
         progress: called every few hundred finished requests.
         timeline_points: most points of the timeline kept, at least 2.
         backend: "python" is the reference; "compiled" is equal and many times faster, needs numba and covers
-            simulated vLLM engines, but not policies that look at sessions; "auto" takes it where it can.
+            simulated vLLM engines with every option; "auto" takes it where it can.
         observer: told of every decision and of what came of it (a decision log), or None.
         on_record: takes each request's record as it leaves the engine, in the order of the result's records,
             which then stay empty. A run of any length then needs memory for the live requests alone.
@@ -172,14 +172,18 @@ def start_run(
     is_open = isinstance(requests, Iterable)
     if may_be_cut and isinstance(requests, Iterable):
         requests = OpenSource(requests)
-    if _runs_compiled(backend, engine, policy):
+    find_by_prefix = is_open or isinstance(requests, Iterable) or not requests.tells_sessions
+    if _runs_compiled(backend, engine):
         from bidkv.simulator.vllm.compiled import CompiledRun
 
-        return CompiledRun(cast("EngineConfig", engine), timed, controller, requests, *told), controller
+        run = CompiledRun(cast("EngineConfig", engine), timed, controller, requests, *told)
+        if policy.needs_sessions:
+            run.track_sessions(find_by_prefix=find_by_prefix)
+        return run, controller
     replica = make_step_engine(engine, timed, controller)
     source = OpenSource(requests) if isinstance(requests, Iterable) else requests
     if policy.needs_sessions or not is_open:
-        replica.track_sessions(find_by_prefix=is_open or not source.tells_sessions)
+        replica.track_sessions(find_by_prefix=find_by_prefix)
     return SteppingRun(replica, engine, source, *told), controller
 
 
@@ -218,17 +222,15 @@ def _completed_by(end_s: float, sink: RecordCallback) -> RecordCallback:
     return take
 
 
-def _runs_compiled(backend: Backend, engine: ReplicaConfig, policy: Policy) -> bool:
+def _runs_compiled(backend: Backend, engine: ReplicaConfig) -> bool:
     if backend not in ("auto", "compiled", "python"):
         raise ValueError(f"backend must be 'auto', 'compiled' or 'python', got {backend!r}")
     if backend == "python":
         return False
-    uncovered = not isinstance(engine, EngineConfig) or (
-        engine.enable_prefix_caching and policy.needs_sessions
-    )
+    uncovered = not isinstance(engine, EngineConfig)
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
-        raise ValueError("the compiled backend covers vLLM alone, and policies that do not look at sessions")
+        raise ValueError("the compiled backend covers simulated vLLM engines alone")
     if backend == "compiled" and missing:
         raise ValueError("the compiled backend needs numba: pip install 'bidkv[sim]'")
     return not uncovered and not missing

@@ -15,6 +15,7 @@ def forget_answers(state: Array) -> None:
     state[at.NEXT_SLOT] = -1
     state[at.GATE_SHUT] = 0
     state[at.RESERVE] = -1
+    state[at.DROP_ANSWERED] = 0
 
 
 @compile_part

@@ -255,3 +255,26 @@ def count_private(table: Array, b: BlockTables, slot: int) -> int:
         if references[held[index]] == 1:
             private += 1
     return private
+
+
+@compile_part
+def reuse_first(b: BlockTables, state: Array, key: int) -> int:
+    """`PrefixCache.reuse_first` of one key: its free blocks are reused before all others."""
+    end = b.references.shape[0]
+    moved = 0
+    block = b.buckets[find_bucket(b.buckets, key)]
+    while block >= 0:
+        if b.keys[block] == key and b.references[block] == 0:
+            before, after = b.queue_previous[block], b.queue_next[block]
+            b.queue_next[before] = after
+            b.queue_previous[after] = before
+            first = b.queue_next[end]
+            b.queue_next[end] = block
+            b.queue_previous[block] = end
+            b.queue_next[block] = first
+            b.queue_previous[first] = block
+            state[at.RETAINED] -= b.retained[block]
+            b.retained[block] = 0
+            moved += 1
+        block = b.bucket_next[block]
+    return moved

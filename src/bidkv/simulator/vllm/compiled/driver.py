@@ -8,13 +8,11 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-import numpy as np
-
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint, TokenGaps
+from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import (
     InOrder,
     LiveRequestIds,
@@ -29,6 +27,7 @@ from bidkv.simulator.stepping import PATIENCE_STEPS
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.feed import Feed
 from bidkv.simulator.vllm.compiled.memory import CHUNK, Kernel
+from bidkv.simulator.vllm.compiled.totals import read_timeline, read_totals
 from bidkv.simulator.vllm.compiled.views import KernelView
 from bidkv.simulator.vllm.config import EngineConfig
 
@@ -77,10 +76,8 @@ class CompiledRun:
         self._feed = Feed(self._kernel, config, forgets_sessions=isinstance(requests, SessionSource))
         tells_sessions = isinstance(requests, Iterable) or requests.tells_sessions
         self.view = KernelView(config, self._kernel, self._feed, tells_sessions=tells_sessions)
-        # In a closed loop with prefix caching the reference keeps books of sessions, which count these.
-        self._keeps_sessions = config.enable_prefix_caching and not isinstance(
-            requests, Iterable | OpenSource
-        )
+        # In a closed loop with prefix caching the reference keeps books of sessions always; they count turns.
+        self._counts_turns = config.enable_prefix_caching and not isinstance(requests, Iterable | OpenSource)
         self._sessions_ended = 0
         self._source: RequestSource | None = None
         self._requests: InOrder | None = None
@@ -104,19 +101,31 @@ class CompiledRun:
         """Tell the kernel what the policy wants to be asked and told; it leaves Python alone otherwise."""
         words, control = self._words, self._control
         self._heard = control.active
-        self._watched = control.observer is not None
+        # Without an observer and books of sessions the kernel counts by itself: the controller hears nothing.
+        self._watched = control.observer is not None or self.view.sessions is not None
         words[at.CHOOSES_VICTIMS] = control.chooses_victims
         words[at.CHOOSES_NEXT] = control.chooses_next
         words[at.KEEPS_RESERVE] = control.keeps_reserve
+        words[at.DROPS_IDLE] = control.drops_idle
         for reason, flag, event, tell in _EVENTS:
             overridden = getattr(type(control.policy), event) is not getattr(Policy, event)
             words[flag] = (control.active and overridden) or self._watched
-            # The kernel counts by itself: where no observer watches, the controller keeps no books.
             hear: Callable[..., None] = getattr(control, event)
             if not self._watched:
                 hear = control.guarded(getattr(control.policy, event))
             self._handlers[reason] = partial(tell, self, hear)
         self._hear_finish = hear
+
+    def track_sessions(self, *, find_by_prefix: bool) -> None:
+        """Show sessions to the policy from now on; without prefix caching there is nothing to show.
+
+        Args:
+            find_by_prefix: whether a request without a named session is matched with the past it repeats.
+        """
+        if self._config.enable_prefix_caching:
+            self.view.track_sessions(self._control, find_by_prefix=find_by_prefix)
+            self._counts_turns = False
+            self._listen()
 
     # --- running ---------------------------------------------------------------------------------
     def to_end(self) -> None:
@@ -186,7 +195,8 @@ class CompiledRun:
 
     def _advance(self) -> int:
         """Run and answer the kernel's questions until it is done or needs input; return which."""
-        handlers, view, breaker = self._handlers, self.view, self._control.breaker
+        handlers, view, words, control = self._handlers, self.view, self._words, self._control
+        breaker = control.breaker
         run_to_stop = self._kernel.run_to_stop
         while True:
             reason = run_to_stop()
@@ -194,6 +204,8 @@ class CompiledRun:
             if reason <= _NEED_INPUT:
                 return reason
             handlers[reason]()
+            if control.drops_idle and control.sessions is not None:
+                words[at.RETAINED_IN_BOOKS] = control.sessions.retained_blocks
             if breaker.is_open and self._heard:  # a policy that failed is asked and told nothing more
                 self._kernel.tables.requests[at.NAMED] = 0
                 self._listen()
@@ -229,7 +241,7 @@ class CompiledRun:
         counters.preemptions_by_engine = words[at.PREEMPTION_TOTAL] - counters.preemptions_by_policy
         counters.blocks_freed = words[at.BLOCKS_FREED]
         counters.tokens_lost = words[at.TOKENS_LOST]
-        if self._keeps_sessions:
+        if self._counts_turns:
             counters.turns = counters.completions + counters.aborts
             counters.sessions_ended = self._sessions_ended
 
@@ -370,6 +382,7 @@ class CompiledRun:
     # --- the policy's answers --------------------------------------------------------------------
     def _choose_victims(self) -> None:
         victims: Any = self._control.before_step(self.view)
+        self._words[at.DROP_ANSWERED] = 1
         if victims:
             chosen = [victim._slot for victim in victims]
             self.view.name_victims(chosen)
@@ -381,6 +394,7 @@ class CompiledRun:
     def _choose_next(self) -> None:
         # The kernel remembers answers itself and asks again only after an event the policy may not listen to.
         chosen: Any = self._control.ask_next(self.view)
+        self._words[at.DROP_ANSWERED] = 1
         if chosen is not None:
             self._words[_NEXT_SLOT] = chosen._slot
         elif self._control.chooses_next:
@@ -413,35 +427,7 @@ class CompiledRun:
     @property
     def totals(self) -> EngineTotals:
         """The counters of the run."""
-        words, seconds = self._words, self._kernel.seconds
-        last_s = max(seconds[at.LAST_FINISH_S], self._last_give_up_s)
-        recomputed, lost = self._count_open_lives()
-        counts = self._kernel.tables.gap_counts
-        return EngineTotals(
-            steps=words[at.STEPS],
-            scheduled_tokens=words[at.SCHEDULED_TOKENS],
-            recomputed_tokens=words[at.RECOMPUTED] + recomputed,
-            preemptions=words[at.PREEMPTION_TOTAL],
-            used_block_seconds=seconds[at.USED_BLOCK_SECONDS],
-            usable_blocks=self._config.usable_blocks,
-            busy_s=max(0.0, last_s - (self._first_arrival_s or 0.0)),
-            prompt_tokens_seen=words[at.PROMPT_TOKENS_SEEN],
-            prefix_hit_tokens=words[at.PREFIX_HIT_TOKENS],
-            lost_prefix_tokens=words[at.LOST_PREFIX_TOKENS] + lost,
-            token_gaps=TokenGaps(
-                ((at.FIRST_GAP_BIN + place, int(counts[place])) for place in np.flatnonzero(counts).tolist()),
-                seconds[at.LONGEST_GAP_S],
-            ),
-        )
-
-    def _count_open_lives(self) -> tuple[int, int]:
-        """`TokenBooks.count_open_lives`."""
-        table = self._kernel.tables.requests
-        slots = self._kernel.tables.running[: self._words[at.RUNNING_COUNT]]
-        computed, start, high = (table[row, slots] for row in (at.COMPUTED, at.START, at.HIGH))
-        recomputed = np.minimum(computed, high) - start
-        lost = np.minimum(computed, table[at.PAST, slots]) - np.maximum(start, high)
-        return int(recomputed.clip(0).sum()), int(lost.clip(0).sum())
+        return read_totals(self._kernel, self._first_arrival_s or 0.0, self._last_give_up_s)
 
     @property
     def simulated_s(self) -> float:
@@ -451,9 +437,7 @@ class CompiledRun:
     @property
     def timeline(self) -> list[TimelinePoint]:
         """The engine's state over time."""
-        t, count = self._kernel.tables, self._words[at.TIMELINE_LENGTH]
-        rows = zip(t.timeline_s[:count].tolist(), *t.timeline[:, :count].tolist(), strict=True)
-        return [TimelinePoint(*row) for row in rows]
+        return read_timeline(self._kernel)
 
 
 _EVENTS: tuple[tuple[int, int, str, Callable[..., None]], ...] = (

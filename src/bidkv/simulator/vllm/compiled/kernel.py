@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.admission import admit
 from bidkv.simulator.vllm.compiled.arrivals import take_arrivals
-from bidkv.simulator.vllm.compiled.blocks import count_private, look_up, void_look
+from bidkv.simulator.vllm.compiled.blocks import count_private, find_block, look_up, reuse_first, void_look
 from bidkv.simulator.vllm.compiled.build import compile_entry, compile_part, digest_sources
 from bidkv.simulator.vllm.compiled.delivery import abort, pass_time, retire
 from bidkv.simulator.vllm.compiled.layout import Tables
@@ -80,6 +80,11 @@ def _answer(t: Tables) -> int:
         return cached
     elif query == at.Q_ABORT:
         abort(t, slot)
+    elif query == at.Q_IS_CACHED:
+        return int(find_block(t.blocks, state[at.QUERY_KEY]) >= 0)
+    elif query == at.Q_REUSE_FIRST:
+        moved: int = reuse_first(t.blocks, state, state[at.QUERY_KEY])
+        return moved
     return 0
 
 

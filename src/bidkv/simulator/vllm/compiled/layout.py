@@ -78,7 +78,10 @@ CLOSED_LOOP, ABORTS = range(74, 76)
 # Free blocks that hold the past of a session that goes on, now and while the last step ran.
 RETAINED, IDLE_BLOCKS = range(76, 78)
 PROMPT_TOKENS_SEEN, PREFIX_HIT_TOKENS, LOST_PREFIX_TOKENS = range(78, 81)
-INT_SCALARS = 81
+# Whether the policy drops idle sessions, whether it was asked since the last event, how many blocks the books
+# of sessions count as retained, and the key that a query is about.
+DROPS_IDLE, DROP_ANSWERED, RETAINED_IN_BOOKS, QUERY_KEY = range(81, 85)
+INT_SCALARS = 85
 
 # Values of BLOCKED: why no request can enter before the next event; SHORT (of memory) depends on the cache.
 OPEN, SHUT, SHORT = range(3)
@@ -99,6 +102,7 @@ TELL_ARRIVAL, TELL_ADMIT, TELL_PREEMPT, TELL_FINISH = range(9, 13)
 
 # What Python may ask between two steps.
 Q_BLOCK_DEMAND, Q_PRIVATE_BLOCKS, Q_ALL_PRIVATE_BLOCKS, Q_CACHED_TOKENS, Q_ABORT = range(5)
+Q_IS_CACHED, Q_REUSE_FIRST = range(5, 7)
 
 # Rows of the output: per finished request, in the order of finishing.
 OUT_UID, OUT_TOKENS, OUT_PREEMPTIONS, OUT_CACHED = range(4)

@@ -18,6 +18,8 @@ def can_leap(t: Tables) -> bool:
     running = state[at.RUNNING_COUNT]
     if not state[at.LEAP] or running == 0 or state[at.PREFILLING_COUNT] or running > state[at.BUDGET_MAX]:
         return False
+    if state[at.DROPS_IDLE] and state[at.DROP_ANSWERED] == 0:
+        return False
     # While memory only shrinks none can enter, unless a request left in this step.
     if state[at.WAITING_COUNT]:
         if state[at.BLOCKED] == at.OPEN or state[at.FINISHED_COUNT]:
@@ -62,11 +64,13 @@ def leap(t: Tables) -> None:
     # step is an ordinary one.
     free, now, used_seconds = state[at.FREE], clock[at.NOW_S], clock[at.USED_BLOCK_SECONDS]
     total, flight_s = state[at.NUM_BLOCKS], clock[at.FLIGHT_S]
+    # One that drops idle sessions is asked while growth could reach them.
+    retained_in_books = state[at.RETAINED_IN_BOOKS] if state[at.DROPS_IDLE] else -n
     done = 0
     residue = 0
     while done < steps and now < next_arrival_s:
         demand = t.crossing[residue]
-        if demand > free:
+        if demand > free or free - retained_in_books < n:
             break
         free -= demand
         if caching:

@@ -39,10 +39,14 @@ def sum_block_demand(table: Array, running: Array, state: Array) -> int:
 
 @compile_part
 def ask_for_victims(t: Tables) -> int:
-    """Before a step: ask the policy when the running list needs more than is free."""
+    """Before a step: ask the policy if the running list needs more than is free, or for sessions to drop."""
     state = t.state
     state[at.PHASE] = at.P_START
     running = state[at.RUNNING_COUNT]
+    if state[at.DROPS_IDLE]:
+        unretained = state[at.FREE] - state[at.RETAINED_IN_BOOKS]
+        if state[at.DROP_ANSWERED] == 0 or unretained < running:
+            return at.ASK_VICTIMS
     if state[at.CHOOSES_VICTIMS] and running >= 2:
         prefill = state[at.BUDGET_MAX] // state[at.BLOCK_SIZE] + 1 if state[at.PREFILLING_COUNT] else 0
         free = state[at.FREE]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import cast
 
+from bidkv.control import Controller
 from bidkv.protocol.policy import Figure
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.protocol.session_views import SessionTable
@@ -239,6 +240,41 @@ class KernelView:
             return 0
         self._feed.place_prospect(prompt)
         return self._kernel.ask(at.Q_CACHED_TOKENS, at.PROSPECT)
+
+    # --- what the books of sessions ask (`SessionCache`) -----------------------------------------
+    def track_sessions(self, control: Controller, *, find_by_prefix: bool) -> None:
+        """Show sessions to the policy from now on."""
+        self.sessions = control.track_sessions(self, find_by_prefix=find_by_prefix)
+
+    def block_keys(self, request: RequestView) -> Sequence[int]:
+        """Return the keys of the full blocks of a live request's known tokens, in order."""
+        view = cast("KernelRequest", request)
+        rows, slot, size = self._rows, view._slot, self.block_size
+        full = rows[_TOKENS][slot] // size
+        first, count = rows[at.FIRST_SEGMENT][slot], rows[at.SEGMENT_COUNT][slot]
+        ends, nodes = self._kernel.segment_rows
+        keys: list[int] = []
+        for segment in range(first, first + count):
+            stop = min(ends[segment] // size, full)
+            base = nodes[segment] << at.INDEX_BITS
+            keys.extend(range(base + len(keys), base + stop))
+        base = rows[at.LAST_NODE][slot] << at.INDEX_BITS
+        keys.extend(range(base + len(keys), base + full))
+        return keys
+
+    def is_cached(self, key: Hashable) -> bool:
+        """Whether a block of this content is cached now."""
+        self._state[at.QUERY_KEY] = cast("int", key)
+        return bool(self._kernel.ask(at.Q_IS_CACHED))
+
+    def reuse_first(self, keys: Sequence[Hashable]) -> int:
+        """Make free cached blocks the first to be reused, the last key's first; return how many moved."""
+        state, ask = self._state, self._kernel.ask
+        moved = 0
+        for key in keys:
+            state[at.QUERY_KEY] = cast("int", key)
+            moved += ask(at.Q_REUSE_FIRST)
+        return moved
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` frees."""
