@@ -12,6 +12,7 @@ import pytest
 typer_testing = pytest.importorskip("typer.testing", reason="needs the [cli] extra")
 
 from bidkv import __version__  # noqa: E402
+from bidkv.cli import outputs  # noqa: E402
 from bidkv.cli.app import COMMANDS, app  # noqa: E402
 
 RUNNER = typer_testing.CliRunner()
@@ -69,3 +70,36 @@ def test_without_the_extra_one_line_says_what_to_install(missing: str, tmp_path:
     (line,) = done.stderr.splitlines()
     assert missing in line
     assert "[cli]" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "package", "says"),
+    [
+        (["plan", "--picture", "p.html"], "altair", "--picture needs altair"),
+        (["simulate", "--limit", "5", "--html", "p.html"], "jinja2", "--html needs jinja2"),
+        (["tournament", "--png", "p.png", "--size", "T"], "vl_convert", "--png needs vl_convert"),
+        (["tournament", "--size", "T"], "joblib", "tournament needs joblib"),
+        (["report", "nowhere"], "scipy", "the verdict needs"),
+        (["calibrate", "--steps", "steps.csv"], "numpy", "calibrate --steps needs numpy"),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_line_by_what_needs_it(
+    arguments: list[str], package: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = outputs.find_spec
+    monkeypatch.setattr(outputs, "find_spec", lambda name: None if name == package else found(name))
+    result = RUNNER.invoke(app, arguments)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert says in line
+    assert "pip install 'bidkv[" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_made_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "figures.json"
+    lengths = ["--prompt-tokens", "10:20", "--output-tokens", "10:20"]
+    arguments = ["plan", *lengths, "--rate", "1", "--json"]
+    assert f"--json: made the folder {file.parent}" in RUNNER.invoke(app, [*arguments, str(file)]).stderr
+    assert "made the folder" not in RUNNER.invoke(app, [*arguments, str(file)]).stderr
