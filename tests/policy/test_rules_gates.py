@@ -24,6 +24,7 @@ class Oracle(FakeEngine):
 
 def test_clairvoyant_rules_are_marked() -> None:
     assert {name for name in available() if resolve(name).clairvoyant} == {
+        "clairvoyant-sessions",
         "mc-sf",
         "peak-gate",
         "smallest-volume",
