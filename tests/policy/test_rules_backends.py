@@ -53,7 +53,7 @@ def test_no_policy_walks_the_whole_queue(name: str, monkeypatch: pytest.MonkeyPa
     list_waiting = VllmStepEngine.waiting
 
     def waiting(engine: VllmStepEngine) -> Any:
-        # Where nothing runs and a policy admits none, the controller admits the first: rare, and not a policy.
+        # Where nothing runs and a policy admits none, the controller itself admits the first.
         assert not engine.running, "a walk over the waiting requests at every event is quadratic in the end"
         return list_waiting(engine)
 
