@@ -33,7 +33,7 @@ UNPACK
   fi
   log="$folder/$version.log"
   if PYTHONPATH="$path" "$python" -m pytest -q -p no:cacheprovider --no-skips \
-    tests/vllm/test_equivalence.py tests/vllm/test_versions.py > "$log" 2>&1; then
+    tests/vllm/test_equivalence.py tests/vllm/test_versions.py tests/vllm/test_retention.py > "$log" 2>&1; then
     echo "vLLM $version: $(tail -n 1 "$log")"
   else
     echo "vLLM $version FAILED, see $log: $(tail -n 1 "$log")"
