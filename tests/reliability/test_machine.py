@@ -8,6 +8,7 @@ about 10^4 operations; with `--hypothesis-profile=nightly` 10^6.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -44,6 +45,8 @@ class Interference(RuleBasedStateMachine):
         self.may_fail = False
         control = WatchedController(self.policy_of(policy), time_budget_s=0.05, clock=self.budget_clock)
         self.run = CheckedRun([], control, config)
+        if config.enable_prefix_caching:
+            self.run.engine.track_sessions(find_by_prefix=bool(seed % 2))
         self.sources: list[WorkloadRequest] = []
         self.disabled = 0
         self.interventions = 0
@@ -64,6 +67,8 @@ class Interference(RuleBasedStateMachine):
         priority=st.integers(-1, 1),
         deadline_ms=st.none() | st.sampled_from([1.0, 5_000.0, 1e300]),
         weight=st.sampled_from([1.0, 1.0, 5e-324, 1e300]),
+        session=st.none() | st.integers(0, 8),
+        ends=st.booleans(),
         count=st.integers(1, 6),
     )
     def arrive(
@@ -74,6 +79,8 @@ class Interference(RuleBasedStateMachine):
         priority: int,
         deadline_ms: float | None,
         weight: float,
+        session: int | None,
+        ends: bool,
         count: int,
     ) -> None:
         for _ in range(count):
@@ -91,6 +98,16 @@ class Interference(RuleBasedStateMachine):
                 weight=weight,
                 hash_ids=tuple(range(prompt // 8 + 1)) if self.config.enable_prefix_caching else (),
             )
+            if session is not None:
+                # Turns of any length in any order, several at once, and more of them after the end.
+                source = replace(
+                    source,
+                    session_id=f"s{session}",
+                    is_last_turn=ends,
+                    gap_hint_s=deadline_ms,
+                    hash_ids=(),
+                    content=((0, prompt // 3), (session + 1, prompt - prompt // 3)) if prompt > 2 else (),
+                )
             self.sources.append(source)
             self.run.submit(source)
 
@@ -104,7 +121,7 @@ class Interference(RuleBasedStateMachine):
 
     # One rule for all that interferes: most of what happens is work.
     @rule(
-        action=st.sampled_from(["abort", "abort", "disable", "enable", "switch", "switch", "jump"]),
+        action=st.sampled_from(["abort", "abort", "disable", "enable", "switch", "switch", "jump", "reset"]),
         number=st.integers(0, 10**6),
     )
     def interfere(self, action: str, number: int) -> None:
@@ -113,6 +130,8 @@ class Interference(RuleBasedStateMachine):
         match action:
             case "abort" if self.live:
                 run.abort(self.live[number % len(self.live)])
+            case "reset" if not self.live:
+                control.on_cache_reset()
             case "disable":
                 self.disabled += not control.killed
                 control.disable()
@@ -162,12 +181,21 @@ class Interference(RuleBasedStateMachine):
         assert counters.failures == sum(self.run.control.breaker.failures.values())
         assert self.may_fail or counters.failures == 0, self.run.control.breaker.reason
         assert counters.kill_switch_activations == self.disabled
+        assert counters.session_failures == 0
+        sessions = self.run.control.sessions
+        if sessions is not None:
+            # Nothing runs: nothing is held, and what is retained is what idle sessions own, each block once.
+            assert not sessions._by_request
+            assert not sessions._held
+            assert sessions.retained_blocks == len(sessions._tree)
         TALLY["engine, controller, policies"].update(
             {
                 "steps": counters.steps,
                 "arrivals": counters.arrivals,
                 "preemptions": books.preemptions,
                 "aborts": counters.aborts,
+                "turns of sessions": counters.turns,
+                "sessions dropped": counters.session_drops,
                 "kills, releases and switches": self.interventions,
                 "policy failures": counters.failures,
             }

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from types import MappingProxyType
 
 from bidkv.control.past_index import PastIndex
@@ -22,6 +23,11 @@ from bidkv.protocol.session_views import SessionCache, SessionView
 MOST_SESSIONS = 16_384
 """Most idle sessions and most cold ones remembered: clients that make up a new id for every request must not
 fill the memory of the host."""
+
+
+_MOST_CHECKED = 8
+"""Sessions whose cache is looked at in one event. The longest idle come first, but one that shares a prefix
+may have kept its blocks longer than a later one."""
 
 
 class TrackedSession:
@@ -254,17 +260,16 @@ class SessionLedger:
         The cache is looked at only while the books say that more is retained than is free, which cannot be:
         then the LRU took blocks of the sessions that are idle for longest.
         """
-        idle = self._idle
-        while idle and (self._tree.retained_blocks > engine.free_blocks or len(idle) > MOST_SESSIONS):
-            session = next(iter(idle.values()))
-            cached = 0 if len(idle) > MOST_SESSIONS else self._count_cached(session)
-            if cached == session._leaf.end:
-                break  # the LRU has not come to it: what it took belongs to no session
-            self._shorten(session, cached)
-            if cached:
-                continue
-            del idle[session.session_id]
-            self._grow_cold(session)
+        for session in list(islice(self._idle.values(), max(_MOST_CHECKED, len(self._idle) - MOST_SESSIONS))):
+            too_many = len(self._idle) > MOST_SESSIONS
+            if self._tree.retained_blocks <= engine.free_blocks and not too_many:
+                break
+            cached = 0 if too_many else self._count_cached(session)
+            if cached < session._leaf.end:
+                self._shorten(session, cached)
+            if not cached:
+                del self._idle[session.session_id]
+                self._grow_cold(session)
         forgotten, self._forgotten = self._forgotten, []
         return forgotten
 

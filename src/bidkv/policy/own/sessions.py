@@ -7,7 +7,7 @@ from math import inf
 
 from bidkv.policy.own.fair import Fair
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
-from bidkv.policy.own.sessions_cold import ColdQueue
+from bidkv.policy.own.sessions_cold import ColdQueue, ColdTurn
 from bidkv.policy.own.sessions_idle import IdleSessions, KnownSession, gap_kind
 from bidkv.policy.own.sessions_prices import StepCosts
 from bidkv.policy.own.sessions_retention import RetentionIndices
@@ -25,7 +25,6 @@ _PRICE_SHARE = 0.5
 """Share of the marginal value of memory that is charged. A lost session also waits to enter again, which the
 price of machine time does not show; in simulations completion times were best at one half of it, and turns
 per second alike from one half to one."""
-_SINGLE, _SESSION = 0, 1
 
 
 class Sessions(Fair):
@@ -42,9 +41,9 @@ class Sessions(Fair):
     Without requests that belong to a session every decision is that of `fair`.
 
     Bound: while a cold turn is first, at most `most_passes` other cold turns and at most
-    `patience` * (1 + resident sessions) resident turns enter before it. After that every session that goes
-    idle is dropped until it fits: it enters at the latest when the turns that run or wait resident then have
-    ended.
+    `patience` * (1 + resident sessions) resident turns enter before it. After that only preempted requests
+    do, idle sessions are dropped whatever their index until it fits, and it enters at the latest when the
+    turns that run then have ended.
 
     Args:
         look_ahead: cold turns looked at, at least 1.
@@ -91,18 +90,24 @@ class Sessions(Fair):
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return a preempted request or a resident turn, or else a cold turn that fits beside them."""
         first = super().select_next(engine)
-        if not self._cold or self._queue.holds_preempted:
+        if not self._cold:
             return first
         overdue = self._is_overdue(engine)
-        if first is not None and not overdue:
+        if first is not None and not (overdue and first is self._queue.first_new()):
             return first
-        room = self._cold_room(engine)
-        turn = self._cold.first_fitting(lambda turn: turn.need_blocks <= room, first_only=overdue)
+        if self._queue.holds_preempted:
+            return None
+        turn = self._first_fitting(engine, overdue=overdue)
         if turn is not None:
             return turn.request
-        if first is not None:
-            return first
         return None if engine.num_running else self._cold.front[0].request
+
+    def _first_fitting(self, engine: EngineView, *, overdue: bool) -> ColdTurn | None:
+        room = self._cold_room(engine)
+        if overdue:
+            # What others keep is no obstacle to it any more: they gave up what they could, or lose it now.
+            room = max(room, engine.free_blocks - self._pending_blocks(engine))
+        return self._cold.first_fitting(lambda turn: turn.need_blocks <= room, first_only=overdue)
 
     def wait_reason(self, request: RequestView, engine: EngineView) -> str:
         """Say what a waiting request waits for."""
@@ -265,7 +270,7 @@ class Sessions(Fair):
             self._resident_live.add(request.request_id)
             return
         need = blocks_to_enter(request, engine) - session.cached_blocks
-        self._cold.push(request, (request.priority, _SESSION, session.first_arrival_s), need)
+        self._cold.push(request, (request.priority, session.first_arrival_s), need)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs: its session is resident from now on."""

@@ -20,7 +20,7 @@ class ColdTurn:
         need_blocks: blocks it takes beside those cached for it.
     """
 
-    key: tuple[int, int, float, int]
+    key: tuple[int, float, int]
     request: RequestView
     need_blocks: int
 
@@ -75,7 +75,7 @@ class ColdQueue:
         turn = self._turns.get(request.request_id)
         return None if turn is None else turn.need_blocks
 
-    def push(self, request: RequestView, key: tuple[int, int, float], need_blocks: int) -> None:
+    def push(self, request: RequestView, key: tuple[int, float], need_blocks: int) -> None:
         """`request` waits; of equal keys the one that came first is first."""
         self._number += 1
         turn = ColdTurn((*key, self._number), request, need_blocks)
