@@ -27,7 +27,10 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 
 setup: $(VENV)/.installed-dev ## everything for development, in .venv
 
-demo: $(VENV)/.installed-demo ## strategies compared on a real trace: a table, and the page out/demo.html
+demo: $(VENV)/.installed-demo ## agents on a prefix cache, then single requests: tables, and two pages in out/
+	@$(BIN)/bidkv simulate --workload agents-20-turns --sessions 400 --concurrent-sessions 80 --duration-s 200 \
+	  --enable-prefix-caching --async-scheduling --num-gpu-blocks 20000 --max-num-seqs 256 \
+	  --profile h100-llama3.1-8b-async --strategy preempt-evict,fair,sessions --html out/demo-sessions.html
 	@$(BIN)/bidkv simulate --trace azure-conv --rate 2.4 --num-gpu-blocks 600 --max-num-seqs 32 \
 	  --strategy preempt-evict,preempt-evict-sjf,static-random,largest-first,bidkv,lcf,fair,fast --html out/demo.html
 

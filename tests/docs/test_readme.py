@@ -26,8 +26,8 @@ def targets_of_make() -> set[str]:
     return set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def demo_command() -> list[str]:
-    """What `make demo` runs, without the page and with figures."""
+def demo_command(number: int = -1) -> list[str]:
+    """One command of `make demo`, without the page and with figures; by default the last."""
     # The suite runs under make itself, which would pass its options on and print folders.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     printed = subprocess.run(
@@ -38,7 +38,8 @@ def demo_command() -> list[str]:
         check=True,
         env=environment,
     ).stdout
-    command = printed.replace("\\\n", " ").strip().splitlines()[-1]
+    lines = [line for line in printed.replace("\\\n", " ").splitlines() if " simulate " in line]
+    command = lines[number]
     words = shlex.split(command)
     words = words[words.index("simulate") :]
     page = words.index("--html")
@@ -68,6 +69,28 @@ def test_the_tables_figures_are_what_make_demo_prints() -> None:
         ]
 
     assert figures(ENGLISH) == [row(run) for run in runs]
+
+
+def test_the_session_tables_figures_are_what_make_demo_prints() -> None:
+    result = typer_testing.CliRunner().invoke(app, demo_command(0))
+    assert result.exit_code == 0, result.output
+
+    def row(run: dict[str, Any]) -> list[str]:
+        sessions = run["sessions"]
+        return [
+            run["strategy"],
+            f"{sessions['turns_per_s']:.2f}",
+            f"{sessions['turn_s']['p50']:.1f} s",
+            f"{sessions['turn_s']['mean']:.1f} s",
+            str(sessions["completed"]),
+            f"{sessions['computed_per_new_token']:.2f}",
+            f"{sessions['prefix_hit_rate']:.0%}",
+        ]
+
+    for text in (ENGLISH, CHINESE):
+        lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.count(" | ") == 6]
+        shown = [[re.findall(r"`([\w-]+)`", line[0])[0], *line[1:]] for line in lines if "`" in line[0]]
+        assert shown == [row(run) for run in json.loads(result.stdout)["runs"]]
 
 
 def test_every_command_of_the_readme_exists() -> None:
