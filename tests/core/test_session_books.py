@@ -103,7 +103,9 @@ def test_books_agree_with_the_cache(seed: int, blocks: int, roomy: bool, asynchr
         max_model_len=350,
     )
     sessions = random_sessions(seed)
-    result = simulate_sessions(sessions, SessionArrivals.at_own_times(), policy, config, steady_profile())
+    result = simulate_sessions(
+        sessions, SessionArrivals.at_own_times(), policy, config, steady_profile(), backend="python"
+    )
     control = result.notes["control"]
     assert control["session_failures"] == 0
     assert control["failures"] == 0
