@@ -25,6 +25,10 @@ def command(
         str | None,
         typer.Option(metavar="ID", help="Tell this request's whole story; the start of its id is enough."),
     ] = None,
+    session: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Tell why this session's turns waited and its KV was dropped."),
+    ] = None,
     top: Annotated[int, typer.Option(metavar="N", help="Without --request, list this many.")] = 20,
     as_json: PrintJson = False,
 ) -> None:
@@ -36,7 +40,11 @@ def command(
     Examples:
       bidkv explain decisions.jsonl
       bidkv explain decisions.jsonl --request chatcmpl-42
+      bidkv explain decisions.jsonl --session s17
     """
+    if session is not None:
+        _explain_session(log, session, as_json=as_json)
+        return
     from bidkv.observability.explain import stories
     from bidkv.observability.log_reader import read_log
     from bidkv.observability.story_text import format_story, story_as_dict
@@ -50,6 +58,20 @@ def command(
             typer.echo(format_story(story))
     elif not write_json([story_as_dict(story) for story in told.values()], "-" if as_json else None):
         _print_summary(told.values(), top)
+
+
+def _explain_session(log: Path, session_id: str, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from bidkv.observability.log_reader import read_log
+    from bidkv.observability.session_story import read_session, tell_session
+
+    with bad_input("LOG"):
+        lines = read_session(read_log(log), session_id)
+    if not lines:
+        fail(f"--session: {log} does not know {session_id!r}")
+    if not write_json([asdict(line) for line in lines], "-" if as_json else None):
+        typer.echo("\n".join(tell_session(lines)))
 
 
 def _full_id(log: Path, given: str) -> str:

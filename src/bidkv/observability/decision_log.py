@@ -118,6 +118,21 @@ class DecisionLog:
             preemptions=request.num_preemptions,
             cached_tokens=cached_tokens,
         )
+        sessions = engine.sessions
+        session = None if sessions is None or request.num_preemptions else sessions.session_for(request)
+        # Before a second turn nobody knows whether a request without a named session belongs to one.
+        if session is not None and (session.is_told or session.num_turns > 1):
+            self._write(
+                "turn",
+                engine,
+                session_id=session.session_id,
+                request_id=request.request_id,
+                turns=session.num_turns,
+                waited_s=_seconds(engine.now_s - request.arrival_s),
+                prompt_tokens=request.num_prompt_tokens,
+                past_tokens=min(session.context_tokens, request.num_prompt_tokens),
+                cached_tokens=cached_tokens,
+            )
 
     def preempted(
         self,

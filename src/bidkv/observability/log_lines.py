@@ -142,6 +142,22 @@ class SessionDrop(Line):
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class SessionTurn(Line):
+    """A turn of a session entered for the first time.
+
+    `past_tokens` were computed by earlier turns, `cached_tokens` of the prompt were found in the cache.
+    """
+
+    session_id: str
+    request_id: str
+    turns: int
+    waited_s: float
+    prompt_tokens: int
+    past_tokens: int
+    cached_tokens: int
+
+
 KINDS: Mapping[str, type[Line]] = {
     "start": Start,
     "policy": PolicyChange,
@@ -150,4 +166,5 @@ KINDS: Mapping[str, type[Line]] = {
     "preempt": Preemption,
     "finish": Finish,
     "drop": SessionDrop,
+    "turn": SessionTurn,
 }

@@ -1,0 +1,46 @@
+"""What a decision log tells of a session: why its turns waited, and why its KV was dropped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bidkv.observability.decision_log import DecisionLog
+from bidkv.observability.log_lines import SessionDrop, SessionTurn
+from bidkv.observability.log_reader import read_log
+from bidkv.observability.session_story import read_session, tell_session
+from bidkv.policy import resolve
+from bidkv.profiles import load_profile
+from bidkv.protocol import Session, SessionArrivals, Turn
+from bidkv.simulator import EngineConfig, simulate_sessions
+
+
+def test_the_log_tells_every_turn_and_every_drop(tmp_path: Path) -> None:
+    sessions = [
+        Session(f"s{n}", tuple(Turn(200 if t else 6000, 100, 1.0 if t else 0.0) for t in range(6)))
+        for n in range(40)
+    ]
+    log = DecisionLog(tmp_path / "log")
+    result = simulate_sessions(
+        sessions,
+        SessionArrivals.at_concurrency(40, stagger_s=0.05),
+        resolve("sessions"),
+        EngineConfig(num_gpu_blocks=6001, enable_prefix_caching=True),
+        load_profile("h100-llama3.1-8b-traffic"),
+        observer=log,
+    )
+    log.close()
+    lines = list(read_log(tmp_path / "log"))
+    turns = [line for line in lines if isinstance(line, SessionTurn)]
+    drops = [line for line in lines if isinstance(line, SessionDrop)]
+    assert len(turns) == 240
+    assert len(drops) == result.notes["control"]["session_drops"] > 0
+    dropped = read_session(lines, drops[0].session_id)
+    story = tell_session(dropped)
+    assert len(story) == len(dropped) >= 7
+    assert "cold: the session is new and needed room for 6000 tokens" in story[0]
+    place = dropped.index(drops[0])
+    assert "dropped after" in story[place]
+    assert "index_per_s" in story[place]
+    assert f"dropped at {drops[0].time_s:.3f} s" in story[place + 1]
+    assert any("resident: " in text for text in story)
+    assert read_session(lines, "nobody") == []
