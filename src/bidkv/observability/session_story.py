@@ -20,7 +20,7 @@ def read_session(lines: Iterable[Line], session_id: str) -> list[SessionTurn | S
 
 
 def tell_session(lines: Iterable[SessionTurn | SessionDrop]) -> list[str]:
-    """Return the story of a session, a text for every line: each turn with its wait and its cause, each drop."""
+    """Return a text for every line: each turn with its wait and its cause, and each drop."""
     told: list[str] = []
     dropped: SessionDrop | None = None
     for line in lines:
