@@ -125,3 +125,40 @@ def test_books_change_nothing_for_a_policy_that_answers_no_drop(name: str) -> No
     result = simulate_sessions(random_sessions(3), arrivals, resolve(name), config, steady_profile())
     assert result.notes["control"]["session_drops"] == 0
     assert result.notes["control"]["session_failures"] == 0
+
+
+class Answering(Policy):
+    """Answers the fourth question with whatever it is given."""
+
+    name = "answering"
+
+    def __init__(self, answer: object) -> None:
+        self.answer = answer
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Answering:
+        return self
+
+    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (RuntimeError("no"), "exception: RuntimeError('no')"),
+        ("s0", "invalid_answer: session 's0' is not idle"),
+        (object(), "is not idle"),
+    ],
+)
+def test_a_wrong_answer_switches_the_policy_off(
+    answer: object, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = EngineConfig(num_gpu_blocks=120, block_size=4, enable_prefix_caching=True, max_model_len=350)
+    arrivals = SessionArrivals.at_own_times()
+    result = simulate_sessions(random_sessions(3), arrivals, Answering(answer), config, steady_profile())
+    assert result.notes["control"]["failures"] == 1
+    assert result.notes["control"]["session_drops"] == 0
+    assert result.notes["control"]["completions"] == sum(len(s.turns) for s in random_sessions(3))
+    assert reason in caplog.text
