@@ -1,9 +1,10 @@
 """Real vLLM's scheduler and the compiled simulator over the same requests, in one run.
 
-    python -m benchmarks.speed_against_vllm [--trace FILE] [--requests N] [--vllm-python FILE]
+    python -m benchmarks.speed_against_vllm [--trace FILE] [--requests N] [--sessions N] [--vllm-python FILE]
 
-Needs numba here and vLLM in the other environment (`make test-vllm` makes it). At two engine sizes it prints
-what each took and how many requests that is a CPU second. Both must have done the same: steps, tokens,
+Needs numba here and vLLM in the other environment (`make test-vllm` makes it). At two engine sizes, and for
+sessions of the generator `agents` in closed loop with prefix caching, it prints what each took and how many
+requests (turns) that is a CPU second. Both must have done the same: steps, tokens,
 preemptions and the simulated time are compared, and the run fails when they differ.
 """
 
@@ -16,22 +17,25 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.requests_of import requests_of
+from benchmarks.requests_of import agent_sessions, requests_of
 
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
+from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult
-from bidkv.simulator import EngineConfig, simulate
+from bidkv.simulator import EngineConfig, SessionSource, simulate
 
 PROFILE = "h100-llama3.1-8b"
 SIZES = (
     EngineConfig(num_gpu_blocks=600, max_num_seqs=32),
     EngineConfig(num_gpu_blocks=8192, max_num_seqs=256),
 )
+CACHING = EngineConfig(num_gpu_blocks=8192, max_num_seqs=256, enable_prefix_caching=True)
+CONCURRENT_SESSIONS = 80
 ROUNDS = 9
 
 
@@ -69,12 +73,30 @@ def measure(trace: str, limit: int, engine: EngineConfig, vllm_python: str) -> P
     Raises:
         RuntimeError: they did not do the same.
     """
-    requests = requests_of(trace, limit, engine)
+    size = (str(engine.num_gpu_blocks), str(engine.max_num_seqs))
+    real = ("benchmarks.vllm.real_run", trace, str(limit), *size, PROFILE)
+    return _compare(lambda: requests_of(trace, limit, engine), engine, real, vllm_python)
+
+
+def measure_sessions(sessions: int, vllm_python: str) -> Pace:
+    """Run both over the same sessions in closed loop; see :func:`measure`."""
+    size = (str(CACHING.num_gpu_blocks), str(CACHING.max_num_seqs))
+    real = ("benchmarks.vllm.real_sessions", str(sessions), str(CONCURRENT_SESSIONS), *size, PROFILE)
+    return _compare(lambda: agent_sessions(sessions, CONCURRENT_SESSIONS), CACHING, real, vllm_python)
+
+
+def _compare(
+    make: Callable[[], list[WorkloadRequest] | SessionSource],
+    engine: EngineConfig,
+    real_arguments: tuple[str, ...],
+    vllm_python: str,
+) -> Pace:
     profile = load_profile(PROFILE)
     cpu_s: list[float] = []
     wall_s: list[float] = []
 
     def run() -> RunResult:
+        requests = make()
         started, started_wall = time.process_time(), time.perf_counter()
         result = simulate(requests, resolve("preempt-evict"), engine, profile, backend="compiled")
         cpu_s.append(time.process_time() - started)
@@ -86,7 +108,7 @@ def measure(trace: str, limit: int, engine: EngineConfig, vllm_python: str) -> P
     wall_s.clear()
     for _ in range(ROUNDS // 2):
         run()
-    real = _real(trace, limit, engine, vllm_python)
+    real = _real(real_arguments, vllm_python)
     for _ in range(ROUNDS - ROUNDS // 2):
         run()
     totals = simulated.totals
@@ -96,7 +118,7 @@ def measure(trace: str, limit: int, engine: EngineConfig, vllm_python: str) -> P
         raise RuntimeError(f"the simulator did {did}, the real scheduler {expected}")
     return Pace(
         engine,
-        len(requests),
+        len(simulated.records),
         totals.steps,
         totals.preemptions,
         real["calls_cpu_s"],
@@ -107,10 +129,9 @@ def measure(trace: str, limit: int, engine: EngineConfig, vllm_python: str) -> P
     )
 
 
-def _real(trace: str, limit: int, engine: EngineConfig, python: str) -> dict[str, float]:
-    size = (str(engine.num_gpu_blocks), str(engine.max_num_seqs))
+def _real(arguments: tuple[str, ...], python: str) -> dict[str, float]:
     done = subprocess.run(
-        [python, "-m", "benchmarks.vllm.real_run", trace, str(limit), *size, PROFILE],
+        [python, "-m", *arguments],
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,
         check=True,
@@ -125,12 +146,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trace", default="azure-conv", metavar="FILE", help="default: the slice that ships")
     parser.add_argument("--requests", type=int, default=2000, metavar="N", help="the first N; 0: all")
+    parser.add_argument("--sessions", type=int, default=150, metavar="N", help="0: none")
     parser.add_argument("--vllm-python", default=".venv-vllm/bin/python", metavar="FILE")
     options = parser.parse_args(argv)
     if not Path(options.vllm_python).exists():
         parser.error(f"--vllm-python: no {options.vllm_python}: `make test-vllm` sets it up")
     for engine in SIZES:
         print(measure(options.trace, options.requests, engine, options.vllm_python), flush=True)
+    if options.sessions:
+        print(measure_sessions(options.sessions, options.vllm_python))
     return 0
 
 

@@ -47,7 +47,7 @@ def drive(scheduler: Any, arrivals: deque[Request], profile: StepTimeProfile) ->
         output = scheduler.schedule()
         calls_cpu_s += time.process_time() - started
         made = worker_output(scheduler, output)
-        now_s += _step_s(scheduler, output.num_scheduled_tokens, profile)
+        now_s += step_seconds(scheduler, output.num_scheduled_tokens, profile)
         steps += 1
         tokens += output.total_num_scheduled_tokens
         preemptions += len(output.preempted_req_ids or ())
@@ -66,7 +66,8 @@ def drive(scheduler: Any, arrivals: deque[Request], profile: StepTimeProfile) ->
     }
 
 
-def _step_s(scheduler: Any, scheduled: dict[str, int], profile: StepTimeProfile) -> float:
+def step_seconds(scheduler: Any, scheduled: dict[str, int], profile: StepTimeProfile) -> float:
+    """Return how long the step takes that was just scheduled."""
     if not scheduled:
         return profile.empty_step_s
     prefill_tokens, prefills, decodes, context, attention = 0, 0, 0, 0, 0.0

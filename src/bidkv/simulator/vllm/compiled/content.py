@@ -55,12 +55,16 @@ class ContentIndex:
     ROOT = 1
     UNKNOWN = 0
 
+    FIRST_SWEEP = 20_000
+    """Shared places from which on unused ones are looked for; some 4 MB."""
+
     def __init__(self, chunk_tokens: int, *, forgets_sessions: bool) -> None:
         self._chunk_tokens = chunk_tokens
         self._forgets = forgets_sessions
         self._shared: dict[Place, int] = {}
         self._pasts: dict[str, _Past] = {}
         self._last_node = self.ROOT
+        self._next_sweep = self.FIRST_SWEEP
 
     def place(self, request: WorkloadRequest) -> Placed:
         """Find the places of an arriving request's prompt and of its answer to come.
@@ -90,6 +94,28 @@ class ContentIndex:
         """The session is over: nothing continues it."""
         if self._forgets:
             self._pasts.pop(session_id, None)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether it is time to :meth:`sweep`."""
+        return len(self._shared) >= self._next_sweep
+
+    def sweep(self, used: set[int]) -> None:
+        """Forget shared places that nothing leads to: a request that comes there later would find no block.
+
+        Args:
+            used: the nodes of cached blocks and of the prompts of live requests; it grows.
+        """
+        for past in self._pasts.values():
+            used.update(past.nodes)
+        kept: list[tuple[Place, int]] = []
+        for place, node in reversed(self._shared.items()):  # children were added after their parents
+            if node in used:
+                used.add(place[0])
+                kept.append((place, node))
+        self._shared.clear()
+        self._shared.update(reversed(kept))
+        self._next_sweep = max(self.FIRST_SWEEP, 2 * len(kept))
 
     def find(self, prompt: Prompt) -> tuple[array[int], array[int]]:
         """Return the ends and the nodes of a prompt's leading segments that were seen; learns nothing."""

@@ -84,6 +84,8 @@ class Feed:
         inputs[at.IN_PAST, count:end] = 0
         if self._content is not None:
             self._add_contents(self._content, incoming, count)
+            if self._content.is_large:
+                self._sweep(self._content)
         kernel.words[at.INPUT_LENGTH] = end
         if self._equals is not None:
             inputs[at.IN_PRIORITY, count:end] = [request.priority for request in incoming]
@@ -114,6 +116,8 @@ class Feed:
             rows[at.IN_LAST_NODE][column] = placed.last_node
             rows[at.IN_SHARED][column] = placed.shared_tokens // self._block_size
             rows[at.IN_GOES_ON][column] = bool(request.session_id) and not arrival.ends_session
+            if self._content.is_large:
+                self._sweep(self._content)
         kernel.words[at.INPUT_LENGTH] = column + 1
         if self._equals is not None:
             self._rank(self._equals, (request,), uid)
@@ -186,6 +190,15 @@ class Feed:
         rows = (at.IN_FIRST_SEGMENT, at.IN_SEGMENT_COUNT, at.IN_LAST_NODE, at.IN_SHARED, at.IN_GOES_ON)
         inputs[rows, count:end] = np.array(columns).T
         inputs[at.IN_FIRST_SEGMENT, count:end] += first
+
+    def _sweep(self, content: ContentIndex) -> None:
+        """Forget content that neither a cached block nor a live request has."""
+        t = self._kernel.tables
+        cached = np.unique(t.blocks.keys[t.blocks.keys >= 0] >> at.INDEX_BITS)
+        used = set(cached.tolist())
+        used.update(t.blocks.segments[1, : self._segments_used].tolist())
+        used.update(t.requests[at.LAST_NODE].tolist(), t.inputs[at.IN_LAST_NODE].tolist())
+        content.sweep(used)
 
     def _write_segments(self, ends: array[int], nodes: array[int]) -> int:
         """Write segments behind all others; return where."""
