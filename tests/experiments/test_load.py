@@ -156,11 +156,13 @@ def test_no_policy_sees_the_length_a_request_is_ended_at(cap: int | None, seen: 
     )
     sampling = SimpleNamespace(**sglang["sampling_params"])
     of_sglang = SimpleNamespace(rid="a", priority=None, origin_input_ids=[1] * 30, sampling_params=sampling)
-    engine = SimpleNamespace(now_s=0.0, low_values_first=True, max_request_tokens=2000)
+    engine = SimpleNamespace(
+        now_s=0.0, low_values_first=True, max_request_tokens=2000, max_pool_tokens=2000, block_size=1
+    )
     assert (vllm["max_tokens"], sglang["sampling_params"]["max_new_tokens"]) == (50, 50)
     assert VllmRequest(of_vllm, 0.0, {}, 2000).max_tokens == seen
     assert SglangRequest(of_sglang, engine).max_tokens == seen  # type: ignore[arg-type]
-    # Who says nothing of the kind is taken at its word.
+    # Without a stated cap, the request's own limit is what policies see.
     of_vllm.sampling_params.extra_args = {}
     sampling.custom_params = None
     assert VllmRequest(of_vllm, 0.0, {}, 2000).max_tokens == 50

@@ -216,7 +216,7 @@ def test_prompts_too_long_for_the_pool_are_rejected() -> None:
 
 
 def test_the_compiled_backend_is_vllms_alone() -> None:
-    with pytest.raises(ValueError, match="covers vLLM"):
+    with pytest.raises(ValueError, match="covers simulated vLLM engines alone"):
         simulate([], resolve("preempt-evict"), SglangConfig(100), PROFILE, backend="compiled")
     with pytest.raises(SimulationError, match="arrivals must be in order"):
         simulate(
