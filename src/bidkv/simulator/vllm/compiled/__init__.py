@@ -1,4 +1,4 @@
-"""The step engine compiled with numba: an extra for speed, equal to `simulator.engine` in every result."""
+"""The vLLM step engine compiled with numba: for speed, equal to `simulator.vllm.engine` in every result."""
 
 from bidkv.simulator.vllm.compiled.driver import CompiledRun
 
