@@ -150,7 +150,7 @@ class Controller(GuardedPolicy):
     def rank_victims(
         self, engine: EngineView, candidates: Sequence[RequestView], need_blocks: int
     ) -> Sequence[RequestView]:
-        """Order candidates for an engine that asks for an order: who goes first comes first.
+        """Order candidates for an engine that asks for an order: the first to be preempted comes first.
 
         The order may be partial: only as many as cover `need_blocks`; the engine orders the rest.
         """
@@ -170,7 +170,7 @@ class Controller(GuardedPolicy):
         return order
 
     def _candidates(self, engine: EngineView, running: Sequence[RequestView]) -> list[RequestView]:
-        """Who may be chosen in a step that is short of memory."""
+        """The requests that may be chosen in a step that is short of memory."""
         self.counters.pressured_steps += 1
         candidates = self._cap.eligible(running, engine.most_preemptions)
         self.counters.all_capped += not candidates
@@ -227,7 +227,7 @@ class Controller(GuardedPolicy):
         return chosen
 
     def select_next(self, engine: EngineView) -> RequestView | None:
-        """Return who enters next, or None to admit nobody until the next event.
+        """Return the request that enters next, or None to admit none until the next event.
 
         Call only while :attr:`chooses_next` is true; otherwise the engine's own order holds. After a failure
         of the policy :attr:`chooses_next` is false and None means "go on alone". A policy may hold the gate

@@ -57,7 +57,7 @@ class GuardedPolicy:
         self._killed = False
         self._adopt(policy, afresh=False)
 
-    # --- who is in charge ------------------------------------------------------------------------
+    # --- whether the policy is in charge ---------------------------------------------------------
     @property
     def policy(self) -> Policy:
         """The policy that decides (or would, were it not switched off)."""

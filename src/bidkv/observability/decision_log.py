@@ -120,7 +120,7 @@ class DecisionLog:
         )
         sessions = engine.sessions
         session = None if sessions is None or request.num_preemptions else sessions.session_for(request)
-        # Before a second turn nobody knows whether a request without a named session belongs to one.
+        # Before a second turn it is unknown whether a request without a named session belongs to one.
         if session is not None and (session.is_told or session.num_turns > 1):
             self._write(
                 "turn",

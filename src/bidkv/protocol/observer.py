@@ -1,4 +1,4 @@
-"""Who watches a controller at work: told of every decision and of what came of it, never asked."""
+"""The observer of a controller: it is told of every decision and its outcome, and never asked."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bidkv.protocol.session_views import SessionView
 
 
 class Decision(NamedTuple):
-    """One answer to the question who is preempted.
+    """One answer to the question which request is preempted.
 
     Attributes:
-        policy: who answered.
+        policy: the policy that answered.
         candidates: the running requests it could choose from, in the engine's order.
         need_blocks: blocks still missing when it was asked.
         victim: its choice; None left the decision to the engine.
@@ -42,7 +42,7 @@ class Observer(Protocol):
         """From now on `policy` decides, or (not `active`) the engine alone; `reason` says why."""
 
     def decided(self, decision: Decision, engine: EngineView) -> None:
-        """A victim was chosen, or the choice was left to the engine; nobody is preempted yet."""
+        """A victim was chosen, or the choice was left to the engine; no request is preempted yet."""
 
     def admitted(self, request: RequestView, cached_tokens: int, engine: EngineView) -> None:
         """`request` runs now; `cached_tokens` of it came from the prefix cache."""

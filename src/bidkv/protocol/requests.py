@@ -26,7 +26,7 @@ class WorkloadRequest:
         weight: relative worth of finishing this request; 1 is ordinary.
         hash_ids: content hashes of the prompt's leading chunks (Mooncake: 512 tokens each);
             equal ids in equal positions mean a shared prefix.
-        agent_id: who sent it ("" when unknown).
+        agent_id: the agent that sent it ("" when unknown).
         session_id: the session it is a turn of ("" for a single request).
         turn: number of the turn in its session, from 0.
         is_last_turn: its client said that the session ends with it.

@@ -66,7 +66,7 @@ class Session:
         turns: at least one, in order.
         start_s: arrival of the first turn in seconds since the start of the workload, or None when the
             arrival process decides (:class:`SessionArrivals`).
-        agent_id: who runs the session ("" when unknown).
+        agent_id: the agent that runs the session ("" when unknown).
         priority: of every turn; vLLM's sign: a lower number is more important.
         weight: relative worth of every turn; 1 is ordinary.
         chunk_tokens: tokens that one of a turn's `hash_ids` stands for.

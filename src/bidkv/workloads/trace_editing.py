@@ -165,7 +165,7 @@ class Anonymizer:
     """Replaces every name and hash id of a trace by a keyed hash; lengths and gaps stay.
 
     Equal names and ids stay equal under one key, so that sessions, senders and shared prefixes survive, and
-    without the key nobody can test whether a known prompt is in the trace.
+    without the key it cannot be tested whether a known prompt is in the trace.
 
     Args:
         key: at least 16 bytes of chance; a key that is thrown away cannot be undone by anyone.

@@ -17,7 +17,7 @@ DEFAULT_PREEMPTION_CAP = 8
 
 
 class ReservingPolicy(Policy):
-    """Base of this project's own policies: it answers who is preempted and how much stays free.
+    """Base of this project's own policies: it answers which request is preempted and how much stays free.
 
     A subclass orders the waiting requests and calls the event methods here from its own.
 

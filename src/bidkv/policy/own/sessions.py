@@ -86,7 +86,7 @@ class Sessions(Fair):
         self._turn_blocks = 0.0
         self._drops: list[SessionView] = []
 
-    # --- who enters next -------------------------------------------------------------------------
+    # --- next admission --------------------------------------------------------------------------
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return a preempted request or a resident turn, or else a cold turn that fits beside them."""
         first = super().select_next(engine)

@@ -1,4 +1,4 @@
-"""The running list of the compiled kernel: what it needs, what it gets, who is preempted."""
+"""The running list of the compiled kernel: what it needs, what it gets, which requests are preempted."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class KernelView:
 
     @property
     def free_blocks(self) -> int:
-        """Blocks nobody holds."""
+        """Blocks that no request holds."""
         return self._state[_FREE]
 
     @property

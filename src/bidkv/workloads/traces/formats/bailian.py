@@ -73,7 +73,7 @@ def _chat(file: str, number: int, field: str, value: Any) -> int:
 def read_requests(
     source: Source, options: TraceOptions, report: TraceReport, timing: Timing
 ) -> Iterator[WorkloadRequest]:
-    """Stream the requests at their recorded times, whoever waited for what."""
+    """Stream the requests at their recorded times, whatever each turn waited for."""
     index = -1
     for index, row in enumerate(_rows(source, options, report)):
         yield WorkloadRequest(
