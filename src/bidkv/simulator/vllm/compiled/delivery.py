@@ -36,6 +36,24 @@ def pass_time(t: Tables) -> None:
 
 
 @compile_part
+def _time_token(t: Tables, slot: int, now: float, alike_s: float, alike: int) -> tuple[float, int]:
+    """A token of `slot` comes out now; gaps that began at the same time are counted together.
+
+    Returns when the gaps that are not counted yet began, and how many they are.
+    """
+    earlier_s = t.times[at.LAST_TOKEN_S, slot]
+    t.times[at.LAST_TOKEN_S, slot] = now
+    if earlier_s < 0.0:
+        t.times[at.FIRST_TOKEN_S, slot] = now
+    elif earlier_s == alike_s:
+        alike += 1
+    else:
+        count_gaps(t, now - alike_s, alike)
+        return earlier_s, 1
+    return alike_s, alike
+
+
+@compile_part
 def _deliver_at_once(t: Tables, duration_s: float) -> None:
     """A synchronous step: the tokens of what was scheduled come out before the next one."""
     table, scheduled, state, clock = t.requests, t.scheduled, t.state, t.clock
@@ -51,15 +69,7 @@ def _deliver_at_once(t: Tables, duration_s: float) -> None:
                 table[at.PREFILLING, slot] = 0
                 state[at.PREFILLING_COUNT] -= 1
             table[at.TOKENS, slot] += 1
-            earlier_s = t.times[at.LAST_TOKEN_S, slot]
-            t.times[at.LAST_TOKEN_S, slot] = now
-            if earlier_s < 0.0:
-                t.times[at.FIRST_TOKEN_S, slot] = now
-            elif earlier_s == alike_s:
-                alike += 1
-            else:
-                count_gaps(t, now - alike_s, alike)
-                alike_s, alike = earlier_s, 1
+            alike_s, alike = _time_token(t, slot, now, alike_s, alike)
             if table[at.TOKENS, slot] >= table[at.TARGET, slot]:
                 scheduled[0, finished] = slot
                 table[at.PLACE, slot] = at.NOWHERE
@@ -104,15 +114,7 @@ def _deliver(t: Tables, row: int, count: int) -> None:
                 label_up_to(
                     t.requests, t.blocks, t.state, slot, table[at.COMPUTED, slot] - table[at.COMING, slot]
                 )
-        earlier_s = t.times[at.LAST_TOKEN_S, slot]
-        t.times[at.LAST_TOKEN_S, slot] = now
-        if earlier_s < 0.0:
-            t.times[at.FIRST_TOKEN_S, slot] = now
-        elif earlier_s == alike_s:
-            alike += 1
-        else:
-            count_gaps(t, now - alike_s, alike)
-            alike_s, alike = earlier_s, 1
+        alike_s, alike = _time_token(t, slot, now, alike_s, alike)
         if table[at.TOKENS, slot] >= table[at.TARGET, slot]:
             t.scheduled[0, finished] = slot
             if table[at.PLACE, slot] == at.RUNNING:
