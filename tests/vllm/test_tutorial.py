@@ -105,7 +105,9 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path, stand_ins: Path) -> None:
     assert "fair is in charge" in said[6]
     assert re.match(r"[1-9]\d* preemptions of ", said[7])
     assert "was preempted" in said[8]
-    assert "fair preempts the latest of those with about the fewest computed tokens" in said[8]
+    assert (
+        "fair preempts the most recently admitted among those within 1.5x of the fewest computed" in said[8]
+    )
     rows = {row.split()[0]: row.split() for row in said[9].splitlines() if row.split()}
     # What it would have to compute again: less than by vLLM's own order, which is the point of it all.
     assert number(rows["logged"][3]) < number(rows["preempt-evict"][3])
