@@ -49,12 +49,13 @@ def prepare(
         ValueError: a vocabulary too small to draw from.
     """
     require_vocabulary(vocabulary)
-    body = {"vllm": _vllm_body, "sglang": _sglang_body}[dialect]
     draw = prompt_source(vocabulary, salt)
-    return [
-        Prepared(r.request_id, r.arrival_s, json.dumps(body(r, draw(r), model)).encode(), r.output_tokens)
-        for r in requests
-    ]
+    prepared = []
+    for request in requests:
+        body = make_body(dialect, request, draw(request), model, request_extras(request))
+        encoded = json.dumps(body).encode()
+        prepared.append(Prepared(request.request_id, request.arrival_s, encoded, request.output_tokens))
+    return prepared
 
 
 def request_extras(request: WorkloadRequest) -> dict[str, Any]:
@@ -70,33 +71,41 @@ def request_extras(request: WorkloadRequest) -> dict[str, Any]:
     return extras
 
 
-def _vllm_body(request: WorkloadRequest, prompt: list[int], model: str) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "model": model,
-        "prompt": prompt,
-        "max_tokens": request.output_tokens,
-        "ignore_eos": True,
-        "temperature": 0.0,
-        "stream": True,
-        # Chunks are not tokens: a busy server sends several at once, so it is asked for the count so far.
-        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        "vllm_xargs": request_extras(request),
-    }
-    if request.priority:
-        body["priority"] = request.priority
-    return body
+def make_body(
+    dialect: Dialect, request: WorkloadRequest, prompt: Sequence[int], model: str, extras: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the body of a streamed completion that ends exactly at the request's output length.
 
-
-def _sglang_body(request: WorkloadRequest, prompt: list[int], model: str) -> dict[str, Any]:
-    sampling: dict[str, Any] = {
-        "max_new_tokens": request.output_tokens,
-        "ignore_eos": True,
-        "temperature": 0.0,
-        "custom_params": request_extras(request),
-    }
-    body: dict[str, Any] = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
+    Args:
+        dialect: whose fields it uses.
+        request: its lengths and priority.
+        prompt: token ids.
+        model: the model's name, as the server calls it; SGLang's endpoint takes none.
+        extras: what the adapters read beyond the prompt.
+    """
+    if dialect == "vllm":
+        body: dict[str, Any] = {
+            "model": model,
+            "prompt": prompt,
+            "max_tokens": request.output_tokens,
+            "ignore_eos": True,
+            "temperature": 0.0,
+            "stream": True,
+            # Chunks are not tokens: a busy server sends several at once, so it is asked for the count so far.
+            "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+            "vllm_xargs": extras,
+        }
+    else:
+        sampling = {
+            "max_new_tokens": request.output_tokens,
+            "ignore_eos": True,
+            "temperature": 0.0,
+            "custom_params": extras,
+        }
+        body = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
     if request.priority:
-        body["priority"] = -request.priority
+        # SGLang's sign is the other one: higher is more important.
+        body["priority"] = request.priority if dialect == "vllm" else -request.priority
     return body
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal, Protocol
 
-from bidkv.experiments.request_bodies import PATHS, Dialect, request_extras
+from bidkv.experiments.request_bodies import PATHS, Dialect, make_body, request_extras
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator.content import answer_key
 from bidkv.workloads.token_ids import ConversationTokens
@@ -114,28 +114,9 @@ class TokenConversations:
         """Return the encoded body of a turn."""
         prompt = self._tokens.write_prompt(request)
         extras = session_extras(request, told=self._told)
+        body = make_body(self._dialect, request, prompt, self._model, extras)
         if self._dialect == "vllm":
-            body: dict[str, Any] = {
-                "model": self._model,
-                "prompt": prompt,
-                "max_tokens": request.output_tokens,
-                "ignore_eos": True,
-                "temperature": 0.0,
-                "stream": True,
-                "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-                "return_token_ids": True,
-                "vllm_xargs": extras,
-            }
-        else:
-            sampling = {
-                "max_new_tokens": request.output_tokens,
-                "ignore_eos": True,
-                "temperature": 0.0,
-                "custom_params": extras,
-            }
-            body = {"input_ids": prompt, "sampling_params": sampling, "stream": True}
-        if request.priority:
-            body["priority"] = request.priority if self._dialect == "vllm" else -request.priority
+            body["return_token_ids"] = True
         return json.dumps(body).encode()
 
     def take_event(self, event: Mapping[str, Any], answer: Answer) -> int:

@@ -67,8 +67,8 @@ NEXT_SLOT, GATE_SHUT, RESERVE, EVENT_SLOT, EVENT_LOST, RECYCLE = range(49, 55)
 TIMELINE_LENGTH, TIMELINE_STRIDE, TIMELINE_DUE, GRAPH_LIMIT, LEAP, CHECK_AT = range(55, 61)
 # ... what preemptions cost ...
 TOKENS_LOST, BLOCKS_FREED, PREEMPTED_BY_POLICY, MOST_PREEMPTIONS = range(61, 65)
-# ... and the last look into the prefix cache: for whom (-1: it no longer holds), what it found, how many of
-# these blocks no request holds, the key that it missed, and the mark of its blocks in `BlockTables.looked`.
+# ... and the last look into the prefix cache: its request (-1: it no longer holds), what it found, how many
+# of these blocks no request holds, the key it missed, and the mark of its blocks in `BlockTables.looked`.
 LOOKED_SLOT, LOOKED_TOKENS, LOOKED_HITS, LOOKED_FREE, LOOKED_MISS, LOOKED_MARK = range(65, 71)
 RETRY_TOKENS = 71
 # What Python asks the kernel between two steps, and about which slot.
