@@ -21,10 +21,10 @@ from bidkv.results import decode, encode
 pytestmark = pytest.mark.vllm
 
 BLOCKS = 60
-SETTINGS = {"concurrent": 6, "stagger_s": 0.01, "warm_up_s": 0.3, "window_s": 3.0, "sessions": 200}
+SETTINGS = {"concurrent": 6, "stagger_s": 0.01, "warm_up_s": 0.3, "window_s": 3.0, "sessions": 2000}
 
 
-def sessions(count: int = 200) -> list[Session]:
+def sessions(count: int = 2_000) -> list[Session]:
     draw = Random(7)
     return [
         Session(
