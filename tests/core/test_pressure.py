@@ -100,7 +100,7 @@ def test_kv_stats() -> None:
 
 @pytest.mark.parametrize(
     ("used", "pending", "message"),
-    [(-1, 0, "used must be >= 0"), (1, -1, "pending_high_priority must be >= 0")],
+    [(-1, 0, "used_tokens must be >= 0"), (1, -1, "pending_high_priority must be >= 0")],
 )
 def test_negative_figures_are_rejected_and_change_nothing(used: int, pending: int, message: str) -> None:
     made = detector(30, 100)

@@ -177,7 +177,7 @@ def test_importing_the_package_alone_loads_no_room() -> None:
     assert [name for name in loaded if name.startswith("bidkv")] == ["bidkv", "bidkv._version"]
 
 
-@pytest.mark.parametrize("module", ["protocol.bids", "scoring.positional", "baselines.bidkv"])
+@pytest.mark.parametrize("module", ["protocol.bid", "scoring.positional", "baselines.bidkv_strategy"])
 def test_examples_in_docstrings(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"bidkv.{module}"))
     assert results.attempted > 0

@@ -1,7 +1,7 @@
 """The five named strategies and the registry."""
 
 from bidkv.baselines.base import BaselineContext, BaselineStrategy, CompressionAction, RequestState
-from bidkv.baselines.bidkv import BidKVStrategy, bidkv_disruption, bidkv_utility
+from bidkv.baselines.bidkv_strategy import BidKVStrategy, bidkv_disruption, bidkv_utility
 from bidkv.baselines.largest_first import LargestFirstStrategy, compressible_tokens
 from bidkv.baselines.preempt import ENGINE_ORDER, PreemptEvictSJFStrategy, PreemptEvictStrategy
 from bidkv.baselines.registry import BaselineRegistry

@@ -47,6 +47,11 @@ class LargestFirstStrategy(BaselineStrategy):
         """`largest-first`."""
         return "largest-first"
 
+    @property
+    def scoring(self) -> ScoringStrategy:
+        """The scorer of requests that show their tokens."""
+        return self._scoring
+
     def select_victims(
         self, candidates: Sequence[RequestState], needed_tokens: int, **kwargs: Any
     ) -> list[CompressionAction]:

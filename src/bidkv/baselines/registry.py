@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bidkv.baselines.base import BaselineStrategy
-from bidkv.baselines.bidkv import BidKVStrategy
+from bidkv.baselines.bidkv_strategy import BidKVStrategy
 from bidkv.baselines.largest_first import LargestFirstStrategy
 from bidkv.baselines.preempt import PreemptEvictSJFStrategy, PreemptEvictStrategy
 from bidkv.baselines.static_random import StaticRandomStrategy

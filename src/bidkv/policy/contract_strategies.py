@@ -12,7 +12,7 @@ import random
 from collections.abc import Sequence
 
 from bidkv.baselines import ENGINE_ORDER
-from bidkv.baselines.bidkv import bidkv_disruption, bidkv_utility, highest_utility
+from bidkv.baselines.bidkv_strategy import bidkv_disruption, bidkv_utility, highest_utility
 from bidkv.policy.parts.columns import last_least
 from bidkv.policy.parts.ordering import OrderedAdmission
 from bidkv.protocol.policy import EngineView, Policy

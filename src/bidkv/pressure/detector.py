@@ -60,26 +60,27 @@ class PressureDetector:
         """Switch detection on or off; figures are kept."""
         self._enabled = enabled
 
-    def update_stats(self, used: int, max: int, pending_high_priority: int = 0) -> None:
+    def update_stats(self, used_tokens: int, max_tokens: int, pending_high_priority: int = 0) -> None:
         """Report the state of the KV cache.
 
         Args:
-            used: tokens in use, at least 0.
-            max: tokens there are; 0 or less while unknown.
+            used_tokens: tokens in use, at least 0.
+            max_tokens: tokens there are; 0 or less while unknown.
             pending_high_priority: high-priority requests that wait, at least 0.
 
         Raises:
-            ValueError: `used` or `pending_high_priority` is negative.
+            ValueError: `used_tokens` or `pending_high_priority` is negative.
         """
-        if not used >= 0:
-            raise ValueError(f"used must be >= 0, got {used}")
+        if not used_tokens >= 0:
+            raise ValueError(f"used_tokens must be >= 0, got {used_tokens}")
         if not pending_high_priority >= 0:
             raise ValueError(f"pending_high_priority must be >= 0, got {pending_high_priority}")
         config = self._config
         limit_pct = config.threshold_pct
-        if config.release_pct is not None and max > 0 and used / max >= self._stats.limit_pct:
-            limit_pct = config.release_pct
-        self._stats = _Stats(used, max, pending_high_priority, limit_pct)
+        release_pct = config.release_pct
+        if release_pct is not None and max_tokens > 0 and used_tokens / max_tokens >= self._stats.limit_pct:
+            limit_pct = release_pct
+        self._stats = _Stats(used_tokens, max_tokens, pending_high_priority, limit_pct)
 
     def is_under_pressure(self) -> bool:
         """Whether the share in use reached the threshold, or high priority waits with too little free.

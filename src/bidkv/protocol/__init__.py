@@ -1,6 +1,6 @@
 """The vocabulary: bids, requests, the policy protocol, errors. No algorithm lives here."""
 
-from bidkv.protocol.bids import (
+from bidkv.protocol.bid import (
     FEATURE_GATE_ID,
     UTILITY_EPSILON,
     BidAcceptance,

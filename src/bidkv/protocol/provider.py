@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
-from bidkv.protocol.bids import BidAcceptance, CompressionBid
+from bidkv.protocol.bid import BidAcceptance, CompressionBid
 
 
 @runtime_checkable

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bidkv.protocol import CompressionBid
-from bidkv.scoring.builder import build_bids
+from bidkv.scoring.bid_builder import build_bids
 
 _SINK_PEAK = 0.8
 _SINK_SPAN = 0.05  # share of the sequence over which the sink decays by 1/e

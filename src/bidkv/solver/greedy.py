@@ -41,6 +41,11 @@ class SolverConfig:
         if not self.decision_reason:
             raise ValueError("decision_reason must be a non-empty string")
 
+    @property
+    def is_active(self) -> bool:
+        """Enabled, and not stopped by the kill switch."""
+        return self.enabled and not self.kill_switch
+
 
 class PressureSource(Protocol):
     """The part of a detector that the solver uses; :class:`bidkv.pressure.PressureDetector` is one."""
