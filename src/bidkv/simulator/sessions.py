@@ -19,13 +19,14 @@ Segment = tuple[int, int]
 class _LiveSession:
     """A session that has started: which turn it is at, and what its context holds."""
 
-    __slots__ = ("computed_tokens", "context", "index", "session", "turn")
+    __slots__ = ("computed_tokens", "context", "context_tokens", "index", "session", "turn")
 
     def __init__(self, session: Session, index: int) -> None:
         self.session = session
         self.index = index
         self.turn = 0
         self.context: list[Segment] = []
+        self.context_tokens = 0  # of all its segments: summing them up again would be O(turns) each turn
         self.computed_tokens = 0
 
     def make_arrival(self, arrival_s: float, *, tells_end: bool, tells_gap: bool) -> Arrival:
@@ -35,7 +36,9 @@ class _LiveSession:
         context = self.context
         if turn.kept_tokens is not None:
             _truncate(context, turn.kept_tokens)
+            self.context_tokens = min(self.context_tokens, turn.kept_tokens)
             self.computed_tokens = min(self.computed_tokens, turn.kept_tokens)
+        self.context_tokens += turn.new_tokens
         left = turn.new_tokens
         for hash_id in turn.hash_ids:
             context.append((hash_id, min(session.chunk_tokens, left)))
@@ -46,7 +49,7 @@ class _LiveSession:
         request = WorkloadRequest(
             request_id=f"{session.session_id}#{self.turn}",
             arrival_s=arrival_s,
-            prompt_tokens=sum(tokens for _, tokens in context),
+            prompt_tokens=self.context_tokens,
             output_tokens=turn.output_tokens,
             max_tokens=turn.max_tokens,
             priority=session.priority,
@@ -150,6 +153,7 @@ class SessionSource:
             # The KV of an answer's last token is computed with the next turn.
             live.computed_tokens = request.prompt_tokens + output_tokens - 1
             live.context.append((answer_key(session.session_id, live.turn), output_tokens))
+            live.context_tokens += output_tokens
             gap_s = session.turns[live.turn + 1].gap_s
             heapq.heappush(self._due, (now_s + gap_s, live.index, live.turn + 1))
         else:

@@ -22,27 +22,37 @@ _GOLDEN = -7046029254386353131
 @compile_part
 def find_bucket(buckets: Array, key: int) -> int:
     """Return the bucket of a key."""
-    node = key >> at.INDEX_BITS
     index = key & ((1 << at.INDEX_BITS) - 1)
-    bucket: int = (((node * _GOLDEN) >> 24) + index) & (buckets.shape[0] - 1)
+    bucket: int = (_spread(key >> at.INDEX_BITS) + index) & (buckets.shape[0] - 1)
     return bucket
+
+
+@compile_part
+def _spread(node: int) -> int:
+    """Return the bucket of a node's block with index 0, not yet folded into the number of buckets."""
+    return (node * _GOLDEN) >> 24
 
 
 @compile_part
 def find_block(b: BlockTables, key: int) -> int:
     """`PrefixCache.find`: the block with this content that was labeled first; -1 for none."""
-    block: int = b.buckets[find_bucket(b.buckets, key)]
+    block: int = _find_in_bucket(b, find_bucket(b.buckets, key), key)
+    return block
+
+
+@compile_part
+def _find_in_bucket(b: BlockTables, bucket: int, key: int) -> int:
+    block: int = b.buckets[bucket]
     while block >= 0 and b.keys[block] != key:
         block = b.bucket_next[block]
     return block
 
 
 @compile_part
-def label_block(b: BlockTables, state: Array, block: int, key: int) -> None:
-    """`PrefixCache.label`: `block` can be found by `key` from now on."""
+def _label_block(b: BlockTables, state: Array, block: int, key: int, bucket: int) -> None:
+    """`PrefixCache.label`: `block` can be found by `key`, which is of this bucket, from now on."""
     b.keys[block] = key
     b.bucket_next[block] = -1
-    bucket = find_bucket(b.buckets, key)
     last = b.buckets[bucket]
     if last < 0:
         b.buckets[bucket] = block
@@ -106,6 +116,22 @@ def take_block(b: BlockTables, state: Array) -> int:
 
 
 @compile_part
+def _take_blocks(b: BlockTables, state: Array, held: Array, first: int, count: int) -> None:
+    """`PrefixCache.take` of `count` blocks, which become those of a request from its block `first` on."""
+    end = b.references.shape[0]
+    block = b.queue_next[end]
+    for index in range(first, first + count):
+        following = b.queue_next[block]
+        _forget_block(b, state, block)
+        b.references[block] = 1
+        held[index] = block
+        block = following
+    b.queue_next[end] = block
+    b.queue_previous[block] = end
+    state[at.FREE] -= count
+
+
+@compile_part
 def take_hits(table: Array, b: BlockTables, state: Array, slot: int) -> None:
     """`PrefixCache.touch`: the request in `slot`, just admitted, starts from what the last look found."""
     state[at.FREE_SEATS] -= 1
@@ -129,39 +155,48 @@ def take_hits(table: Array, b: BlockTables, state: Array, slot: int) -> None:
 
 
 @compile_part
-def _mark_retained(table: Array, b: BlockTables, slot: int, session_goes_on: bool) -> None:
-    """Mark the blocks of a session that goes on; of one that does not, shared blocks stay as they are."""
-    held, retained = b.held[table[at.SEAT, slot]], b.retained
-    first = 0 if session_goes_on else table[at.SHARED, slot]
-    for index in range(first, table[at.HELD, slot]):
-        retained[held[index]] = session_goes_on
-
-
-@compile_part
 def release_blocks(table: Array, b: BlockTables, state: Array, slot: int, session_goes_on: bool) -> None:
-    """`PrefixCache.release`, rule 17: the request in `slot` holds no blocks any more; its seat is unused."""
-    _mark_retained(table, b, slot, session_goes_on)
-    end = b.references.shape[0]
+    """`PrefixCache.release`, rule 17: the request in `slot` holds no blocks any more; its seat is unused.
+
+    The blocks of a session that goes on are marked; of one that does not, shared blocks stay as they are.
+    """
+    following, previous, retained = b.queue_next, b.queue_previous, b.retained
+    end, mark = b.references.shape[0], state[at.LOOKED_MARK]
     held = b.held[table[at.SEAT, slot]]
+    first_marked = 0 if session_goes_on else table[at.SHARED, slot]
     front = end  # blocks without a key go behind this one, the first of them to the very front
+    last = previous[end]
+    freed, freed_retained = 0, 0
     for index in range(table[at.HELD, slot] - 1, -1, -1):
         block = held[index]
-        b.references[block] -= 1
-        if b.references[block]:
+        if index >= first_marked:
+            retained[block] = session_goes_on
+        references = b.references[block] - 1
+        b.references[block] = references
+        if references:
             continue
-        before = front if b.keys[block] < 0 else b.queue_previous[end]
-        after = b.queue_next[before]
-        b.queue_next[before] = block
-        b.queue_previous[block] = before
-        b.queue_next[block] = after
-        b.queue_previous[after] = block
-        if b.keys[block] < 0:
-            front = block
+        freed += 1
+        if b.keys[block] >= 0:
+            freed_retained += retained[block]
+            following[last] = block
+            previous[block] = last
+            following[block] = end
+            last = block
         else:
-            state[at.RETAINED] += b.retained[block]
-        state[at.FREE] += 1
-        if b.looked[block] == state[at.LOOKED_MARK]:
+            after = following[front]
+            following[front] = block
+            previous[block] = front
+            following[block] = after
+            if after == end:
+                last = block
+            else:
+                previous[after] = block
+            front = block
+        if b.looked[block] == mark:
             void_look(state)
+    previous[end] = last
+    state[at.FREE] += freed
+    state[at.RETAINED] += freed_retained
     b.free_seats[state[at.FREE_SEATS]] = table[at.SEAT, slot]
     state[at.FREE_SEATS] += 1
     table[at.HELD, slot] = 0
@@ -176,10 +211,8 @@ def allocate(table: Array, b: BlockTables, state: Array, slot: int, count: int, 
         table[at.HELD, slot] += count
         return
     if count > 0:
-        held = b.held[table[at.SEAT, slot]]
         first = table[at.HELD, slot]
-        for index in range(first, first + count):
-            held[index] = take_block(b, state)
+        _take_blocks(b, state, b.held[table[at.SEAT, slot]], first, count)
         table[at.HELD, slot] = first + count
     label_up_to(table, b, state, slot, min(end, table[at.TOKENS, slot]))
 
@@ -204,8 +237,9 @@ def label_up_to(table: Array, b: BlockTables, state: Array, slot: int, end: int)
         if segment < count:
             node = b.segments[1, first + segment]
             stop = min(full, b.segments[0, first + segment] // size)
+        key, bucket, folded = node << at.INDEX_BITS, _spread(node), b.buckets.shape[0] - 1
         for position in range(index, stop):
-            label_block(b, state, held[position], (node << at.INDEX_BITS) + position)
+            _label_block(b, state, held[position], key + position, (bucket + position) & folded)
         index = stop
 
 
@@ -230,9 +264,10 @@ def look_up(table: Array, b: BlockTables, state: Array, slot: int) -> None:
         if segment < count:
             node = b.segments[1, first + segment]
             stop = min(usable, b.segments[0, first + segment] // size)
+        bucket, folded = _spread(node), b.buckets.shape[0] - 1
         while index < stop:
             key = (node << at.INDEX_BITS) + index
-            block = find_block(b, key)
+            block = _find_in_bucket(b, (bucket + index) & folded, key)
             if block < 0:
                 state[at.LOOKED_MISS] = key
                 usable = index

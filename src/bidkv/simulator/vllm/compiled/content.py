@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from typing import NamedTuple
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator.content import Prompt, answer_key, prompt_segments
@@ -12,20 +11,11 @@ Place = tuple[int, int, int]
 """(parent node, position in tokens at which the segment starts, content key)"""
 
 
-class Placed(NamedTuple):
-    """An arriving request's places in the tree of content.
-
-    Attributes:
-        ends: of its prompt's segments, in tokens from the prompt's start.
-        nodes: of the same segments.
-        last_node: of everything behind them.
-        shared_tokens: leading prompt tokens under hash ids: other sessions may have them too.
-    """
-
-    ends: array[int]
-    nodes: array[int]
-    last_node: int
-    shared_tokens: int
+Placed = tuple["array[int]", "array[int]", int, int]
+"""An arriving request's places in the tree of content: the ends of its prompt's segments in tokens from the
+prompt's start, their nodes, the node of everything behind them, and the leading prompt tokens under hash ids,
+which other sessions may have too. (A plain tuple: a named one costs more than all of the walk here.)
+"""
 
 
 class _Past:
@@ -74,21 +64,24 @@ class ContentIndex:
         session_id = request.session_id
         if not session_id:
             ends, nodes, _, shared = self._walk(request, self._shared)
-            return Placed(ends, nodes, self._new_node(), shared)
+            return ends, nodes, self._new_node(), shared
         past = self._pasts.get(session_id)
         if past is None:
             past = _Past(self.ROOT)
             if not self._forgets:
                 past.own = self._shared
             self._pasts[session_id] = past
-        self._extend(past, request)
-        node, prompt = past.node, request.prompt_tokens
-        ends, nodes = past.ends, past.nodes
-        if (ends[-1] if ends else 0) < prompt:  # the content does not tell all of the prompt
+        prompt = request.prompt_tokens
+        known_tokens = self._extend(past, request, prompt)
+        node, ends, nodes, own = past.node, past.ends, past.nodes, past.own
+        if known_tokens < prompt:  # the content does not tell all of the prompt
             node = self._new_node()
             ends, nodes = ends + array("q", (prompt,)), nodes + array("q", (node,))
         answer = (node, prompt, answer_key(session_id, request.turn))
-        return Placed(ends, nodes, self._child(answer, past.own), past.shared_tokens)
+        last_node = own.get(answer)
+        if last_node is None:
+            last_node = own[answer] = self._last_node = self._last_node + 1
+        return ends, nodes, last_node, past.shared_tokens
 
     def forget(self, session_id: str) -> None:
         """The session is over: nothing continues it."""
@@ -131,25 +124,36 @@ class ContentIndex:
             nodes.append(node)
         return ends, nodes
 
-    def _extend(self, past: _Past, request: WorkloadRequest) -> None:
-        """Bring what is known of a session's context to the prompt of its next turn."""
-        content = request.content
-        known = len(past.content)
-        if not known or content[:known] != past.content:
+    def _extend(self, past: _Past, request: WorkloadRequest, prompt: int) -> int:
+        """Bring what is known of a session's context to its next `prompt`; return the tokens it tells."""
+        content, before = request.content, past.content
+        known, ends, nodes = len(before), past.ends, past.nodes
+        if not known or content[:known] != before:
             past.ends, past.nodes, past.node, past.shared_tokens = self._walk(request, past.own)
-        else:
-            start = past.ends[-1]
-            for key, tokens in content[known:]:
-                if start >= request.prompt_tokens:
-                    break
-                places = self._shared if key >= 0 else past.own
-                past.node = self._child((past.node, start, key), places)
-                is_shared = key >= 0 and past.shared_tokens == start
-                start = min(start + tokens, request.prompt_tokens)
-                past.shared_tokens = start if is_shared else past.shared_tokens
-                past.ends.append(start)
-                past.nodes.append(past.node)
-        past.content = content if len(content) == len(past.ends) else ()
+            start = past.ends[-1] if past.ends else 0
+            past.content = content if len(content) == len(past.ends) else ()
+            return start
+        start, node, own = ends[-1], past.node, past.own
+        for key, tokens in content[known:]:
+            if start >= prompt:
+                break
+            # `_child` and a minimum, written out: this loop runs for every turn.
+            place, places = (node, start, key), self._shared if key >= 0 else own
+            child = places.get(place)
+            if child is None:
+                child = places[place] = self._last_node = self._last_node + 1
+            node = child
+            is_shared = key >= 0 and past.shared_tokens == start
+            start += tokens
+            if start > prompt:
+                start = prompt
+            if is_shared:
+                past.shared_tokens = start
+            ends.append(start)
+            nodes.append(node)
+        past.node = node
+        past.content = content if len(content) == len(ends) else ()
+        return start
 
     def _walk(
         self, request: WorkloadRequest, own: dict[Place, int]

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
 
 from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
-from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, Outcome, RequestRecord, TimelinePoint
 from bidkv.simulator.arrivals import (
@@ -25,6 +22,7 @@ from bidkv.simulator.progress import PROGRESS_EVERY, ProgressCallback, RecordCal
 from bidkv.simulator.sessions import SessionSource
 from bidkv.simulator.stepping import PATIENCE_STEPS
 from bidkv.simulator.vllm.compiled import layout as at
+from bidkv.simulator.vllm.compiled.bridge import Handler, PolicyBridge
 from bidkv.simulator.vllm.compiled.feed import Feed
 from bidkv.simulator.vllm.compiled.memory import CHUNK, Kernel
 from bidkv.simulator.vllm.compiled.totals import read_timeline, read_totals
@@ -32,7 +30,8 @@ from bidkv.simulator.vllm.compiled.views import KernelView
 from bidkv.simulator.vllm.config import EngineConfig
 
 # A module's own names are found faster than another module's.
-_NEED_INPUT, _EVENT_SLOT, _NEXT_SLOT = at.NEED_INPUT, at.EVENT_SLOT, at.NEXT_SLOT
+_NEED_INPUT = at.NEED_INPUT
+_COMPLETED = Outcome.COMPLETED
 
 
 class CompiledRun:
@@ -63,12 +62,13 @@ class CompiledRun:
         self._on_record = on_record
         self._records = 0
         self._config = config
+        self._model_len = config.model_len
         self._control = controller
         self._progress = progress
         self._first_arrival_s: float | None = None
         self._last_give_up_s = -math.inf
         self._live_ids = LiveRequestIds()
-        self._patience_steps = max(PATIENCE_STEPS, 4 * config.model_len)
+        self._patience_steps = max(PATIENCE_STEPS, 4 * self._model_len)
         self._progress_made = (0, 0)
         self._kernel = Kernel(config, profile, timeline_points, leap=leap)
         self._words = self._kernel.words
@@ -86,35 +86,17 @@ class CompiledRun:
         else:
             self._source = requests
             self._words[at.CLOSED_LOOP] = 1
-        self._handlers: dict[int, Callable[[], None]] = {
-            at.NEED_SLOTS: self._kernel.add_slots,
-            at.OUTPUT_FULL: self._drain,
-            at.STEP_COMPLETED: self._hear_completions,
-            at.NEED_CHECK: self._require_progress,
-            at.ASK_VICTIMS: self._choose_victims,
-            at.ASK_NEXT: self._choose_next,
-            at.ASK_RESERVE: self._ask_reserve,
-        }
+        self._bridge = PolicyBridge(self._kernel, self.view, controller)
+        self._handlers: list[Handler] = [self._kernel.add_slots] * at.REASONS
+        self._handlers[at.OUTPUT_FULL] = self._drain
+        self._handlers[at.STEP_COMPLETED] = self._hear_completions
+        self._handlers[at.NEED_CHECK] = self._require_progress
         self._listen()
 
     def _listen(self) -> None:
-        """Tell the kernel what the policy wants to be asked and told; it leaves Python alone otherwise."""
-        words, control = self._words, self._control
-        self._heard = control.active
-        # Without an observer and books of sessions the kernel counts by itself: the controller hears nothing.
-        self._watched = control.observer is not None or self.view.sessions is not None
-        words[at.CHOOSES_VICTIMS] = control.chooses_victims
-        words[at.CHOOSES_NEXT] = control.chooses_next
-        words[at.KEEPS_RESERVE] = control.keeps_reserve
-        words[at.DROPS_IDLE] = control.drops_idle
-        for reason, flag, event, tell in _EVENTS:
-            overridden = getattr(type(control.policy), event) is not getattr(Policy, event)
-            words[flag] = (control.active and overridden) or self._watched
-            hear: Callable[..., None] = getattr(control, event)
-            if not self._watched:
-                hear = control.guarded(getattr(control.policy, event))
-            self._handlers[reason] = partial(tell, self, hear)
-        self._hear_finish = hear
+        """Tell the kernel what the policy wants to be asked and told."""
+        for reason, handler in self._bridge.listen().items():
+            self._handlers[reason] = handler
 
     def track_sessions(self, *, find_by_prefix: bool) -> None:
         """Show sessions to the policy from now on; without prefix caching there is nothing to show.
@@ -195,20 +177,23 @@ class CompiledRun:
 
     def _advance(self) -> int:
         """Run and answer the kernel's questions until it is done or needs input; return which."""
-        handlers, view, words, control = self._handlers, self.view, self._words, self._control
+        kernel, handlers, view = self._kernel, self._handlers, self.view
+        control, bridge = self._control, self._bridge
         breaker = control.breaker
-        run_to_stop = self._kernel.run_to_stop
         while True:
-            reason = run_to_stop()
-            view.running_now = None
-            if reason <= _NEED_INPUT:
-                return reason
-            handlers[reason]()
-            if control.drops_idle and control.sessions is not None:
-                words[at.RETAINED_IN_BOOKS] = control.sessions.retained_blocks
-            if breaker.is_open and self._heard:  # a policy that failed is asked and told nothing more
-                self._kernel.tables.requests[at.NAMED] = 0
-                self._listen()
+            stops = kernel.stops
+            for reason in stops:
+                view.running_now = None
+                if reason <= _NEED_INPUT:
+                    return reason
+                handlers[reason]()
+                if control.drops_idle and control.sessions is not None:
+                    kernel.words[at.RETAINED_IN_BOOKS] = control.sessions.retained_blocks
+                if breaker.is_open and bridge.hears:  # a policy that failed is asked and told nothing more
+                    kernel.tables.requests[at.NAMED] = 0
+                    self._listen()
+                if kernel.stops is not stops:  # it has other arrays now
+                    break
 
     def _require_progress(self) -> None:
         """`SteppingRun._require_progress`."""
@@ -249,7 +234,7 @@ class CompiledRun:
     def _feed_open(self, incoming: Sequence[WorkloadRequest]) -> None:
         """Hand the kernel what arrives next, behind what it has not taken yet; none: it had the last."""
         self._drain()
-        model_len, enter = self._config.model_len, self._live_ids.enter
+        model_len, enter = self._model_len, self._live_ids.enter
         if self._first_arrival_s is None and incoming:
             self._first_arrival_s = self._kernel.seconds[at.NOW_S] = incoming[0].arrival_s
         fitting: list[WorkloadRequest] = []
@@ -264,7 +249,7 @@ class CompiledRun:
 
     def _take_arrivals(self, source: RequestSource, now_s: float) -> None:
         """Hand the kernel all that has arrived by now."""
-        model_len = self._config.model_len
+        model_len, feed, enter = self._model_len, self._feed, self._live_ids.enter
         while source.next_arrival_s <= now_s:
             arrival = source.take()
             request = arrival.request
@@ -272,11 +257,11 @@ class CompiledRun:
                 self._first_arrival_s = request.arrival_s
             if request.prompt_tokens >= model_len:
                 source.close(request, request.arrival_s, 0, completed=False)
-                self._feed.end_session(request.session_id)
+                feed.end_session(request.session_id)
                 self._hand_out(make_rejection(request, model_len - 1))
                 continue
-            self._live_ids.enter(request.request_id)
-            self._feed.add_arrival(arrival)
+            enter(request.request_id)
+            feed.add_arrival(arrival)
 
     def _hear_completions(self) -> None:
         """A step of a closed loop completed requests: what they lead to may arrive before the next stop."""
@@ -291,7 +276,8 @@ class CompiledRun:
         self._words[at.OUTPUT_LENGTH] = 0
         t = self._kernel.tables
         columns = (*t.outputs[:, :count].tolist(), *t.outputs_s[:, :count].tolist())
-        remove, leave = self._feed.remove, self._live_ids.leave
+        feed, leave, on_record = self._feed, self._live_ids.leave, self._on_record
+        remove, facts = feed.remove, feed.facts
         views, progress, source = self.view.views, self._progress, self._source
         ends_session, new_tokens = False, None
         for uid, tokens, preemptions, cached, first_s, finish_s in zip(*columns, strict=True):
@@ -300,9 +286,13 @@ class CompiledRun:
             if views:
                 views.pop(uid, None)
             if source is not None:
-                _, new_tokens, _, ends_session = self._feed.facts.pop(uid)
-                self._close(source, request, finish_s, tokens, ends_session)
-            self._hand_out(
+                _, new_tokens, _, ends_session = facts.pop(uid)
+                source.close(request, finish_s, tokens, completed=True)
+                self._sessions_ended += request.is_last_turn
+                if ends_session:
+                    feed.end_session(request.session_id)
+            self._records += 1
+            on_record(
                 RequestRecord(
                     request.request_id,
                     request.arrival_s,
@@ -311,7 +301,7 @@ class CompiledRun:
                     first_s,
                     finish_s,
                     preemptions,
-                    Outcome.COMPLETED,
+                    _COMPLETED,
                     "",
                     request.session_id,
                     request.turn,
@@ -322,15 +312,6 @@ class CompiledRun:
             )
             if progress is not None and self._records % PROGRESS_EVERY == 0:
                 progress(self._records, finish_s)
-
-    def _close(
-        self, source: RequestSource, request: WorkloadRequest, now_s: float, tokens: int, ends_session: bool
-    ) -> None:
-        """Tell the source that a request is complete."""
-        source.close(request, now_s, tokens, completed=True)
-        self._sessions_ended += request.is_last_turn
-        if ends_session:
-            self._feed.end_session(request.session_id)
 
     def _abort(self, source: RequestSource, request_id: str) -> None:
         """The client of a request, which may be complete by now, gives it up."""
@@ -344,7 +325,7 @@ class CompiledRun:
         view.running_now = None
         self._last_give_up_s = now_s
         if self._words[at.HEARS_FINISH]:
-            self._hear_finish(request, view, completed=False)
+            self._bridge.hear_finish(request, view, completed=False)
         tokens, preemptions = request.num_output_tokens, request.num_preemptions
         cached = self._kernel.rows[at.CACHED][slot]
         workload_request = self._feed.remove(request._uid)
@@ -379,50 +360,6 @@ class CompiledRun:
         self._records += 1
         self._on_record(record)
 
-    # --- the policy's answers --------------------------------------------------------------------
-    def _choose_victims(self) -> None:
-        victims: Any = self._control.before_step(self.view)
-        self._words[at.DROP_ANSWERED] = 1
-        if victims:
-            chosen = [victim._slot for victim in victims]
-            self.view.name_victims(chosen)
-            running = self._kernel.tables.running[: self._words[at.RUNNING_COUNT]]
-            order = [slot for slot in running.tolist() if slot not in chosen]
-            order.extend(reversed(chosen))
-            running[:] = order
-
-    def _choose_next(self) -> None:
-        # The kernel remembers answers itself and asks again only after an event the policy may not listen to.
-        chosen: Any = self._control.ask_next(self.view)
-        self._words[at.DROP_ANSWERED] = 1
-        if chosen is not None:
-            self._words[_NEXT_SLOT] = chosen._slot
-        elif self._control.chooses_next:
-            self._words[at.GATE_SHUT] = 1
-
-    def _ask_reserve(self) -> None:
-        self._words[at.RESERVE] = self._control.ask_reserve(self.view)
-
-    # --- what the policy is told -----------------------------------------------------------------
-    def _tell(self, hear: Callable[..., None]) -> None:
-        view = self.view
-        hear(view.request(self._words[_EVENT_SLOT]), view)
-
-    def _tell_admit(self, hear: Callable[..., None]) -> None:
-        view, slot = self.view, self._words[_EVENT_SLOT]
-        if self._watched:
-            hear(view.request(slot), view, self._kernel.rows[at.START][slot])
-        else:
-            hear(view.request(slot), view)
-
-    def _tell_preempt(self, hear: Callable[..., None]) -> None:
-        view, words = self.view, self._words
-        hear(view.request(words[_EVENT_SLOT]), words[at.EVENT_LOST], view)
-
-    def _tell_finish(self, hear: Callable[..., None]) -> None:
-        view = self.view
-        hear(view.request(self._words[_EVENT_SLOT]), view, completed=True)
-
     # --- what came out ---------------------------------------------------------------------------
     @property
     def totals(self) -> EngineTotals:
@@ -438,12 +375,3 @@ class CompiledRun:
     def timeline(self) -> list[TimelinePoint]:
         """The engine's state over time."""
         return read_timeline(self._kernel)
-
-
-_EVENTS: tuple[tuple[int, int, str, Callable[..., None]], ...] = (
-    (at.TELL_ARRIVAL, at.HEARS_ARRIVAL, "on_arrival", CompiledRun._tell),
-    (at.TELL_ADMIT, at.HEARS_ADMIT, "on_admit", CompiledRun._tell_admit),
-    (at.TELL_PREEMPT, at.HEARS_PREEMPT, "on_preempt", CompiledRun._tell_preempt),
-    (at.TELL_FINISH, at.HEARS_FINISH, "on_finish", CompiledRun._tell_finish),
-)
-"""What the kernel stops to tell: the flag that a listener is there, its method, and how it is told."""

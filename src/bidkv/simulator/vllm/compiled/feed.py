@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from struct import Struct
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from bidkv.simulator.arrivals import Arrival
 from bidkv.simulator.content import Prompt
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.content import ContentIndex
-from bidkv.simulator.vllm.compiled.memory import Kernel
+from bidkv.simulator.vllm.compiled.memory import Kernel, make_inputs
 from bidkv.simulator.vllm.config import EngineConfig
+
+_ROW = Struct(f"{at.IN_ROWS}q")
+"""A request's rows of the input, as they lie in memory."""
 
 
 class Feed:
@@ -93,31 +97,46 @@ class Feed:
 
     def add_arrival(self, arrival: Arrival) -> None:
         """Append a request of a closed loop, which the engine can run, to the input; it arrives last."""
-        kernel, request, uid = self._kernel, arrival.request, self._uid
-        self._uid += 1
+        kernel, model_len = self._kernel, self._model_len
+        request, _, past_tokens, ends_session = arrival
+        uid = self._uid
+        self._uid = uid + 1
         self.live[uid] = request
         self.facts[uid] = arrival
+        prompt, output, cap = request.prompt_tokens, request.output_tokens, request.max_tokens
+        limit = model_len
+        if cap is not None:
+            output = output if output < cap else cap
+            limit = prompt + cap if prompt + cap < model_len else model_len
+        target = prompt + output
+        past_tokens = past_tokens if past_tokens < prompt else prompt - 1
         column = self._make_room(1)
-        rows = kernel.input_rows
+        first = count = last_node = shared = goes_on = 0
+        content = self._content
+        if content is not None:
+            ends, nodes, last_node, shared_tokens = content.place(request)
+            first, count = self._write_segments(ends, nodes), len(ends)
+            shared = shared_tokens // self._block_size
+            goes_on = bool(request.session_id) and not ends_session
         kernel.input_seconds[column] = request.arrival_s
-        prompt, cap = request.prompt_tokens, request.max_tokens
-        output = request.output_tokens if cap is None else min(request.output_tokens, cap)
-        rows[at.IN_UID][column] = uid
-        rows[at.IN_PROMPT][column] = prompt
-        rows[at.IN_TARGET][column] = min(prompt + output, self._model_len)
-        rows[at.IN_LIMIT][column] = self._model_len if cap is None else min(prompt + cap, self._model_len)
-        rows[at.IN_PRIORITY][column] = request.priority
-        past_tokens = min(arrival.past_tokens, prompt - 1)
-        rows[at.IN_PAST][column] = past_tokens - past_tokens % self._block_size
-        if self._content is not None:
-            placed = self._content.place(request)
-            rows[at.IN_FIRST_SEGMENT][column] = self._write_segments(placed.ends, placed.nodes)
-            rows[at.IN_SEGMENT_COUNT][column] = len(placed.ends)
-            rows[at.IN_LAST_NODE][column] = placed.last_node
-            rows[at.IN_SHARED][column] = placed.shared_tokens // self._block_size
-            rows[at.IN_GOES_ON][column] = bool(request.session_id) and not arrival.ends_session
-            if self._content.is_large:
-                self._sweep(self._content)
+        _ROW.pack_into(
+            kernel.input_row_bytes,
+            column * _ROW.size,
+            uid,
+            prompt,
+            target if target < model_len else model_len,
+            limit,
+            request.priority,
+            0,
+            first,
+            count,
+            last_node,
+            past_tokens - past_tokens % self._block_size,
+            shared,
+            goes_on,
+        )
+        if content is not None and content.is_large:
+            self._sweep(content)
         kernel.words[at.INPUT_LENGTH] = column + 1
         if self._equals is not None:
             self._rank(self._equals, (request,), uid)
@@ -158,7 +177,7 @@ class Feed:
         input_s, inputs = t.input_s, t.inputs
         if left + count > len(input_s):
             input_s = np.zeros(2 * (left + count))
-            inputs = np.zeros((at.IN_ROWS, 2 * (left + count)), np.int64)
+            inputs = make_inputs(2 * (left + count))
         if left:
             input_s[:left], inputs[:, :left] = t.input_s[taken:length], t.inputs[:, taken:length]
         if inputs is not t.inputs:
@@ -173,18 +192,18 @@ class Feed:
         ends, nodes = array("q"), array("q")
         columns: list[tuple[int, int, int, int, bool]] = []
         for request in incoming:
-            placed = content.place(request)
+            more_ends, more_nodes, last_node, shared_tokens = content.place(request)
             columns.append(
                 (
                     len(ends),
-                    len(placed.ends),
-                    placed.last_node,
-                    placed.shared_tokens // self._block_size,
+                    len(more_ends),
+                    last_node,
+                    shared_tokens // self._block_size,
                     bool(request.session_id),
                 )
             )
-            ends += placed.ends
-            nodes += placed.nodes
+            ends += more_ends
+            nodes += more_nodes
         first = self._write_segments(ends, nodes)
         inputs, end = self._kernel.tables.inputs, count + len(incoming)
         rows = (at.IN_FIRST_SEGMENT, at.IN_SEGMENT_COUNT, at.IN_LAST_NODE, at.IN_SHARED, at.IN_GOES_ON)
@@ -202,18 +221,14 @@ class Feed:
 
     def _write_segments(self, ends: array[int], nodes: array[int]) -> int:
         """Write segments behind all others; return where."""
-        first = self._allocate_segments(len(ends))
-        end_row, node_row = self._kernel.segment_rows
-        end_row[first : first + len(ends)] = ends
-        node_row[first : first + len(ends)] = nodes
-        return first
-
-    def _allocate_segments(self, count: int) -> int:
-        """Return where `count` segments may be written."""
-        if self._segments_used + count > self._kernel.tables.blocks.segments.shape[1]:
+        first, count = self._segments_used, len(ends)
+        if first + count > len(self._kernel.segment_rows[0]):
             self._compact_segments(count)
-        first = self._segments_used
-        self._segments_used += count
+            first = self._segments_used
+        self._segments_used = last = first + count
+        end_row, node_row = self._kernel.segment_rows
+        end_row[first:last] = ends
+        node_row[first:last] = nodes
         return first
 
     def _compact_segments(self, count: int) -> None:

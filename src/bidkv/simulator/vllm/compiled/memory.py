@@ -27,7 +27,10 @@ class Kernel:
         words: the integer scalars, and `seconds` the float ones: a memoryview reads and writes single numbers
             several times faster than an array does.
         rows: the rows of the table of live requests, likewise; the list stays the same when arrays change.
-        input_rows: the rows of the input, and `segment_rows` those of the segments, likewise.
+        input_row_bytes: the rows of the input, a request's one behind the other, to write one as a whole.
+        input_seconds: the arrival times that belong to them.
+        segment_rows: the rows of the segments, as in `words`.
+        stops: runs the kernel on to the next reason to return to Python; another one with other arrays.
     """
 
     def __init__(
@@ -41,21 +44,17 @@ class Kernel:
     def _bind(self, tables: at.Tables) -> None:
         self.tables = tables
         self.rows[:] = [memoryview(row) for row in tables.requests]
-        self.input_rows: list[memoryview[int]] = [memoryview(row) for row in tables.inputs]
+        self.input_row_bytes: memoryview[int] = memoryview(tables.inputs.T).cast("B")
         self.input_seconds: memoryview[float] = memoryview(tables.input_s)
         self.segment_rows: list[memoryview[int]] = [
             memoryview(row).cast("B").cast("q") for row in tables.blocks.segments
         ]
-        self._stops = run_kernel(tables)
+        self.stops = run_kernel(tables)
         self._answers = answer_queries(tables)
 
     def replace(self, **arrays: Any) -> None:
         """Put other arrays into the place of those of these names."""
         self._bind(self.tables._replace(**arrays))
-
-    def run_to_stop(self) -> int:
-        """Run on until Python is needed; return why."""
-        return next(self._stops)
 
     def ask(self, query: int, slot: int = 0) -> int:
         """Ask the kernel something between two steps."""
@@ -108,7 +107,7 @@ def _make_tables(
         clock=clock,
         clock_bits=clock.view(np.int64),
         input_s=np.zeros(CHUNK),
-        inputs=np.zeros((at.IN_ROWS, CHUNK), np.int64),
+        inputs=make_inputs(CHUNK),
         outputs=np.zeros((at.OUT_ROWS, CHUNK), np.int64),
         outputs_s=np.zeros((2, CHUNK)),
         timeline=np.zeros((at.TIMELINE_ROWS, timeline_points), np.int64),
@@ -121,6 +120,11 @@ def _make_tables(
         by_crossing=np.zeros((2, max(config.block_size, seqs)), np.int64),
         blocks=_make_blocks(config),
     )
+
+
+def make_inputs(count: int) -> Any:
+    """Return an empty input for `count` requests; the rows of one request lie side by side in memory."""
+    return np.zeros((count, at.IN_ROWS), np.int64).T
 
 
 def _make_blocks(config: EngineConfig) -> at.BlockTables:

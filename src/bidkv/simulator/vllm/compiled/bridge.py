@@ -1,0 +1,155 @@
+"""Between the compiled kernel and its policy: what the kernel stops for, how the policy is asked and told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bidkv.control import Controller
+from bidkv.protocol.policy import Policy
+from bidkv.simulator.vllm.compiled import layout as at
+from bidkv.simulator.vllm.compiled.memory import Kernel
+from bidkv.simulator.vllm.compiled.views import KernelView
+
+# A module's own names are found faster than another module's.
+_EVENT_SLOT, _EVENT_LOST, _NEXT_SLOT = at.EVENT_SLOT, at.EVENT_LOST, at.NEXT_SLOT
+_UID, _START = at.UID, at.START
+_GATE_SHUT, _RESERVE, _DROP_ANSWERED = at.GATE_SHUT, at.RESERVE, at.DROP_ANSWERED
+
+Handler = Callable[[], None]
+"""What is called when the kernel stops for one reason."""
+
+
+class PolicyBridge:
+    """Asks and tells one run's policy; :meth:`listen` makes the handlers of the kernel's stops.
+
+    A policy is called some nine times a request, so every handler is a function with all it needs at hand.
+
+    Attributes:
+        hears: whether the policy is in charge, as of the last :meth:`listen`.
+        hear_finish: tells that a request left; with `completed`.
+    """
+
+    def __init__(self, kernel: Kernel, view: KernelView, control: Controller) -> None:
+        self._kernel = kernel
+        self._view = view
+        self._control = control
+        self.hears = False
+        self._watched = False
+        self.hear_finish: Callable[..., None] = control.on_finish
+
+    def listen(self) -> dict[int, Handler]:
+        """Tell the kernel what the policy wants to be asked and told; return the handlers of these stops.
+
+        The kernel leaves Python alone otherwise. Call it again when the policy was switched off.
+        """
+        words, control = self._kernel.words, self._control
+        self.hears = control.active
+        # Without an observer and books of sessions the kernel counts by itself: the controller hears nothing.
+        watched = self._watched = control.observer is not None or self._view.sessions is not None
+        words[at.CHOOSES_VICTIMS] = control.chooses_victims
+        words[at.CHOOSES_NEXT] = control.chooses_next
+        words[at.KEEPS_RESERVE] = control.keeps_reserve
+        words[at.DROPS_IDLE] = control.drops_idle
+        handlers: dict[int, Handler] = {
+            at.ASK_VICTIMS: self._choose_victims,
+            at.ASK_NEXT: self._make_chooser(),
+            at.ASK_RESERVE: self._make_reserve(),
+        }
+        for reason, flag, event, make in _EVENTS:
+            overridden = getattr(type(control.policy), event) is not getattr(Policy, event)
+            words[flag] = (control.active and overridden) or watched
+            hear: Callable[..., None] = getattr(control, event)
+            if not watched:
+                hear = control.guarded(getattr(control.policy, event))
+            handlers[reason] = make(self, hear)
+        self.hear_finish = hear  # the last of them
+        return handlers
+
+    # --- the policy's answers --------------------------------------------------------------------
+    def _choose_victims(self) -> None:
+        words = self._kernel.words
+        victims: Any = self._control.before_step(self._view)
+        words[_DROP_ANSWERED] = 1
+        if victims:
+            chosen = [victim._slot for victim in victims]
+            self._view.name_victims(chosen)
+            running = self._kernel.tables.running[: words[at.RUNNING_COUNT]]
+            order = [slot for slot in running.tolist() if slot not in chosen]
+            order.extend(reversed(chosen))
+            running[:] = order
+
+    def _make_chooser(self) -> Handler:
+        words, view, control = self._kernel.words, self._view, self._control
+        ask_next = control.ask_next
+
+        def choose_next() -> None:
+            # The kernel remembers answers itself: it asks again only after an event, which the policy may not
+            # listen to.
+            chosen: Any = ask_next(view)
+            words[_DROP_ANSWERED] = 1
+            if chosen is not None:
+                words[_NEXT_SLOT] = chosen._slot
+            elif control.chooses_next:
+                words[_GATE_SHUT] = 1
+
+        return choose_next
+
+    def _make_reserve(self) -> Handler:
+        words, view, ask_reserve = self._kernel.words, self._view, self._control.ask_reserve
+
+        def keep_reserve() -> None:
+            words[_RESERVE] = ask_reserve(view)
+
+        return keep_reserve
+
+    # --- what the policy is told -----------------------------------------------------------------
+    def _make_arrival(self, hear: Callable[..., None]) -> Handler:
+        words, view = self._kernel.words, self._view
+        show = view.request
+
+        def tell_arrival() -> None:
+            hear(show(words[_EVENT_SLOT]), view)
+
+        return tell_arrival
+
+    def _make_admit(self, hear: Callable[..., None]) -> Handler:
+        words, view, rows = self._kernel.words, self._view, self._kernel.rows
+        views, show, watched = view.views, view.request, self._watched
+
+        def tell_admit() -> None:
+            slot = words[_EVENT_SLOT]
+            request = views.get(rows[_UID][slot]) or show(slot)
+            if watched:
+                hear(request, view, rows[_START][slot])
+            else:
+                hear(request, view)
+
+        return tell_admit
+
+    def _make_preempt(self, hear: Callable[..., None]) -> Handler:
+        words, view, show = self._kernel.words, self._view, self._view.request
+
+        def tell_preempt() -> None:
+            hear(show(words[_EVENT_SLOT]), words[_EVENT_LOST], view)
+
+        return tell_preempt
+
+    def _make_finish(self, hear: Callable[..., None]) -> Handler:
+        words, view, rows = self._kernel.words, self._view, self._kernel.rows
+        views, show = view.views, view.request
+
+        def tell_finish() -> None:
+            slot = words[_EVENT_SLOT]
+            hear(views.get(rows[_UID][slot]) or show(slot), view, completed=True)
+
+        return tell_finish
+
+
+_EVENTS: tuple[tuple[int, int, str, Callable[..., Handler]], ...] = (
+    (at.TELL_ARRIVAL, at.HEARS_ARRIVAL, "on_arrival", PolicyBridge._make_arrival),
+    (at.TELL_ADMIT, at.HEARS_ADMIT, "on_admit", PolicyBridge._make_admit),
+    (at.TELL_PREEMPT, at.HEARS_PREEMPT, "on_preempt", PolicyBridge._make_preempt),
+    (at.TELL_FINISH, at.HEARS_FINISH, "on_finish", PolicyBridge._make_finish),
+)
+"""What the kernel stops to tell: the flag that a listener is there, its method, what makes the handler."""
