@@ -124,7 +124,7 @@ def test_what_cannot_be_streamed_is_said(arguments: tuple[str, ...], part: str) 
 def test_a_broken_row_ends_the_run_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "broken"
     row = '{"timestamp": %d, "input_length": 10, "output_length": %d}\n'
-    path.write_text("".join(row % (1000 * k, 5 if k < 500 else 0) for k in range(600)))
+    path.write_text("".join(row % (1000 * k, 5 if k < 500 else -1) for k in range(600)))
     done = CliRunner().invoke(app, ["simulate", "--stream", "--strategy", "lcf", "--trace", str(path)])
     assert done.exit_code == 2
     assert "line 501, field 'output_length': expected a whole number" in done.stderr

@@ -309,7 +309,7 @@ def test_times_since_1970_start_at_zero_when_their_unit_is_stated(write: Callabl
     path = write("\n".join(map(json.dumps, rows)))
     trace = open_trace(path, options=TraceOptions(time_unit="s"))
     assert [r.arrival_s for r in trace.requests()] == [0.0, 1.0, 2.0]
-    assert trace.report.notes == ["times count from 1970; the first request arrives at 0 s"]
+    assert trace.report.notes == ["times count seconds from 1970; the first request arrives at 0 s"]
 
 
 def hashed(size: int, rows: int = 20) -> str:

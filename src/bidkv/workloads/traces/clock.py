@@ -21,6 +21,16 @@ FEWEST_FOR_DOUBT = 10
 UNIX_TIME_S = 1e8
 """Times from here on (the year 1973) count from 1970 and not from the start of the trace."""
 
+_UNIX_MAGNITUDES = {"s": 1.2e9, "ms": 1.2e12, "us": 1.2e15, "ns": 1.2e18}
+"""Times of the years 2008 to 2106 in each unit lie from here to three and a half times that."""
+
+_BUSY_RPS = 20.0
+_SHORT_S = 60.0
+"""A busier and shorter trace than this may count a coarser unit than its format's."""
+
+_SLOW_RPS = 0.01
+"""A slower trace than this may count a finer unit than its format's."""
+
 _POWERS = {"s": 0, "ms": -3, "us": -6, "ns": -9}
 _WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 
@@ -51,12 +61,18 @@ def make_clock(
         unit: the format's unit of numbers, or "date"; "" when it has none and `options` must state it.
         options: what was stated.
         report: where the unit is written down.
-        from_1970: times that count from 1970 are moved so that the first request arrives at 0 s.
+        from_1970: times that count from 1970 are moved so that the first request arrives at 0 s; else only
+            those of at least 10 requests.
 
     Raises:
         TraceError: the unit is not stated, or makes the arrivals implausible.
     """
     if (sample and looks_like_date(sample[0])) or (unit == "date" and options.time_unit is None):
+        if sample and _plain_number(sample[0]) is not None:
+            raise TraceError(
+                f"{file}, field {column!r}: expected dates, found {quote(sample[0])}: --time-unit s or ms "
+                "states what numbers count"
+            )
         report.time_unit = "date"
         return _Dates(file, column)
     stated = options.time_unit
@@ -64,16 +80,45 @@ def make_clock(
         raise TraceError(
             f"{file}, field {column!r}: expected the unit of its times to be stated: --time-unit s or ms"
         )
-    chosen = stated or unit
     times = [t for t in map(_plain_number, sample) if t is not None]
-    if stated is None:
+    counted = unix_unit(times[0]) if times and stated is None else None
+    if not from_1970 and len(times) < FEWEST_FOR_DOUBT:
+        counted = None  # a few requests of a long trace, cut out of it
+    chosen = stated or counted or unit
+    if stated is None and counted is None:
         _doubt(file, column, times, chosen, report)
     report.time_unit = chosen
     first: int | Decimal = 0
-    if from_1970 and times and times[0] * TIME_UNITS[chosen] >= UNIX_TIME_S:
+    if times and (counted or (from_1970 and times[0] * TIME_UNITS[chosen] >= UNIX_TIME_S)):
         first = parse_number(file, 0, column, sample[0], "a number")
-        report.note("times count from 1970; the first request arrives at 0 s")
+        report.note(f"times count {_WORDS[chosen]} from 1970; the first request arrives at 0 s")
     return Numbers(file, column, chosen, first)
+
+
+def unix_unit(first: float | Decimal) -> str | None:
+    """Return the unit in which a first time counts from 1970, told by its size; None for a smaller time."""
+    return next((u for u, least in _UNIX_MAGNITUDES.items() if least <= first < 3.5 * least), None)
+
+
+def doubt_pace(report: TraceReport) -> None:
+    """Warn of a trace so busy or so slow that its format's unit may not be the file's."""
+    count, what = (report.sessions, "sessions") if report.sessions else (report.requests, "requests")
+    unit = report.time_unit
+    if count < FEWEST_FOR_DOUBT or report.span_s <= 0.0 or unit not in _WORDS:
+        return
+    rate = (count - 1) / report.span_s
+    units = list(_WORDS)
+    place = units.index(unit)
+    if place and rate > _BUSY_RPS and report.span_s < _SHORT_S:
+        other = units[place - 1]
+    elif place + 1 < len(units) and rate < _SLOW_RPS:
+        other = units[place + 1]
+    else:
+        return
+    report.warn(
+        f"{count:,} {what} within {report.span_s:,.3g} s, read in {_WORDS[unit]}; if the file "
+        f"counts {_WORDS[other]}, state --time-unit {other}"
+    )
 
 
 def _doubt(file: str, column: str, times: list[float], unit: str, report: TraceReport) -> None:
@@ -113,7 +158,8 @@ class _Dates:
         if self._first_ns < 0:
             self._first_ns = now_ns
         elif now_ns < self._last_ns:
-            fail(self._file, number, self._column, "rows in order of time, none before the one above", cell)
+            expected = "rows in order of time, none before the one above (sort them first)"
+            fail(self._file, number, self._column, expected, cell)
         self._last_ns = now_ns
         return (now_ns - self._first_ns) / 1_000_000_000
 
@@ -144,7 +190,7 @@ class Numbers:
         if time > self._most:
             fail(self._file, number, self._column, self._expected, cell)
         if time < self._last:
-            expected = f"rows in order of time, none before {quote(self._last)}{self._name}"
+            expected = f"rows in order of time, none before {quote(self._last)}{self._name} (sort them first)"
             fail(self._file, number, self._column, expected, cell)
         self._last = time
         if self._first:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bidkv.workloads.traces.errors import TraceError
-from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
+from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS, MAX_TOKENS
 from bidkv.workloads.traces.options import TraceOptions
 from bidkv.workloads.traces.report import TraceReport
 
@@ -28,7 +28,7 @@ def tell_chunk_tokens(
     """Return the tokens a hash id stands for: as stated, as usual, or as every row says.
 
     A prompt of P tokens has ceil(P / size) ids, so every row bounds the size. A size other than the usual one
-    is taken when it is the only power of two within the bounds of all rows.
+    is taken when it is the only power of two within the bounds of at least 8 rows.
 
     Args:
         file: name of the trace.
@@ -38,7 +38,7 @@ def tell_chunk_tokens(
         usual: the size that the format's makers use.
 
     Raises:
-        TraceError: the usual size contradicts the rows and several others do not.
+        TraceError: the usual size contradicts the rows and others do not.
     """
     counts = [
         (prompt, len(ids))
@@ -50,10 +50,13 @@ def tell_chunk_tokens(
     report.tokens_per_hash_id = options.tokens_per_hash_id or usual
     if options.tokens_per_hash_id is not None:
         return options.tokens_per_hash_id
-    fits_usual = all(-(-prompt // usual) == ids for prompt, ids in counts)
-    if fits_usual or len(counts) < FEWEST_ROWS:
+    # ids = ceil(prompt / size) for every row: the sizes that fit all of them are a range.
+    least: int = max(-(-prompt // ids) for prompt, ids in counts)
+    most: int = min((((prompt - 1) // (ids - 1)) for prompt, ids in counts if ids > 1), default=MAX_TOKENS)
+    if least <= usual <= most:
         return usual
-    fitting: list[int] = [size for size in _SIZES if all(-(-prompt // size) == ids for prompt, ids in counts)]
+    is_told = len(counts) >= FEWEST_ROWS and least <= most
+    fitting: list[int] = [size for size in _SIZES if least <= size <= most] if is_told else []
     if len(fitting) == 1:
         report.tokens_per_hash_id = fitting[0]
         report.note(
@@ -61,11 +64,11 @@ def tell_chunk_tokens(
             "--tokens-per-hash-id states another size"
         )
         return fitting[0]
-    if len(fitting) > 1:
-        sizes = ", ".join(map(str, fitting))
+    if is_told:
+        sizes = ", ".join(map(str, fitting)) or (str(least) if least == most else f"{least} to {most}")
         raise TraceError(
             f"{file}, field 'hash_ids': expected one id for each {usual} prompt tokens; sizes of {sizes} "
-            "fit the rows too: state --tokens-per-hash-id"
+            "fit the rows: state --tokens-per-hash-id"
         )
     cover = sum(min(ids * usual, prompt) for prompt, ids in counts) / sum(p for p, _ in counts)
     if cover < _LEAST_COVER:

@@ -11,9 +11,12 @@ from random import Random
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.protocol.sessions import Session
 from bidkv.workloads.traces.arrivals import Arrivals, arrival_times_s, check_rate
+from bidkv.workloads.traces.clock import doubt_pace
 from bidkv.workloads.traces.errors import TraceError, fail
 from bidkv.workloads.traces.formats.azure import AZURE_COLUMNS
 from bidkv.workloads.traces.formats.base import Format, Timing
+from bidkv.workloads.traces.formats.bench_result import BENCH_RESULT
+from bidkv.workloads.traces.formats.columns import likely_times
 from bidkv.workloads.traces.formats.lengths import COLUMN_PAIRS
 from bidkv.workloads.traces.lines import read_lines
 from bidkv.workloads.traces.options import TraceOptions
@@ -21,10 +24,8 @@ from bidkv.workloads.traces.registry import FORMATS
 from bidkv.workloads.traces.report import TraceReport
 from bidkv.workloads.traces.shipped import find_trace, require_regular_file
 from bidkv.workloads.traces.source import Source, open_source
-from bidkv.workloads.traces.values import fold_name
 
 TRACE_FORMATS: tuple[str, ...] = ("auto", *FORMATS)
-_TIME_WORDS = ("time", "timestamp", "arriv", "start", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,10 @@ class Trace:
                 "of single requests"
             )
         _check_limit(limit)
-        return self.format.sessions(self.source, self.options, self.report)[:limit]
+        sessions = self.format.sessions(self.source, self.options, self.report)
+        if self.options.time_unit is None:
+            doubt_pace(self.report)
+        return sessions[:limit]
 
     def requests(
         self,
@@ -93,7 +97,9 @@ class Trace:
         if (arrivals, cv) != ("poisson", 1.0):
             raise ValueError(f"{path} has timestamps of its own: arrivals and cv are for traces of lengths")
         timing = Timing() if rate_rps is None else self._timing_at(rate_rps, limit)
-        return self._counted(islice(read(self.source, self.options, self.report, timing), limit))
+        doubts_pace = rate_rps is None and self.options.time_unit is None and self.format is not BENCH_RESULT
+        requests = read(self.source, self.options, self.report, timing)
+        return self._counted(islice(requests, limit), doubts_pace)
 
     def _timing_at(self, rate_rps: float, limit: int | None) -> Timing:
         """Read once for the span of time; time is then stretched to the rate."""
@@ -113,7 +119,9 @@ class Trace:
             )
         return Timing(start_s=first_s, stretch=(count - 1) / (rate_rps * (last_s - first_s)))
 
-    def _counted(self, requests: Iterator[WorkloadRequest]) -> Iterator[WorkloadRequest]:
+    def _counted(
+        self, requests: Iterator[WorkloadRequest], doubts_pace: bool = False
+    ) -> Iterator[WorkloadRequest]:
         report = self.report
         first = next(requests, None)
         if first is None:
@@ -126,6 +134,8 @@ class Trace:
         finally:
             report.requests = count
             report.first_s, report.last_s = first.arrival_s, last.arrival_s
+        if doubts_pace:
+            doubt_pace(report)
 
 
 def open_trace(
@@ -225,6 +235,11 @@ def _tell_format(source: Source, options: TraceOptions) -> Format:
         if known.matches(source, options):
             return known
     line = next(read_lines(source.path), (0, b""))[1].strip() if source.container == "csv" else b""
+    if not line and not any(source.columns):
+        fail(str(source.path), 0, "", "at least one request; the file is empty")
+    for mark, name in ((b";", "semicolons"), (b"\t", "tabs")):
+        if len(source.columns) == 1 and mark in line:
+            fail(str(source.path), 1, "", f"commas between the cells, not {name}", line)
     choices = " or ".join(map(",".join, (AZURE_COLUMNS, *COLUMN_PAIRS)))
     expected = (
         f"a JSON object (mooncake) or a CSV header with {choices}, or --columns that state what other "
@@ -237,7 +252,7 @@ def _tell_format(source: Source, options: TraceOptions) -> Format:
 
 def _possible_times(source: Source) -> str:
     """A hint at columns that may hold arrivals, for a table that is read without any."""
-    likely = [column for column in source.columns if any(word in fold_name(column) for word in _TIME_WORDS)]
+    likely = likely_times(source)
     return f", or --columns time={likely[0][:60]},... if that column holds arrivals" if likely else ""
 
 

@@ -59,16 +59,13 @@ class Source:
         else:
             yield from _parquet_rows(self.path)
 
-    def tuples(
-        self, names: Sequence[str], *, with_quotes: bool = False
-    ) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    def tuples(self, names: Sequence[str]) -> Iterator[tuple[int, tuple[Any, ...]]]:
         """Yield (number, the values of the columns `names`); what a JSON row lacks is None.
 
-        A name with dots reaches into the objects of JSON rows. `with_quotes` lets cells of a CSV stand in
-        quotes.
+        A name with dots reaches into the objects of JSON rows.
         """
         if self.container == "csv":
-            yield from read_rows(self.path, names, with_quotes=with_quotes)
+            yield from read_rows(self.path, names)
         elif any("." in name for name in names):
             for number, row in self.objects():
                 yield number, tuple([look_up(row, name) for name in names])

@@ -33,13 +33,10 @@ def split_quoted(line: bytes) -> list[bytes]:
     return [cell.encode() for cell in cells]
 
 
-def read_rows(
-    path: Path, columns: Sequence[str], *, with_quotes: bool = False
-) -> Iterator[tuple[int, tuple[bytes, ...]]]:
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[bytes, ...]]]:
     """Yield (line number, the cells of `columns` in that order) for every row below the header.
 
-    Cells are plain: separated by commas, without quotes, unless the header has quotes or `with_quotes` says
-    so. Other columns are ignored.
+    Cells are separated by commas and may stand in quotes. Other columns are ignored.
 
     Raises:
         TraceError: a column is missing or occurs twice, a row has more or fewer cells than the header, or
@@ -54,9 +51,8 @@ def read_rows(
             fail(file, 1, column, f"a header with the columns {', '.join(columns):.300}", header_line)
     places = [header.index(column) for column in columns]
     width = len(header)
-    with_quotes = with_quotes or b'"' in header_line
     for number, line in lines:
-        cells = split_quoted(line) if with_quotes and b'"' in line else line.split(b",", width)
+        cells = split_quoted(line) if b'"' in line else line.split(b",", width)
         if len(cells) != width:
             fail(file, number, "", f"{width} cells, as the header has", line)
         yield number, tuple([cells[place] for place in places])

@@ -19,6 +19,7 @@ _MOST_DIGITS = len(str(MAX_TOKENS))
 _MOST_TIME_DIGITS = 20
 _MAX_NS = MAX_TIME_MS * 1_000_000
 _NUMBER = re.compile(rb"\d{1,20}(\.\d{1,20})?([eE][+-]?\d{1,2})?")
+_WHOLE_FLOAT = re.compile(rb"(\d{1,8})\.0{1,6}")
 _DATE = re.compile(rb"\s*(\d{4}-\d\d-\d\d[ T]\d\d:\d\d):(\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)?\s*")
 _EPOCH = datetime(1970, 1, 1)
 DATE_EXPECTED = "a time such as 2023-11-16 18:15:46.6805900"
@@ -47,7 +48,9 @@ def _whole(cell: Any) -> int | None:
         if digits.isdigit() and len(digits) <= _MOST_DIGITS:
             tokens = int(digits)
             return tokens if tokens <= MAX_TOKENS else None
-        return None
+        # Spreadsheets and pandas write whole numbers so where a cell of the column is empty.
+        whole = _WHOLE_FLOAT.fullmatch(digits)
+        return int(whole[1]) if whole else None
     return cell if type(cell) is int and 0 <= cell <= MAX_TOKENS else None
 
 

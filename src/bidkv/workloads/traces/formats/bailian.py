@@ -22,7 +22,9 @@ from bidkv.workloads.traces.atomic import write_lines
 from bidkv.workloads.traces.clock import make_clock
 from bidkv.workloads.traces.errors import TraceError, fail
 from bidkv.workloads.traces.formats.base import Format, Timing
+from bidkv.workloads.traces.formats.columns import NO_ANSWER
 from bidkv.workloads.traces.formats.whole_prompts import WholePrompt, make_turns, whole_prompts
+from bidkv.workloads.traces.hash_chunks import tell_chunk_tokens
 from bidkv.workloads.traces.options import TraceOptions
 from bidkv.workloads.traces.report import TraceReport
 from bidkv.workloads.traces.source import Source
@@ -45,14 +47,15 @@ class _Row:
 
 def _rows(source: Source, options: TraceOptions, report: TraceReport) -> Iterator[_Row]:
     file = str(source.path)
-    chunk = options.tokens_per_hash_id or TOKENS_PER_HASH_ID
+    chunk = _chunk_tokens(source, options, report)
     times = [row.get("timestamp") for _, row in source.sample]
     clock = make_clock(file, "timestamp", times, "s", options, report)
     for number, row in source.objects():
+        if row.get("output_length") == 0:
+            report.leave_out(NO_ANSWER)
+            continue
         prompt = parse_tokens(file, number, "input_length", row.get("input_length"))
         ids = parse_hash_ids(file, number, row.get("hash_ids"), prompt, chunk)
-        if ids:
-            report.tokens_per_hash_id = chunk
         yield _Row(
             number,
             _chat(file, number, "chat_id", row.get("chat_id")),
@@ -62,6 +65,11 @@ def _rows(source: Source, options: TraceOptions, report: TraceReport) -> Iterato
             parse_tokens(file, number, "output_length", row.get("output_length")),
             ids,
         )
+
+
+def _chunk_tokens(source: Source, options: TraceOptions, report: TraceReport) -> int:
+    counts = [(row.get("input_length"), row.get("hash_ids")) for _, row in source.sample]
+    return tell_chunk_tokens(str(source.path), counts, options, report, TOKENS_PER_HASH_ID)
 
 
 def _chat(file: str, number: int, field: str, value: Any) -> int:
@@ -111,7 +119,7 @@ def read_sessions(source: Source, options: TraceOptions, report: TraceReport) ->
         report.note(f"{branches:,} requests go on from a request that another one already went on from")
     if orphans:
         report.note(f"{orphans:,} requests go on from one that is not in the file")
-    chunk = options.tokens_per_hash_id or TOKENS_PER_HASH_ID
+    chunk = _chunk_tokens(source, options, report)
     made = [_session(file, rows, chunk, options, report) for rows in sessions]
     report.last_s = max(row.arrival_s for rows in sessions for row in rows)
     return made

@@ -50,11 +50,12 @@ def _requests(
         fail(file, 0, "output_lens", f"{len(prompts):,} values, as input_lens has", outputs)
     if times and len(times) != len(prompts):
         fail(file, 0, "start_times", f"{len(prompts):,} values, as input_lens has", times)
+    errors = _list(file, result, "errors")
     rows = []
     for place, (prompt, output) in enumerate(zip(prompts, outputs, strict=True)):
         prompt_tokens = parse_count(file, place + 1, "input_lens", prompt)
         output_tokens = parse_count(file, place + 1, "output_lens", output)
-        if not prompt_tokens or not output_tokens:
+        if not prompt_tokens or not output_tokens or (place < len(errors) and errors[place]):
             report.leave_out(NO_PROMPT if not prompt_tokens else NO_ANSWER)
             continue
         time_s = 0.0

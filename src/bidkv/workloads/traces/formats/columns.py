@@ -16,6 +16,8 @@ from bidkv.workloads.traces.report import TraceReport
 from bidkv.workloads.traces.source import Source, look_up
 from bidkv.workloads.traces.values import (
     find_column,
+    fold_name,
+    looks_like_date,
     parse_count,
     parse_name,
     parse_number,
@@ -24,6 +26,10 @@ from bidkv.workloads.traces.values import (
 
 NO_ANSWER = "without an answer, failed or cancelled"
 NO_PROMPT = "without a prompt"
+_NO_COUNT = (b"", None)
+"""What stands for the answer tokens of a request that failed, besides 0."""
+
+_TIME_WORDS = ("time", "arriv", "start", "created")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +47,7 @@ class ColumnLayout:
         priority: names of a column of priorities; a lower one is more important.
         max_tokens: names of a column of caps.
         weight: names of a column of weights.
-        zero_is_failure: rows without prompt or answer tokens are left out and counted; otherwise they are an
-            error.
+        zero_is_failure: rows without prompt tokens are left out and counted too; otherwise they are an error.
         also: columns a table must have besides, to be of this layout.
     """
 
@@ -90,8 +95,9 @@ def read_table(
 ) -> Iterator[WorkloadRequest]:
     """Stream the requests of a table, called "r0", "r1", ... in the order of its rows.
 
-    `exact_names` takes the layout's names as they are, with dots for fields within JSON objects, and lets
-    cells of a CSV stand in quotes.
+    Rows without an answer are left out and counted: those requests failed.
+
+    `exact_names` takes the layout's names as they are, with dots for fields within JSON objects.
 
     Raises:
         TraceError: a broken row, rows out of order of time, a column that is missing, or no request at all.
@@ -115,7 +121,9 @@ def read_table(
     names = [prompt_name, output_name, *(n for n in (time_name, images_name) if n)]
     names += [column for _, column, _ in extras]
     clock: Clock | None = None
-    if time_name is not None:
+    if time_name is None:
+        _warn_times(source, report)
+    else:
         sample = [look_up(row, time_name) for _, row in source.sample]
         clock = make_clock(file, time_name, sample, layout.time_unit, options, report)
     start_s, stretch, given = timing.start_s, timing.stretch, timing.given_s
@@ -124,9 +132,9 @@ def read_table(
     extra_place = images_place + bool(images_name)
     tokens = parse_count if layout.zero_is_failure or images_name else parse_tokens
     index = 0
-    for number, cells in source.tuples(names, with_quotes=exact_names):
+    for number, cells in source.tuples(names):
         prompt = tokens(file, number, prompt_name, cells[0])
-        output = tokens(file, number, output_name, cells[1])
+        output = 0 if cells[1] in _NO_COUNT else parse_count(file, number, output_name, cells[1])
         arrival_s = clock.read(number, cells[time_place]) if clock is not None else 0.0
         if images_name is not None:
             images = parse_count(file, number, images_name, cells[images_place])
@@ -165,6 +173,28 @@ def _need(source: Source, names: tuple[str, ...], find: _Find) -> str:
     if column is None:
         fail(str(source.path), 1, "", f"a column called {' or '.join(names)}", ",".join(source.columns))
     return column
+
+
+def likely_times(source: Source) -> list[str]:
+    """Return the columns that may hold arrivals, by their names."""
+    return [column for column in source.columns if any(word in fold_name(column) for word in _TIME_WORDS)]
+
+
+def _warn_times(source: Source, report: TraceReport) -> None:
+    """Warn of columns that are called like arrivals and grow like them."""
+    for column in likely_times(source):
+        cells = [row.get(column) for _, row in source.sample]
+        try:
+            times = [float(cell) for cell in cells]  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            grows = bool(cells) and all(looks_like_date(cell) for cell in cells)
+        else:
+            grows = times == sorted(times) and times[0] < times[-1] if times else False
+        if grows:
+            report.warn(
+                f"column {column[:60]!r} looks like arrivals and is not read: --columns time={column[:60]},"
+                "prompt=...,output=... reads it"
+            )
 
 
 def _warn_images(report: TraceReport, column: str) -> None:

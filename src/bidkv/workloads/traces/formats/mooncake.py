@@ -18,6 +18,7 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads.traces.clock import Clock, Numbers, make_clock
 from bidkv.workloads.traces.errors import fail
 from bidkv.workloads.traces.formats.base import Format, Timing
+from bidkv.workloads.traces.formats.columns import NO_ANSWER
 from bidkv.workloads.traces.hash_chunks import tell_chunk_tokens
 from bidkv.workloads.traces.limits import (
     HASH_CHUNK_TOKENS,
@@ -74,7 +75,7 @@ class RowParser:
         timing = timing or Timing()
         self._file = file
         self._clock = clock or Numbers(file, names.time, "ms")
-        self._names = names
+        self.names = names
         self._chunk_tokens = chunk_tokens
         self._start_s = timing.start_s
         self._stretch = timing.stretch
@@ -83,14 +84,13 @@ class RowParser:
 
     def parse(self, number: int, line: bytes) -> WorkloadRequest:
         """Return the request of line `number`; TraceError when it is broken or out of order."""
-        row = decode_json(self._file, number, line)
-        if type(row) is not dict:
-            fail(self._file, number, "", "one JSON object", row)
-        return self.parse_row(number, row)
+        return self.parse_row(number, decode_json(self._file, number, line))
 
-    def parse_row(self, number: int, row: dict[str, Any]) -> WorkloadRequest:
+    def parse_row(self, number: int, row: Any) -> WorkloadRequest:
         """Return the request of row `number`; TraceError when it is broken or out of order."""
-        file, names = self._file, self._names
+        file, names = self._file, self.names
+        if type(row) is not dict:
+            fail(file, number, "", "one JSON object", row)
         time_s = self._clock.read(number, row.get(names.time))
         prompt: Any = row.get(names.prompt)
         # Exact types: a bool is an int in Python, and "12" or 12.0 is no count of tokens.
@@ -179,22 +179,26 @@ def _make_reader(
             file, [(row.get(names.prompt), row.get("hash_ids")) for row in sample], options, report
         )
         parser = RowParser(file, clock, names, chunk_tokens, timing)
-        return _stream(source, parser)
+        return _stream(source, parser, report)
 
     return requests
 
 
-def _stream(source: Source, parser: RowParser) -> Iterator[WorkloadRequest]:
-    number = 0
+def _stream(source: Source, parser: RowParser, report: TraceReport) -> Iterator[WorkloadRequest]:
+    request = None
+    rows: Iterator[tuple[int, Any]] = source.objects()
     if source.container in ("csv", "json lines"):
-        parse = parser.parse
-        for number, line in read_lines(source.path):
-            yield parse(number, line)
-    else:
-        for number, row in source.objects():
-            yield parser.parse_row(number, row)
-    if not number:
-        fail(str(source.path), 0, "", "at least one request; the file is empty")
+        file = str(source.path)
+        rows = ((number, decode_json(file, number, line)) for number, line in read_lines(source.path))
+    for number, row in rows:
+        output = row.get(parser.names.output) if type(row) is dict else None
+        if type(output) is int and not output:  # it failed
+            report.leave_out(NO_ANSWER)
+            continue
+        request = parser.parse_row(number, row)
+        yield request
+    if request is None:
+        fail(str(source.path), 0, "", "at least one request with an answer")
 
 
 def _is_json(source: Source) -> bool:

@@ -22,7 +22,7 @@ from typing import Any
 
 from bidkv.protocol.sessions import Session, Turn
 from bidkv.workloads.traces.atomic import write_lines
-from bidkv.workloads.traces.clock import UNIX_TIME_S
+from bidkv.workloads.traces.clock import UNIX_TIME_S, unix_unit
 from bidkv.workloads.traces.errors import TraceError, fail
 from bidkv.workloads.traces.formats.base import Format
 from bidkv.workloads.traces.formats.mooncake import read_optional_fields
@@ -87,20 +87,20 @@ class _Reader:
         self._whole = options.input_lengths == "whole"
         self._doubt_lengths = options.input_lengths is None
         self._answer_speed = options.answer_tokens_per_s
-        unit = options.time_unit or "ms"
+        sample = [row for _, row in source.sample]
+        first = next((_first(row, _TIMES)[1] for row in sample), None)
+        first_time = first if isinstance(first, (int, float, Decimal)) else 0
+        unit = options.time_unit or unix_unit(first_time) or "ms"
         report.time_unit = unit
         self._power = {"s": 0, "ms": -3, "us": -6, "ns": -9}[unit]
-        self._unit_s = TIME_UNITS[unit]
-        sample = [row for _, row in source.sample]
         stated = sample[0].get("block_size") if sample else None
         if type(stated) is int and stated > 0 and options.tokens_per_hash_id is None:
             self._chunk_tokens = report.tokens_per_hash_id = stated
         else:
             counts = [(_first(row, _PROMPTS)[1], row.get("hash_ids")) for row in sample]
             self._chunk_tokens = tell_chunk_tokens(file, counts, options, report)
-        first = next((_first(row, _TIMES)[1] for row in sample), None)
         self._from: int | Decimal = 0
-        if isinstance(first, (int, float, Decimal)) and float(first) * self._unit_s >= UNIX_TIME_S:
+        if first_time >= UNIX_TIME_S / TIME_UNITS[unit]:
             self._from = parse_number(file, 0, "timestamp", first, "a number")
             report.note("times count from 1970; the first session starts at 0 s")
 
