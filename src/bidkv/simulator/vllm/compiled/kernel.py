@@ -83,7 +83,9 @@ def _answer(t: Tables) -> int:
     elif query == at.Q_IS_CACHED:
         return int(find_block(t.blocks, state[at.QUERY_KEY]) >= 0)
     elif query == at.Q_REUSE_FIRST:
-        moved: int = reuse_first(t.blocks, state, state[at.QUERY_KEY])
+        moved = 0
+        for offset in range(slot):
+            moved += reuse_first(t.blocks, state, state[at.QUERY_KEY] + offset)
         return moved
     return 0
 

@@ -270,10 +270,21 @@ class KernelView:
     def reuse_first(self, keys: Sequence[Hashable]) -> int:
         """Make free cached blocks the first to be reused, the last key's first; return how many moved."""
         state, ask = self._state, self._kernel.ask
-        moved = 0
-        for key in keys:
-            state[at.QUERY_KEY] = cast("int", key)
-            moved += ask(at.Q_REUSE_FIRST)
+        moved = count = 0
+        first = following = -1
+        # The keys of a session's blocks mostly count upwards: one question for each such run of them.
+        for key in cast("Sequence[int]", keys):
+            if key == following:
+                count += 1
+                following += 1
+                continue
+            if count:
+                state[at.QUERY_KEY] = first
+                moved += ask(at.Q_REUSE_FIRST, count)
+            first, following, count = key, key + 1, 1
+        if count:
+            state[at.QUERY_KEY] = first
+            moved += ask(at.Q_REUSE_FIRST, count)
         return moved
 
     def freed_blocks(self, request: RequestView) -> int:
