@@ -125,7 +125,16 @@ class GuardedPolicy:
 
         It forgets no answers; call it only while the policy is :attr:`active`.
         """
-        return partial(self._ask, handler)
+        if self._time_budget_s is not None:
+            return partial(self._ask, handler)
+
+        def tell(*args: Any, **kwargs: Any) -> None:
+            try:
+                handler(*args, **kwargs)
+            except Exception as error:  # as in `_ask`
+                self._fail("exception", describe(error))
+
+        return tell
 
     # --- the guarded calls -----------------------------------------------------------------------
     def _observe(self, tell: Callable[..., None], *args: Any, **kwargs: Any) -> None:

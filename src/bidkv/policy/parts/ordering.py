@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect
+from bisect import bisect, bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,7 +38,7 @@ class WaitingHeap:
     that joined first.
     """
 
-    __slots__ = ("_entries", "_front", "_front_sizes", "_heap", "_live", "_next")
+    __slots__ = ("_entries", "_front", "_front_sizes", "_heap", "_next")
 
     def __init__(self) -> None:
         # The smallest members in order, so that looking at the first few costs no heap operation; the heap
@@ -48,7 +48,6 @@ class WaitingHeap:
         self._front_sizes: list[int] = []
         self._heap: list[_Entry] = []
         self._entries: dict[str, _Entry] = {}
-        self._live: set[int] = set()
         self._next = 0
 
     def __len__(self) -> int:
@@ -59,10 +58,8 @@ class WaitingHeap:
         name = request.request_id
         if name in self._entries:
             self.discard(request)
-        self._next += 1
-        entry = (key, self._next, request, size)
-        self._entries[name] = entry
-        self._live.add(self._next)
+        self._next = order = self._next + 1
+        self._entries[name] = entry = (key, order, request, size)
         front = self._front
         if not front or front[-1] < entry:
             heapq.heappush(self._heap, entry)
@@ -79,15 +76,14 @@ class WaitingHeap:
         entry = self._entries.pop(request.request_id, None)
         if entry is None:
             return
-        self._live.remove(entry[1])
         front = self._front
-        if entry in front:
-            place = front.index(entry)
+        place = bisect_left(front, entry)
+        if place < len(front) and front[place] is entry:
             del front[place], self._front_sizes[place]
             return
         # Lazy deletion must not let the heap outgrow what is alive.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
-            self._heap = [entry for entry in self._heap if entry[1] in self._live]
+            self._heap = [entry for entry in self._heap if self._is_alive(entry)]
             heapq.heapify(self._heap)
 
     def first(self) -> RequestView | None:
@@ -134,12 +130,15 @@ class WaitingHeap:
         """Return all members, in no particular order; O(n)."""
         return [entry[2] for entry in self._entries.values()]
 
+    def _is_alive(self, entry: _Entry) -> bool:
+        return self._entries.get(entry[2].request_id) is entry
+
     def _fill(self, count: int) -> bool:
         """Move members from the heap to the front until it holds `count`; False when they are too few."""
-        front, heap, live = self._front, self._heap, self._live
+        front, heap = self._front, self._heap
         while len(front) < count and heap:
             entry = heapq.heappop(heap)
-            if entry[1] in live:
+            if self._is_alive(entry):
                 front.append(entry)
                 self._front_sizes.append(entry[3])
         return len(front) >= count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -109,8 +111,9 @@ class RemainingTokens:
         """`request` left the engine; a completed one is learned from."""
         kind = self._stop(request)
         if completed:
-            kind.finish(request.num_output_tokens)
-            self._learn(request.num_output_tokens)
+            output_tokens = request.num_output_tokens
+            kind.finish(output_tokens)
+            self._learn(output_tokens)
 
     def _stop(self, request: RequestView) -> _PromptClass:
         kind = self._classes[_prompt_class(request.num_prompt_tokens)]
@@ -182,6 +185,7 @@ def _bucket(tokens: int) -> int:
     return index if index < _BUCKETS else _BUCKETS - 1
 
 
+@lru_cache(maxsize=4096)  # asked at every event of a request
 def _prompt_class(tokens: int) -> int:
     # Two classes a doubling: 2^k to 1.5 * 2^k, and from there to 2^(k+1).
     doubling = (tokens | 1).bit_length() - 1

@@ -137,18 +137,25 @@ class SelfTuningReserve:
 
     def blocks(self, engine: EngineView) -> int:
         """Return the reserve now, in whole blocks."""
-        # Asked several times an event: comparisons instead of min and max.
+        return self._blocks(engine, engine.num_running)
+
+    def _blocks(self, engine: EngineView, running: int) -> int:
+        # Asked several times an event: comparisons instead of min and max, and nothing is read twice.
         num_blocks = engine.num_blocks
-        least, most = engine.num_running // 2, int(MOST_SHARE * num_blocks)
-        wanted = int(self._share_at(engine.now_s) * num_blocks) if self._share else 0
-        if wanted < least:
-            wanted = least
+        wanted, most = running // 2, int(MOST_SHARE * num_blocks)
+        share = self._share
+        if share:
+            share -= self._fall_per_s * (engine.now_s - self._since_s)
+            if share > 0.0:
+                kept = int(share * num_blocks)
+                if kept > wanted:
+                    wanted = kept
         return wanted if wanted < most else most
 
     def free_blocks(self, engine: EngineView) -> int:
         """Return the blocks free above the reserve; all free ones while nothing runs."""
-        free = engine.free_blocks
-        return free - self.blocks(engine) if engine.num_running else free
+        free, running = engine.free_blocks, engine.num_running
+        return free - self._blocks(engine, running) if running else free
 
     def room(self, engine: EngineView) -> AdmissionRoom:
         """Return the memory an admission may use now."""
