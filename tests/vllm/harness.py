@@ -10,21 +10,34 @@ import functools
 import math
 import tempfile
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from tests.engine_model import write_config
 from tests.vllm.cases import Case, EngineShape, Step, prompt_token_ids
-from vllm.config import CacheConfig, DeviceConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.config import (
+    CacheConfig,
+    DeviceConfig,
+    KVTransferConfig,
+    ModelConfig,
+    SchedulerConfig,
+    VllmConfig,
+)
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheSpec,
+    MambaSpec,
+)
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
@@ -51,8 +64,26 @@ def _model_config(max_model_len: int) -> ModelConfig:
     )
 
 
-def build_scheduler(shape: EngineShape, scheduler_cls: type[Scheduler] = Scheduler) -> Scheduler:
-    """The real scheduler (or a subclass of it) for one full-attention KV cache group."""
+def full_attention(block_size: int) -> FullAttentionSpec:
+    """Blocks of `block_size` tokens that are kept until the request ends."""
+    return FullAttentionSpec(block_size=block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
+
+
+def build_scheduler(
+    shape: EngineShape,
+    scheduler_cls: type[Scheduler] = Scheduler,
+    *,
+    specs: Sequence[KVCacheSpec] = (),
+    kv_transfer: KVTransferConfig | None = None,
+) -> Scheduler:
+    """The real scheduler, or a subclass of it.
+
+    Args:
+        shape: its settings.
+        scheduler_cls: the class to make it of.
+        specs: one for each group of KV cache; one group of full attention if there are none.
+        kv_transfer: of a KV connector, or None.
+    """
     is_async = issubclass(scheduler_cls, AsyncScheduler)
     model_config = _model_config(shape.max_model_len)
     scheduler_config = SchedulerConfig(
@@ -77,6 +108,7 @@ def build_scheduler(shape: EngineShape, scheduler_cls: type[Scheduler] = Schedul
         model_config=model_config,
         cache_config=cache_config,
         device_config=DeviceConfig("cpu"),
+        kv_transfer_config=kv_transfer,
     )
     # VllmConfig adjusts settings to the platform it finds; a case means what it says.
     scheduler_config.enable_chunked_prefill = shape.chunked_prefill
@@ -84,17 +116,32 @@ def build_scheduler(shape: EngineShape, scheduler_cls: type[Scheduler] = Schedul
     cache_config.enable_prefix_caching = shape.prefix_caching
     cache_config.block_size = shape.block_size
     cache_config.num_gpu_blocks = shape.num_blocks
-    spec = FullAttentionSpec(block_size=shape.block_size, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    cache_config.mamba_cache_mode = next(
+        (spec.mamba_cache_mode for spec in specs if isinstance(spec, MambaSpec)),
+        cache_config.mamba_cache_mode,
+    )
     kv_cache_config = KVCacheConfig(
         num_blocks=shape.num_blocks,
         kv_cache_tensors=[],
-        kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
+        kv_cache_groups=[
+            KVCacheGroupSpec([f"layer{number}"], spec)
+            for number, spec in enumerate(specs or [full_attention(shape.block_size)])
+        ],
     )
+    hashing: dict[str, int] = {}
+    if specs and shape.prefix_caching:
+        hashing["hash_block_size"] = math.gcd(*(spec.block_size for spec in specs))
     return scheduler_cls(
         vllm_config=vllm_config,
         kv_cache_config=kv_cache_config,
         structured_output_manager=StructuredOutputManager(vllm_config),
-        block_size=shape.block_size,
+        # As an engine does: a common multiple of the groups' block sizes.
+        block_size=math.lcm(*(spec.block_size for spec in specs)) if specs else shape.block_size,
+        **(
+            {"hash_block_size": min(spec.block_size for spec in specs)}
+            if shape.prefix_caching and specs
+            else {}
+        ),
         log_stats=False,
     )
 
@@ -145,6 +192,7 @@ def run_case(
     before_step: Callable[[Any, int], None] | None = None,
     scheduler: Any = None,
     clock: SecondClock | None = None,
+    specs: Sequence[KVCacheSpec] = (),
 ) -> list[Step]:
     """Serve a case to its end and return what every step did.
 
@@ -155,11 +203,12 @@ def run_case(
         before_step: called with the scheduler and the step's number before each step is scheduled.
         scheduler: a scheduler to use instead of a new one (it must be idle).
         clock: set to the time of each arrival and to the second of each step.
+        specs: the groups of KV cache of a new scheduler, see `build_scheduler`.
 
     Raises:
         RuntimeError: when the case does not end, or blocks are lost at its end.
     """
-    scheduler = scheduler or build_scheduler(case.shape, scheduler_cls)
+    scheduler = scheduler or build_scheduler(case.shape, scheduler_cls, specs=specs)
     if prepare is not None:
         prepare(scheduler)
     preempted: list[str] = []

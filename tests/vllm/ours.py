@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest.mock import patch
 
@@ -13,12 +13,29 @@ from bidkv.adapters.environment import STRATEGY
 from bidkv.adapters.vllm.hooks import scheduler_class
 
 
-def build_ours(case: Case, policy: str, base: type[Scheduler] = Scheduler, **environment: str) -> Any:
-    """A scheduler of the adapter for a case, built from the environment as in a server."""
+def build_ours(
+    case: Case,
+    policy: str,
+    base: type[Scheduler] = Scheduler,
+    *,
+    engine: Mapping[str, Any] | None = None,
+    **environment: str,
+) -> Any:
+    """A scheduler of the adapter for a case, built from the environment as in a server.
+
+    Args:
+        case: whose shape it has.
+        policy: by its name.
+        base: Scheduler or AsyncScheduler.
+        engine: further settings for `build_scheduler`.
+        environment: further variables.
+    """
     clock = SecondClock()
     ours = scheduler_class(asynchronous=base is AsyncScheduler)
     with patch.dict("os.environ", {STRATEGY: policy, **environment}):
-        scheduler: Any = build_scheduler(case.shape, type("Clocked", (ours,), {"bidkv_clock": clock}))
+        scheduler: Any = build_scheduler(
+            case.shape, type("Clocked", (ours,), {"bidkv_clock": clock}), **engine or {}
+        )
     # Steps are compared here, not speed: a busy machine must not switch the policy off.
     scheduler.bidkv.controller._time_budget_s = None
     return scheduler
@@ -29,11 +46,12 @@ def run_ours(
     policy: str,
     base: type[Scheduler] = Scheduler,
     *,
+    engine: Mapping[str, Any] | None = None,
     prepare: Callable[[Any], None] | None = None,
     before_step: Callable[[Any, int], None] | None = None,
 ) -> tuple[list[Step], Any]:
     """Serve a case under a policy; return its steps and the scheduler, which must have forgotten it all."""
-    scheduler = build_ours(case, policy, base)
+    scheduler = build_ours(case, policy, base, engine=engine)
     steps = run_case(
         case, scheduler=scheduler, prepare=prepare, before_step=before_step, clock=scheduler.bidkv_clock
     )

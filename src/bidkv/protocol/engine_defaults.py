@@ -13,6 +13,7 @@ class EngineViewDefaults:
     """A base for engine views; what is slow here an engine may do faster."""
 
     most_preemptions: int | None = None
+    blocks_per_growth: int = 1
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would really free; every engine says so itself."""

@@ -49,6 +49,10 @@ class EngineView(Protocol):
         """Usable KV blocks (the engine's reserved null block is not counted)."""
 
     @property
+    def blocks_per_growth(self) -> int:
+        """Most blocks that up to `block_size` new tokens of a request take: one in each group of KV cache."""
+
+    @property
     def free_blocks(self) -> int:
         """KV blocks that no request holds now, cached ones included."""
 

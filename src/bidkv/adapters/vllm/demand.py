@@ -6,27 +6,27 @@ running list, each later one subtracts a victim's share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+from bidkv.adapters.vllm.groups import CacheGroup
 
 
 class BlockDemand:
-    """Counts a scheduler's demand for blocks.
+    """Counts the demand for blocks of a scheduler with one group of full attention.
 
     The count is rounded up where the engine takes less for reasons of its own (encoder budgets, adaptive
     thresholds, data-parallel prefill balancing). Naming too many victims does little harm, since the engine
     preempts only as many as it must, first choice first.
     """
 
-    __slots__ = ("_counted_without", "_managers", "_plain", "_scheduler", "_sizes", "_total")
+    __slots__ = ("_counted_without", "_held", "_plain", "_scheduler", "_size", "_total")
 
-    def __init__(self, scheduler: Any) -> None:
+    def __init__(self, scheduler: Any, group: CacheGroup) -> None:
         self._scheduler = scheduler
-        managers = scheduler.kv_cache_manager.coordinator.single_type_managers
-        self._managers = [manager.req_to_blocks for manager in managers]
-        self._sizes = [manager.block_size for manager in managers]
-        self._plain = (
-            len(self._sizes) == 1 and not scheduler.num_spec_tokens and not scheduler.num_lookahead_tokens
-        )
+        self._held = group.held
+        self._size = group.block_size
+        self._plain = not scheduler.num_spec_tokens and not scheduler.num_lookahead_tokens
         self._total = 0
         # The requests that the total leaves out; None while it must be counted anew.
         self._counted_without: frozenset[str] | None = None
@@ -68,7 +68,7 @@ class BlockDemand:
         needs = [self._need(request) for request in prefills]
         if len(running) + sum([tokens for tokens, _ in needs]) >= scheduler.max_num_scheduled_tokens:
             return False
-        size = self._sizes[0]
+        size = self._size
         # A decoding request takes one token, so a block when its computed positions fill those it holds.
         full = [request for request in running if not request.num_computed_tokens % size]
         decodes = [request for request in full if request not in scheduler._inflight_prefills]
@@ -79,8 +79,8 @@ class BlockDemand:
     def _decodes(self, requests: list[Any]) -> int:
         """Blocks of decodes whose computed positions fill whole blocks; as :meth:`_need`, in one loop."""
         limit = self._scheduler.max_model_len - self._scheduler.num_sampled_tokens_per_step
-        held = self._managers[0]
-        size = self._sizes[0]
+        held = self._held
+        size = self._size
         blocks = 0
         for request in requests:
             computed = request.num_computed_tokens
@@ -94,7 +94,7 @@ class BlockDemand:
         scheduler = self._scheduler
         prefills = scheduler._inflight_prefills
         budget = scheduler.max_num_scheduled_tokens
-        size = self._sizes[0]
+        size = self._size
         plain = self._plain
         demand = 0
         for request in scheduler.running:
@@ -119,26 +119,90 @@ class BlockDemand:
 
     def _need(self, request: Any, budget: int | None = None) -> tuple[int, int]:
         """Tokens and blocks one running request takes with at most `budget` tokens."""
+        tokens = self._tokens(request, budget)
+        if tokens <= 0:
+            return 0, 0
+        missing = -(-self._end(request, tokens) // self._size) - len(self._held.get(request.request_id, ()))
+        return tokens, max(0, missing)
+
+    def _tokens(self, request: Any, budget: int | None) -> int:
+        """Tokens one running request computes with at most `budget` tokens; none if not positive."""
         scheduler = self._scheduler
-        computed = request.num_computed_tokens
+        computed: int = request.num_computed_tokens
         in_flight = request.num_output_placeholders
         if in_flight > 0 and computed + 2 - in_flight >= request.num_prompt_tokens + request.max_tokens:
-            return 0, 0  # its last token is on its way: the engine skips it
-        tokens = request.num_tokens_with_spec + in_flight - computed
+            return 0  # its last token is on its way: the engine skips it
+        tokens: int = request.num_tokens_with_spec + in_flight - computed
         threshold = scheduler.scheduler_config.long_prefill_token_threshold
         if 0 < threshold < tokens:
             tokens = threshold
         if budget is not None and tokens > budget:
             tokens = budget
-        room = scheduler.max_model_len - computed - scheduler.num_sampled_tokens_per_step
-        if tokens > room:
-            tokens = room
-        if tokens <= 0:
-            return 0, 0
-        end = min(computed + tokens + scheduler.num_lookahead_tokens, scheduler.max_model_len)
-        blocks = 0
-        for held, size in zip(self._managers, self._sizes, strict=True):
-            missing = -(-end // size) - len(held.get(request.request_id, ()))
-            if missing > 0:
-                blocks += missing
-        return tokens, blocks
+        room: int = scheduler.max_model_len - computed - scheduler.num_sampled_tokens_per_step
+        return min(tokens, room)
+
+    def _end(self, request: Any, tokens: int) -> int:
+        """Positions that need a place after `tokens` more are computed, those of drafts ahead included."""
+        scheduler = self._scheduler
+        end = request.num_computed_tokens + tokens + scheduler.num_lookahead_tokens
+        return int(min(end, scheduler.max_model_len))
+
+
+class GroupedDemand(BlockDemand):
+    """The demand of a model with several groups of KV cache, or with one that gives blocks back.
+
+    Each request first gives back what has left its windows and then takes what it needs, in the order of the
+    running list. So the demand is not the sum but its peak: the most that is taken at any moment of the step.
+    """
+
+    __slots__ = ("_counted", "_groups", "_split")
+
+    def __init__(self, scheduler: Any, groups: Sequence[CacheGroup]) -> None:
+        super().__init__(scheduler, groups[0])
+        self._groups = groups
+        self._plain = False
+        # Under this setting a prompt is cut where a state must be kept; the engine's own rule says where.
+        cuts = getattr(scheduler, "need_mamba_block_aligned_split", False)
+        self._split = scheduler._mamba_block_aligned_split if cuts else None
+        # By request: tokens, blocks taken and blocks given back, as counted in this step.
+        self._counted: dict[str, tuple[int, int, int]] = {}
+
+    def begin_step(self) -> None:
+        """Forget the last step's count."""
+        self._counted.clear()
+
+    def blocks(self, excluded: frozenset[str]) -> int:
+        """Blocks the running list takes at most without the requests `excluded`; O(running)."""
+        budget = self._scheduler.max_num_scheduled_tokens
+        counted = self._counted
+        taken = peak = 0
+        for request in self._scheduler.running:
+            request_id = request.request_id
+            if request_id in excluded:
+                continue
+            tokens = self._tokens(request, budget)
+            if tokens > 0 and self._split is not None:
+                tokens = self._split(request, tokens)
+            if tokens <= 0:
+                continue
+            known = counted.get(request_id)
+            if known is None or known[0] != tokens:
+                known = counted[request_id] = (tokens, *self._count(request, tokens))
+            taken += known[1] - known[2]
+            peak = max(peak, taken)
+            budget -= tokens
+            if budget <= 0:
+                break
+        return peak
+
+    def _count(self, request: Any, tokens: int) -> tuple[int, int]:
+        end = self._end(request, tokens)
+        missing = sum([group.count_missing(request, tokens, end) for group in self._groups])
+        return missing, sum([group.count_given_back(request) for group in self._groups])
+
+
+def count_demand(scheduler: Any, groups: Sequence[CacheGroup]) -> BlockDemand:
+    """Return what counts the demand of a scheduler with these groups of KV cache."""
+    if len(groups) == 1 and groups[0].keeps_everything:
+        return BlockDemand(scheduler, groups[0])
+    return GroupedDemand(scheduler, groups)

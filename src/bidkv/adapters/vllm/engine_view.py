@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
-from bidkv.adapters.vllm.demand import BlockDemand
+from bidkv.adapters.vllm.demand import count_demand
+from bidkv.adapters.vllm.groups import read_block_size, read_groups
 from bidkv.adapters.vllm.request_view import RunningRequests, VllmRequest
 from bidkv.adapters.vllm.sharing import SharedBlocks
 from bidkv.protocol.engine_defaults import EngineViewDefaults
@@ -31,19 +32,24 @@ class VllmEngineView(EngineViewDefaults):
         self._pool = manager.block_pool
         self._clock = clock
         self._waiting = waiting
-        # Victims are ranked by the first group alone; most models have no other.
-        self._blocks: dict[str, list[Any]] = manager.coordinator.single_type_managers[0].req_to_blocks
-        self._demand = BlockDemand(scheduler)
+        self._groups = groups = read_groups(scheduler)
+        self._blocks = groups[0].held
+        self._is_grouped = len(groups) > 1 or not groups[0].keeps_everything
+        self._demand = count_demand(scheduler, groups)
         self._sharing = SharedBlocks() if _shares_by_events(scheduler) else None
         self._gone: list[VllmRequest] = []
         # Requests admitted in this step whose prompt is computed whole in it: vLLM never calls them prefills.
         self._whole_prompts = 0
         self.views: dict[Any, VllmRequest] = {}
         self.running: Sequence[VllmRequest] = RunningRequests(scheduler, self.views)
-        self.block_size: int = scheduler.block_size
+        self.block_size = read_block_size(groups)
         self.num_blocks: int = manager.block_pool.num_gpu_blocks - 1
         self.max_num_seqs: int = scheduler.max_num_running_reqs
         self.max_num_batched_tokens: int = scheduler.max_num_scheduled_tokens
+        size = self.block_size
+        self.blocks_per_growth = sum(
+            max(group.growth_blocks, -(-size // group.block_size)) for group in groups
+        )
         self.prefix_caching: bool = manager.enable_caching
         self.sessions: SessionTable | None = None
         self.cache: SessionCache | None = None
@@ -144,6 +150,8 @@ class VllmEngineView(EngineViewDefaults):
         can_be_freed = getattr(self._scheduler, "_request_blocks_can_be_freed", None)
         if can_be_freed is not None and not can_be_freed(view.request):
             return 0
+        if self._is_grouped:
+            return sum([group.count_freed(view.request_id) for group in self._groups])
         blocks = self._blocks.get(view.request_id, ())
         if not self.prefix_caching:
             return len(blocks)
@@ -158,7 +166,7 @@ class VllmEngineView(EngineViewDefaults):
             return [len(view.output_token_ids) for view in views]
         if self._sharing is not None:
             return self._sharing.private_blocks(views)
-        if self.prefix_caching or self._scheduler.connector is not None:
+        if self.prefix_caching or self._is_grouped or self._scheduler.connector is not None:
             return [self.freed_blocks(view) for view in views]
         return [len(view.blocks) for view in views]
 

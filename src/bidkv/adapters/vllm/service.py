@@ -71,8 +71,11 @@ class VllmService(EngineService):
     def _read_queueing_config(self) -> QueueingConfig:
         model = self._scheduler.vllm_config.model_config
         parallel = self._scheduler.vllm_config.parallel_config
+        scheduler = self._scheduler
+        # With several groups of KV cache the scheduler's own size is a common multiple of theirs.
+        attention_block = scheduler.cache_config.block_size * getattr(scheduler, "dcp_world_size", 1)
         return QueueingConfig(
-            block_size=self._scheduler.block_size,
+            block_size=min(scheduler.block_size, attention_block),
             head_dim=model.get_head_size(),
             num_kv_heads=model.get_num_kv_heads(parallel),
             num_layers=model.get_num_layers(parallel),
