@@ -15,6 +15,7 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
 from bidkv.cli.workload import FileStatements, WorkloadOptions, read_requests
+from bidkv.command_line.config_file import with_config
 from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ Picture = Annotated[
 ]
 
 
+@with_config
 @expand_groups
 def command(
     trace: opt.Trace = "azure-conv",

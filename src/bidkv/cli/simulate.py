@@ -21,6 +21,7 @@ from bidkv.cli.workload import (
     read_workload,
     stream_workload,
 )
+from bidkv.command_line.config_file import with_config
 from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ SESSION_STRATEGIES = "preempt-evict,fair,sessions"
 """vLLM's own order, and this project's policies for sessions."""
 
 
+@with_config
 @expand_groups
 def command(
     trace: opt.Trace = "azure-conv",

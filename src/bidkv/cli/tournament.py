@@ -15,6 +15,7 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.options import JsonFile, SplitName
 from bidkv.cli.outputs import progress_bar, require_all_writable, require_extra, write_json
+from bidkv.command_line.config_file import with_config
 
 if TYPE_CHECKING:
     from bidkv.tournament import Standings
@@ -54,6 +55,7 @@ class SessionTournament:
 _SINGLE_REQUESTS = SessionTournament()
 
 
+@with_config
 @expand_groups
 def command(
     strategy: Annotated[

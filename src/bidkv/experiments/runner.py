@@ -8,12 +8,20 @@ from collections.abc import Mapping, Sequence
 from types import FrameType
 
 from bidkv.command_line import FAILED, make_command, print_error, run_command
+from bidkv.command_line.config_file import (
+    ConfigError,
+    ConfigScope,
+    find_config,
+    read_config,
+    with_config,
+)
 from bidkv.experiments.cli_args import UsageError, choose_engine, make_plan, make_sim_driver, read_shard
 from bidkv.experiments.driver import Driver, DriverError
 from bidkv.experiments.execute import Tally, run_experiment
-from bidkv.experiments.options import EngineKind, RunnerOptions, take_workload_rates
+from bidkv.experiments.options import EngineKind, RunnerOptions, dashed_name, take_workload_rates
 from bidkv.experiments.plan import Shard
 from bidkv.experiments.store import Store, StoreError
+from bidkv.workloads.resolver import known_workloads
 from bidkv.workloads.traces import TraceError
 
 
@@ -25,11 +33,31 @@ def run_main(kind: EngineKind, argv: Sequence[str] | None = None) -> int:
         argv: the arguments; None takes the process's own.
     """
     workload_rates, rest = take_workload_rates(sys.argv[1:] if argv is None else argv)
+    more = frozenset(f"{dashed_name(workload)}-rates" for workload in known_workloads())
+    of_file = _rates_of_file(rest, more)
+    rates = {f"{name}-rates": text for name, text in (of_file | workload_rates).items()}
 
     def run(given: RunnerOptions) -> int:
-        return run_options(kind, given, workload_rates)
+        return run_options(kind, given, of_file | workload_rates)
 
-    return run_command(make_command(kind.options, run), kind.prog, rest)
+    about = ConfigScope(kind.prog, "experiment", more, rates)
+    return run_command(with_config(make_command(kind.options, run)), kind.prog, rest, about)
+
+
+def _rates_of_file(argv: Sequence[str], names: frozenset[str]) -> dict[str, str]:
+    """Return the rates of single workloads that the file of `--config` states, by dashed workload name."""
+    file = find_config(argv)
+    if file is None:
+        return {}
+    try:
+        stated = read_config(file, "experiment")
+    except ConfigError:
+        return {}  # the option's own reading says what is wrong
+    found = {name: stated[name].value for name in names & stated.keys()}
+    return {
+        name.removesuffix("-rates"): ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        for name, value in found.items()
+    }
 
 
 def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[str, str]) -> int:

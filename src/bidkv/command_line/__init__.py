@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_type_hints
@@ -12,22 +11,23 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 import typer.main
 
-FAILED = 1
-"""Exit code of a command that ran and has no complete result."""
+from bidkv.command_line.errors import BAD_INPUT, FAILED, print_error
 
-BAD_INPUT = 2
-"""Exit code of a command whose input makes no sense; typer uses the same."""
+__all__ = ["BAD_INPUT", "FAILED", "make_command", "print_error", "run_command"]
 
 Options = TypeVar("Options")
 
 
-def run_command(command: Callable[..., int], prog: str, argv: Sequence[str] | None = None) -> int:
+def run_command(
+    command: Callable[..., int], prog: str, argv: Sequence[str] | None = None, about: object = None
+) -> int:
     """Run a typer command and return its exit code instead of leaving the process.
 
     Args:
         command: takes its options as typer declares them, and returns the exit code.
         prog: name of the command in messages.
         argv: the arguments; None takes the process's own.
+        about: what options with a callback are told of the program.
     """
 
     @functools.wraps(command)
@@ -37,7 +37,7 @@ def run_command(command: Callable[..., int], prog: str, argv: Sequence[str] | No
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command()(leave)
     try:
-        typer.main.get_command(app).main(args=None if argv is None else list(argv), prog_name=prog)
+        typer.main.get_command(app).main(args=None if argv is None else list(argv), prog_name=prog, obj=about)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     return 0
@@ -71,9 +71,3 @@ def make_command(options: type[Options], run: Callable[[Options], int]) -> Calla
     command.__annotations__ = {field.name: hints[field.name] for field in fields(options)}  # type: ignore[arg-type]
     command.__doc__ = options.__doc__
     return command
-
-
-def print_error(prog: str, error: object) -> int:
-    """Print one line that names the mistake in a command's input, and return the exit code for it."""
-    print(f"{prog}: error: {error}", file=sys.stderr)
-    return BAD_INPUT

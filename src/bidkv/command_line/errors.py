@@ -1,0 +1,17 @@
+"""Exit codes of commands, and the one line that names a mistake in their input."""
+
+from __future__ import annotations
+
+import sys
+
+FAILED = 1
+"""Exit code of a command that ran and has no complete result."""
+
+BAD_INPUT = 2
+"""Exit code of a command whose input makes no sense; typer uses the same."""
+
+
+def print_error(prog: str, error: object) -> int:
+    """Print one line that names the mistake in a command's input, and return the exit code for it."""
+    print(f"{prog}: error: {error}", file=sys.stderr)
+    return BAD_INPUT
