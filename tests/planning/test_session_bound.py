@@ -46,6 +46,35 @@ def test_no_policy_passes_it(policy: str, gap_s: float) -> None:
     assert 480 / result.simulated_s < bound.turns_per_s
 
 
+def test_no_policy_passes_what_is_possible_without_knowing_gaps() -> None:
+    gaps = (0.5, 1.0, 2.0, 40.0, 1.0, 0.5, 3.0)
+    sessions = [
+        Session(
+            f"s{number}",
+            (Turn(6000, 100), *(Turn(200, 100, gaps[(number + turn) % 7]) for turn in range(7))),
+        )
+        for number in range(60)
+    ]
+    config = EngineConfig(num_gpu_blocks=8001, enable_prefix_caching=True)
+    known, unknown = (
+        bound_turns_per_s(sessions, _PROFILE, memory_tokens=8000 * 16, clairvoyant=clairvoyant).turns_per_s
+        for clairvoyant in (True, False)
+    )
+    assert unknown < known
+    for policy in ("preempt-evict", "sessions"):
+        result = simulate_sessions(sessions, SessionArrivals.at_once(), resolve(policy), config, _PROFILE)
+        assert 480 / result.simulated_s < unknown
+
+
+@pytest.mark.parametrize("gap_s", [0.5, 4.0, 20.0])
+def test_knowing_gaps_is_worth_nothing_when_all_are_alike(gap_s: float) -> None:
+    known, unknown = (
+        bound_turns_per_s(_sessions(gap_s), _PROFILE, memory_tokens=10**5, clairvoyant=clairvoyant)
+        for clairvoyant in (True, False)
+    )
+    assert unknown.turns_per_s == pytest.approx(known.turns_per_s, rel=0.01)
+
+
 def test_shared_content_is_computed_once() -> None:
     alike = [Session(f"s{n}", (Turn(4096, 10, hash_ids=tuple(range(8))),)) for n in range(20)]
     own = [Session(f"s{n}", (Turn(4096, 10),)) for n in range(20)]

@@ -147,7 +147,8 @@ def test_the_tables_the_json_and_the_docs_hold_the_standings(
     standings: SessionStandings, tmp_path: Path
 ) -> None:
     text = standings.text()
-    assert "h100-8b, open loop, loads 0.8, 1.5" in text
+    assert "h100-8b, open loop, loads 0.8: ratios" in text
+    assert "h100-8b, open loop, loads 1.5: ratios" in text
     assert "h100-8b, closed loop, multiples 2" in text
     document = json.loads(json.dumps(standings.as_dict(), allow_nan=False))
     assert document["cells"][0]["scores"]["fair"]["turns_per_s"] > 0.0
@@ -159,6 +160,18 @@ def test_the_tables_the_json_and_the_docs_hold_the_standings(
     assert "old" not in written
     assert "Made by `bidkv tournament --sessions`" in written
     assert written.count("| fair |") >= 2
+
+
+def test_every_family_and_size_has_a_row(standings: SessionStandings) -> None:
+    (row,) = standings.family_rows("fair", "open", "h100-8b", [1.5])
+    cells = [scores for cell, scores in standings.scores.items() if (cell.mode, cell.level) == ("open", 1.5)]
+    own, fair = (
+        math.sqrt(math.prod(scores[name].computed_per_new for scores in cells)) for name in (BASELINE, "fair")
+    )
+    held = sum(standings.residents.values()) / 2
+    assert row[:3] == ["agents-8-turns", "quarter", f"{held:.0f}"]
+    assert row[3] == str(standings.ratio("fair", "completion_mean_s", mode="open", levels=[1.5]))
+    assert row[-1] == f"{fair:.2f} ({own:.2f})"
 
 
 def test_the_picture_has_a_row_for_every_machine(standings: SessionStandings, tmp_path: Path) -> None:

@@ -29,7 +29,8 @@ class SessionTournament:
     """The options of a tournament of sessions."""
 
     sessions: Annotated[
-        bool, typer.Option("--sessions", help="Sessions in closed loop instead of single requests.")
+        bool,
+        typer.Option("--sessions", help="Sessions, in open and closed loop, instead of single requests."),
     ] = False
     machine: Annotated[
         str | None, typer.Option(metavar="A[,B...]", help="--sessions: models on machines.  [default: all]")
@@ -50,6 +51,9 @@ class SessionTournament:
     knees: Annotated[
         bool, typer.Option("--knees", help="--sessions: find the session rate every policy sustains.")
     ] = False
+    section: Annotated[
+        str, typer.Option(metavar="NAME", help="--sessions: the section of --docs to regenerate.")
+    ] = "sessions"
 
 
 _SINGLE_REQUESTS = SessionTournament()
@@ -122,14 +126,15 @@ def command(
       bidkv tournament --sessions --strategy fair --family agents-20-turns --size half --output-dir out/s
     """
     require_extra("experiments", "tournament")
-    _check_outputs(json_file, html_file, png_file, docs_file, of_sessions.sessions)
+    section = of_sessions.section if of_sessions.sessions else "standings"
+    _check_outputs(json_file, html_file, png_file, docs_file, section)
     choice = _Choice(strategy, family, size, load, first_seeds(split, seeds), requests)
     standings: Standings | SessionStandings
     if of_sessions.sessions:
         standings = _play_sessions(choice, of_sessions, jobs, output_dir)
     else:
         standings = _play(choice, jobs, output_dir)
-    _write(standings, json_file, (html_file, png_file), docs_file)
+    _write(standings, json_file, (html_file, png_file), docs_file, section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +209,7 @@ def _check_outputs(
     html_file: Path | None,
     png_file: Path | None,
     docs_file: Path | None,
-    is_of_sessions: bool,
+    section: str,
 ) -> None:
     from bidkv.tournament.docs import require_markers
 
@@ -216,7 +221,7 @@ def _check_outputs(
     require_all_writable((("--json", json_file), ("--html", html_file), ("--png", png_file)))
     with bad_input("--docs"):
         if docs_file is not None:
-            require_markers(docs_file, "sessions" if is_of_sessions else "standings")
+            require_markers(docs_file, section)
 
 
 def _write(
@@ -224,6 +229,7 @@ def _write(
     json_file: str | None,
     pictures: Sequence[Path | None],
     docs_file: Path | None,
+    section: str,
 ) -> None:
     from bidkv.tournament import Standings
     from bidkv.tournament.docs import regenerate, regenerate_section
@@ -245,7 +251,7 @@ def _write(
     if isinstance(standings, Standings):
         regenerate(docs_file, standings, made_by)
     else:
-        regenerate_section(docs_file, "sessions", standings.markdown(made_by))
+        regenerate_section(docs_file, section, standings.markdown(made_by))
 
 
 def split_names(text: str) -> list[str]:

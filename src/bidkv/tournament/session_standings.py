@@ -39,6 +39,10 @@ _FIGURES: Mapping[Mode, tuple[str, ...]] = {
     "open": ("completion_mean_s", "completion_p99_s", "turn_mean_s", "first_wait_p99_s"),
     "closed": ("turns_per_s", "turn_mean_s", "turn_p99_s"),
 }
+FAMILY_HEADINGS: Mapping[Mode, tuple[str, ...]] = {
+    "open": ("family", "size", "sessions held", "session mean", "session p99", "turn mean", "computed/new"),
+    "closed": ("family", "size", "sessions held", "turns/s", "turn mean", "turn p99", "computed/new"),
+}
 LOST_HEADINGS = ("policy", "machine", "size", "family", "loop", "level", "figure", "ratio")
 
 
@@ -176,10 +180,68 @@ class SessionStandings:
             lost = {
                 loss[1:6]
                 for loss in self.losses(policy)
-                if (loss.mode, loss.machine) == (mode, machine) and size in (None, loss.size)
+                if (loss.mode, loss.machine) == (mode, machine)
+                and size in (None, loss.size)
+                and (levels is None or loss.level in levels)
             }
             rows.append([policy, *map(_shown, figures), str(len(lost))])
         return rows
+
+    def family_rows(
+        self, policy: str, mode: Mode, machine: str, levels: Sequence[float] | None = None
+    ) -> list[list[str]]:
+        """Return one row per family and memory size of one policy, as ratios to the baseline.
+
+        Computed tokens per new token are themselves, geometric means, the baseline's in brackets; beside them
+        stands how many sessions the memory holds, as a mean over seeds.
+        """
+        rows = []
+        places = dict.fromkeys(
+            (cell.family, cell.size) for cell in self.scores if (cell.mode, cell.machine) == (mode, machine)
+        )
+        for family in self.plan.families:
+            for size in self.plan.sizes:
+                if (family, size) not in places:
+                    continue
+                ratios = [
+                    self.ratio(
+                        policy,
+                        metric,
+                        mode=mode,
+                        machine=machine,
+                        size=size,
+                        families=[family],
+                        levels=levels,
+                    )
+                    for metric in _FIGURES[mode][:3]
+                ]
+                computed = [
+                    self._computed(name, mode, (machine, size, family), levels) for name in (policy, BASELINE)
+                ]
+                held = [
+                    count for group, count in self.residents.items() if group[:3] == (machine, size, family)
+                ]
+                rows.append(
+                    [
+                        family,
+                        size,
+                        f"{sum(held) / len(held):.0f}" if held else "-",
+                        *map(_shown, ratios),
+                        f"{computed[0]} ({computed[1]})",
+                    ]
+                )
+        return rows
+
+    def _computed(
+        self, policy: str, mode: Mode, place: tuple[str, str, str], levels: Sequence[float] | None
+    ) -> str:
+        logs = [
+            math.log(figure)
+            for cell, scores in self.scores.items()
+            if cell[:4] == (*place, mode) and (levels is None or cell.level in levels)
+            if (figure := scores[policy].computed_per_new)
+        ]
+        return f"{math.exp(sum(logs) / len(logs)):.2f}" if logs else "-"
 
     def lost_rows(self, policies: Sequence[str]) -> list[list[str]]:
         """Return one row per lost cell and figure of these policies, the worst first."""
@@ -239,6 +301,15 @@ class SessionStandings:
         opened: list[tuple[Mode, float]] = [("open", load) for load in self.plan.loads]
         return opened + [("closed", level) for level in self.plan.levels]
 
+    def _parts(self) -> list[tuple[Mode, tuple[float, ...]]]:
+        """The levels that are averaged together: up to the knee, past it, and those of the closed loop."""
+        parts: list[tuple[Mode, tuple[float, ...]]] = [
+            ("open", tuple(load for load in self.plan.loads if load <= 1.0)),
+            ("open", tuple(load for load in self.plan.loads if load > 1.0)),
+            ("closed", self.plan.levels),
+        ]
+        return [(mode, levels) for mode, levels in parts if levels]
+
     def text(self) -> str:
         """Return the tables of all machines for a terminal."""
         return "\n".join(self._lines(lambda headings, rows: aligned_table(headings, rows)))
@@ -259,16 +330,25 @@ class SessionStandings:
         lines: list[str] = []
         machines = self.plan.machines
         for machine in machines:
-            for mode, levels in (("open", self.plan.loads), ("closed", self.plan.levels)):
-                if not levels or not any((c.machine, c.mode) == (machine, mode) for c in self.scores):
+            for mode, levels in self._parts():
+                if not any((c.machine, c.mode) == (machine, mode) for c in self.scores):
                     continue
                 loop = "open loop, loads" if mode == "open" else "closed loop, multiples"
+                title = f"{machine}, {loop} {', '.join(f'{level:g}' for level in levels)}"
+                standing = self.rows(mode, machine, levels=levels)
                 lines += [
                     *([""] if lines else []),
-                    f"{prefix}{machine}, {loop} {', '.join(f'{level:g}' for level in levels)}: ratios to "
-                    f"{BASELINE}, geometric means, 95 % intervals over seeds",
-                    *table(HEADINGS[mode], self.rows(mode, machine)),  # type: ignore[index, arg-type]
+                    f"{prefix}{title}: ratios to {BASELINE}, geometric means, 95 % intervals over seeds",
+                    *table(HEADINGS[mode], standing),
                 ]
+                best = next((row[0] for row in standing if row[0] != BASELINE), None)
+                if best is not None and len(self.plan.families) * len(self.plan.sizes) > 1:
+                    rows = self.family_rows(best, mode, machine, levels)
+                    lines += [
+                        "",
+                        f"{prefix}{title}: {best} by family; computed/new in tokens, {BASELINE} in brackets",
+                        *table(FAMILY_HEADINGS[mode], rows),
+                    ]
         if self.plan.finds_knees:
             rows = [
                 [
