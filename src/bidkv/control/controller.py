@@ -247,17 +247,9 @@ class Controller(GuardedPolicy):
         """Like :meth:`select_next`, for an engine that remembers the answer until the next event."""
         if self.drops_idle:
             self._drop_idle(engine)
-        request: Any
-        if self._time_budget_s is None:  # `_ask` without the call: simulations ask millions of times
-            try:
-                request = self._policy.select_next(engine)
-            except Exception as error:  # see `_ask`
-                self._fail("exception", describe(error))
-                return None
-        else:
-            request = self._ask(self._policy.select_next, engine)
-            if not self._active:
-                return None
+        request: Any = self._ask(self._policy.select_next, engine)
+        if not self._active:
+            return None
         if request is None:
             self.counters.gate_refusals += 1
             return None if engine.running else next(iter(engine.waiting()), None)
