@@ -83,7 +83,8 @@ class WaitingHeap:
             return
         # Lazy deletion must not let the heap outgrow what is alive.
         if len(self._heap) > 64 and len(self._heap) > 2 * len(self._entries):
-            self._heap = [entry for entry in self._heap if self._is_alive(entry)]
+            entries = self._entries
+            self._heap = [entry for entry in self._heap if entries.get(entry[2].request_id) is entry]
             heapq.heapify(self._heap)
 
     def first(self) -> RequestView | None:
@@ -130,15 +131,12 @@ class WaitingHeap:
         """Return all members, in no particular order; O(n)."""
         return [entry[2] for entry in self._entries.values()]
 
-    def _is_alive(self, entry: _Entry) -> bool:
-        return self._entries.get(entry[2].request_id) is entry
-
     def _fill(self, count: int) -> bool:
         """Move members from the heap to the front until it holds `count`; False when they are too few."""
-        front, heap = self._front, self._heap
+        front, heap, entries = self._front, self._heap, self._entries
         while len(front) < count and heap:
             entry = heapq.heappop(heap)
-            if self._is_alive(entry):
+            if entries.get(entry[2].request_id) is entry:  # it has not left
                 front.append(entry)
                 self._front_sizes.append(entry[3])
         return len(front) >= count
