@@ -119,8 +119,7 @@ class Controller(GuardedPolicy):
         if running < 2:
             return ()
         free = engine.free_blocks
-        # In each group of KV cache every request takes at most ceil(tokens / block_size) new blocks, so this
-        # bound is never too low.
+        # A request takes at most ceil(tokens / block_size) new blocks of each group, so it is never too low.
         prefill_bound = engine.max_num_batched_tokens // engine.block_size + 1 if engine.num_prefilling else 0
         if free >= (running + prefill_bound) * engine.blocks_per_growth:
             return ()

@@ -16,7 +16,7 @@ CHUNK = 4096
 """Requests handed to the kernel at once, and results kept until Python reads them."""
 
 _FIRST_SLOTS = 256
-_FIRST_SEGMENTS = 1 << 15
+_FIRST_SEGMENTS = 1 << 13
 
 
 class Kernel:
