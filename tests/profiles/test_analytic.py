@@ -80,10 +80,16 @@ def test_a_config_without_grouped_heads_has_as_many_key_value_heads(tmp_path: Pa
         ({"vocab_size": None}, "field vocab_size: expected a whole number above 0, got None"),
         ({"num_local_experts": 8}, "field num_experts_per_tok: expected a whole number above 0, got None"),
         ({"num_experts": 4, "num_experts_per_tok": 5}, "num_experts_per_tok: expected at most the 4 experts"),
-        ({"kv_lora_rank": 512}, "field kv_lora_rank: expected a model in which every layer keeps the KV"),
-        ({"sliding_window": 1024}, "field sliding_window: expected a model in which every layer keeps"),
-        ({"layer_types": ["full_attention", "linear_attention"]}, "field layer_types: expected a model"),
-        ({"text_config": {"sliding_window": 1024, "num_hidden_layers": 2}}, "field sliding_window"),
+        ({"kv_lora_rank": 512}, "field qk_rope_head_dim: expected a whole number above 0, got None"),
+        ({"sliding_window": "wide"}, "field sliding_window: expected a whole number above 0, got 'wide'"),
+        ({"layer_types": ["full_attention", "new"]}, "field layer_types: expected 2 of full_attention, "),
+        ({"layer_types": ["mamba", "mamba"]}, "field ssm_state_size: expected a whole number above 0"),
+        ({"hybrid_override_pattern": "M?"}, "field hybrid_override_pattern: expected 2 letters out of"),
+        ({"state_size": 16}, "(a model without any has no KV cache)"),
+        (
+            {"text_config": {"hidden_size": "two"}},
+            "field hidden_size: expected a whole number above 0, got 'two'",
+        ),
         ({"quantization_config": {"quant_method": "new"}}, "quantization_config: expected fp8, awq, gptq"),
         ({"quantization_config": {"quant_method": "awq", "bits": 5}}, "'awq' with 5"),
     ],
@@ -177,7 +183,7 @@ def test_a_text_model_inside_a_multimodal_config_is_found(tmp_path: Path) -> Non
 
 def test_weights_that_do_not_fit_are_refused_and_the_fewest_gpus_named() -> None:
     with pytest.raises(
-        ProfileError, match=r"take 141\.1 GB, and 1 x 24\.2 GB have 19\.4 GB .* at least 8 such GPUs"
+        ProfileError, match=r"take 141\.1 GB, and 1 x 23\.7 GB have 19\.4 GB .* at least 8 such GPUs"
     ):
         analytic_profile("llama-3.1-70b", "l4")
     fits = analytic_profile("llama-3.1-70b", "l4", tensor_parallel=8)

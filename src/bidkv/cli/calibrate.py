@@ -11,6 +11,8 @@ import typer
 
 from bidkv.cli.engine_options import read_profile
 from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.machine_options import MachineOptions
+from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.options import (
     DEFAULT_MAX_NUM_BATCHED_TOKENS,
     DEFAULT_MAX_NUM_SEQS,
@@ -22,6 +24,10 @@ from bidkv.cli.outputs import require_extra, write_json
 if TYPE_CHECKING:
     from bidkv.calibration.page import Judged
     from bidkv.profiles import StepTimeProfile
+    from bidkv.profiles.analytic import ServerMemory
+
+
+_NO_MACHINE = MachineOptions()
 
 
 class RecordedEngine(StrEnum):
@@ -30,6 +36,7 @@ class RecordedEngine(StrEnum):
     VLLM = "vllm"
 
 
+@expand_groups
 def command(
     steps: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Step log (CSV) to fit a profile to.")
@@ -43,10 +50,13 @@ def command(
         str | None,
         typer.Option(metavar="MODEL", help="Compute a profile from a config.json, or for llama-3.1-8b."),
     ] = None,
-    gpu: Annotated[str, typer.Option(metavar="NAME", help="GPU of --analytic.")] = "h100-sxm",
-    tensor_parallel: Annotated[
-        int, typer.Option(metavar="N", help="GPUs that share the model of --analytic.")
-    ] = 1,
+    machine: MachineOptions = _NO_MACHINE,
+    max_num_seqs: Annotated[
+        int, typer.Option(metavar="N", help="Sequence limit of the server of --analytic.")
+    ] = DEFAULT_MAX_NUM_SEQS,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(metavar="N", help="Token budget of the server of --analytic.")
+    ] = DEFAULT_MAX_NUM_BATCHED_TOKENS,
     profile: Annotated[
         str | None, typer.Option(metavar="NAME|FILE", help="Only --check this profile; nothing is fitted.")
     ] = None,
@@ -86,6 +96,7 @@ def command(
       bidkv calibrate --engine vllm --steps steps.csv --out my-gpu.json
       bidkv calibrate --profile h100-llama3.1-8b --check run.steps.csv --check-max-num-seqs 32
       bidkv calibrate --analytic llama-3.1-8b --gpu h200 --out h200.json
+      bidkv calibrate --analytic config.json --gpu a100 --tensor-parallel 4 --kv-cache-dtype fp8
     """
     if sum(source is not None for source in (steps, analytic, profile)) != 1:
         fail("expected exactly one of --steps, --analytic and --profile")
@@ -103,7 +114,8 @@ def command(
         graphs = (graph_max_tokens, prefill_graphs)
         made = _fit(steps, name or steps.stem, model, graphs, notes, compare)
     else:
-        made = _without_steps(analytic, (gpu, tensor_parallel), profile, name)
+        server = machine.server(max_num_seqs, max_num_batched_tokens)
+        made = _without_steps(analytic, (machine, server), profile, name)
     if check is not None:
         _check(made, check, check_max_num_seqs, check_max_num_batched_tokens)
     _write(made, out, html_file, json_file)
@@ -168,14 +180,16 @@ def _fit(
 
 
 def _without_steps(
-    analytic: str | None, gpus: tuple[str, int], profile: str | None, name: str | None
+    analytic: str | None,
+    replica: tuple[MachineOptions, ServerMemory],
+    profile: str | None,
+    name: str | None,
 ) -> _Made:
     from bidkv.profiles import dump_profile
-    from bidkv.profiles.analytic import analytic_profile
 
+    machine, server = replica
     if analytic is not None:
-        with bad_input("--analytic"):
-            step_times = analytic_profile(analytic, gpus[0], name, tensor_parallel=gpus[1])
+        step_times = machine.make_profile("--analytic", analytic, name, server)
     else:
         assert profile is not None
         step_times = read_profile(profile)

@@ -12,6 +12,7 @@ import typer
 from bidkv.cli import options as opt
 from bidkv.cli.engine_options import EngineOptions, read_profile
 from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.machine_options import MachineOptions
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
 from bidkv.cli.workload import FileStatements, WorkloadOptions, read_requests
@@ -38,6 +39,8 @@ _MOST_REFUSED = 0.5
 
 _NOTHING_STATED = FileStatements()
 
+_NO_MACHINE = MachineOptions()
+
 _PICTURES = (".html", ".svg", ".png")
 
 
@@ -51,6 +54,10 @@ OutputTokens = Annotated[
 ]
 PlannedRate = Annotated[
     float | None, typer.Option(metavar="RPS", help="Arrivals per second.  [default: the trace's own]")
+]
+ModelConfig = Annotated[
+    str | None,
+    typer.Option(metavar="MODEL", help="Compute steps and blocks from a config.json, instead of --profile."),
 ]
 CachedPromptShare = Annotated[
     float, typer.Option(metavar="F", help="Share of prompt tokens found in the prefix cache.")
@@ -84,6 +91,8 @@ def command(
     rate: PlannedRate = None,
     limit: opt.Limit = None,
     profile: opt.Profile = DEFAULT_PROFILE,
+    model: ModelConfig = None,
+    machine: MachineOptions = _NO_MACHINE,
     num_gpu_blocks: opt.NumGpuBlocks = None,
     block_size: opt.BlockSize = opt.DEFAULT_BLOCK_SIZE,
     max_num_seqs: opt.MaxNumSeqs = opt.DEFAULT_MAX_NUM_SEQS,
@@ -109,11 +118,20 @@ def command(
       bidkv plan
       bidkv plan --trace my.jsonl --slo-ttft-p99-ms 500 --growth 3 --picture plan.html
       bidkv plan --prompt-tokens 10:1600 --output-tokens 10:1600 --rate 12 --simulate
+      bidkv plan --model config.json --gpu a100 --tensor-parallel 4 --kv-cache-dtype fp8
     """
     _check_outputs(json_file, picture)
-    step_times = read_profile(profile)
+    if model is None:
+        machine.refuse_without("--model")
+        step_times = read_profile(profile)
+    else:
+        if profile != DEFAULT_PROFILE:
+            fail("--profile and --model: expected only one of them, since each says how long steps take")
+        server = machine.server(max_num_seqs, max_num_batched_tokens)
+        step_times = machine.make_profile("--model", model, None, server)
     limits = (num_gpu_blocks, block_size, max_num_seqs, max_num_batched_tokens)
-    engine = EngineOptions(opt.EngineName.VLLM, *limits).make_vllm(step_times)
+    options = EngineOptions(opt.EngineName.VLLM, *limits, max_model_len=machine.max_model_len)
+    engine = options.make_vllm(step_times)
     if step_times.num_gpu_blocks is not None and engine.num_gpu_blocks > 1.1 * step_times.num_gpu_blocks:
         typer.echo(
             f"bidkv: --num-gpu-blocks: about {step_times.num_gpu_blocks:,} blocks of 16 tokens fit beside "
@@ -126,7 +144,8 @@ def command(
     source = WorkloadOptions(trace, trace_format, rate, limit, statements=stated)
     demand = _demand(source, prompt_tokens, output_tokens)
 
-    run = _Run(demand, engine, step_times, target, growth, target_utilization, cached_prompt_share)
+    kv_bits = 8 if machine.kv_cache_dtype.value.startswith("fp8") else 16
+    run = _Run(demand, engine, step_times, target, growth, target_utilization, cached_prompt_share, kv_bits)
     plan = run.make_plan()
     if plan.service.refused_share > _MOST_REFUSED:
         fail(
@@ -153,6 +172,7 @@ class _Run:
     growth: float
     target_utilization: float
     cached_prompt_share: float
+    kv_bits: int
 
     @property
     def shape(self) -> ReplicaShape:
@@ -161,7 +181,11 @@ class _Run:
 
         engine = self.engine
         return ReplicaShape(
-            engine.usable_blocks, engine.block_size, engine.max_num_seqs, engine.max_num_batched_tokens
+            engine.usable_blocks,
+            engine.block_size,
+            engine.max_num_seqs,
+            engine.max_num_batched_tokens,
+            engine.max_model_len,
         )
 
     def make_plan(self) -> CapacityPlan:
@@ -176,6 +200,7 @@ class _Run:
                 growth=self.growth,
                 target_utilization=self.target_utilization,
                 cached_prompt_share=self.cached_prompt_share,
+                kv_bits=self.kv_bits,
             )
 
     def test(self, plan: CapacityPlan, router: str) -> _Tests:

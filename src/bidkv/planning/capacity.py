@@ -12,6 +12,7 @@ from bidkv.profiles import StepTimeProfile
 from bidkv.stability import (
     Assessment,
     Limit,
+    QuantizationAdvisor,
     ReplicaModel,
     ReplicaShape,
     ReplicaState,
@@ -52,6 +53,25 @@ class ReplicaOption:
     replicas: int | None
 
 
+_KV_BITS = (8, 4, 2)
+"""Widths of KV values that the controller advises, besides 16."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvAdvice:
+    """The width of KV values that the queueing controller advises for a load.
+
+    Attributes:
+        utilization: arrivals at a replica over what it sustains.
+        bits: 16, 8, 4 or 2 per value.
+        blocks: blocks that the memory of a replica holds with values of that width.
+    """
+
+    utilization: float
+    bits: int
+    blocks: int
+
+
 @dataclass(frozen=True, slots=True)
 class CapacityPlan:
     """Whether the load can be sustained, how many replicas it takes, and what limits them.
@@ -73,6 +93,7 @@ class CapacityPlan:
         replicas: for the load now; None when no number keeps the target.
         replicas_grown: for the grown load.
         each: one of `replicas` under its share of `busy_rps`.
+        kv_advice: the controller's advice for KV values at that share.
         options: changes of the replica, and what they would buy.
     """
 
@@ -90,6 +111,7 @@ class CapacityPlan:
     replicas: int | None
     replicas_grown: int | None
     each: ReplicaState | None
+    kv_advice: KvAdvice
     options: tuple[ReplicaOption, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,6 +134,7 @@ def make_plan(
     growth: float = 2.0,
     target_utilization: float = 0.8,
     cached_prompt_share: float = 0.0,
+    kv_bits: int = 16,
 ) -> CapacityPlan:
     """Plan the capacity for a demand.
 
@@ -124,6 +147,8 @@ def make_plan(
         growth: factor on the load, above 0.
         target_utilization: in (0, 1].
         cached_prompt_share: share of prompt tokens found in the prefix cache, in [0, 1).
+        kv_bits: bits of a KV value now; fewer are among the changes that a plan prices. Their shorter
+            attention is left out, so that they may buy a little more than stated.
 
     Raises:
         ValueError: an argument out of range, or lengths of which none fits.
@@ -143,7 +168,7 @@ def make_plan(
     rate = demand.busy.value
     replicas = now.fewest(rate)
     options = []
-    for name, changed in _changes(shape, now.service):
+    for name, changed in _changes(shape, now.service, kv_bits):
         # More memory would also admit longer requests; the demand must stay the same.
         after = one(replace(changed, max_model_len=shape.longest_tokens))
         gain = 100.0 * (after.service.sustainable_rps / now.service.sustainable_rps - 1.0)
@@ -165,6 +190,7 @@ def make_plan(
         replicas=replicas,
         replicas_grown=now.fewest(growth * rate),
         each=None if replicas is None else now.model.at(rate / replicas, replicas=replicas),
+        kv_advice=_advised(now, shape, rate, replicas, kv_bits),
         options=tuple(options),
     )
 
@@ -224,18 +250,25 @@ def _planned_rps(replica: _Replica, rate_rps: float, replicas: int | None) -> fl
     return 0.0 if replicas is None else rate_rps / replicas
 
 
-def _changes(shape: ReplicaShape, service: ServiceRate) -> list[tuple[str, ReplicaShape]]:
+def _changes(shape: ReplicaShape, service: ServiceRate, kv_bits: int) -> list[tuple[str, ReplicaShape]]:
     changes = [
         (
-            "KV values of 8 instead of 16 bits",
-            replace(shape, num_blocks=blocks_at_bits(shape.num_blocks, 16, 8)),
-        ),
-        (
-            "KV values of 4 instead of 16 bits",
-            replace(shape, num_blocks=blocks_at_bits(shape.num_blocks, 16, 4)),
-        ),
-        ("half as much memory again for KV", replace(shape, num_blocks=shape.num_blocks * 3 // 2)),
+            f"KV values of {bits} instead of {kv_bits} bits",
+            replace(shape, num_blocks=blocks_at_bits(shape.num_blocks, kv_bits, bits)),
+        )
+        for bits in _KV_BITS
+        if bits < kv_bits
     ]
+    changes.append(("half as much memory again for KV", replace(shape, num_blocks=shape.num_blocks * 3 // 2)))
     if service.limit is Limit.SEQUENCES:
         changes.append(("twice the sequences", replace(shape, max_num_seqs=2 * shape.max_num_seqs)))
     return changes
+
+
+def _advised(
+    replica: _Replica, shape: ReplicaShape, rate_rps: float, replicas: int | None, kv_bits: int
+) -> KvAdvice:
+    """Return what the controller advises for the KV values of a replica that carries its share."""
+    utilization = rate_rps / max(replicas or 1, 1) / replica.service.sustainable_rps
+    bits = min(QuantizationAdvisor().advise(utilization), kv_bits)
+    return KvAdvice(utilization, bits, blocks_at_bits(shape.num_blocks, kv_bits, bits))

@@ -53,6 +53,7 @@ def plan_text(
             f"{1e3 * plan.each.answer_tpot_s:.1f} ms a token, first token {seconds(plan.each.ttft_s)} "
             f"(p99 about {seconds(plan.each.ttft_p99_high_s)})"
         )
+    lines.append(_advice(plan))
     lines += _over_time(plan)
     lines += ["", "what more would buy"]
     lines += [
@@ -86,6 +87,16 @@ def _rhythm(plan: CapacityPlan) -> str:
         f" on average, and {rate(plan.busy_rps)} in the busiest {100 * (1 - BUSY_SHARE):.0f} % of windows of "
         f"{plan.windows.window_s / 60:.0f} minutes, which the replicas are planned for"
     )
+
+
+def _advice(plan: CapacityPlan) -> str:
+    """Say what the controller advises for the width of KV values, and what that buys."""
+    advice = plan.kv_advice
+    says = f"KV values of {advice.bits} bits, by the controller's rule at {percent(advice.utilization)} load"
+    bought = next((p for p in plan.options if p.name.startswith(f"KV values of {advice.bits} ")), None)
+    if bought is not None:
+        says += f": {advice.blocks:,} blocks, {rate(bought.sustainable_rps)} req/s ({bought.gain_pct:+.0f} %)"
+    return f"  advised              {says}"
 
 
 def _over_time(plan: CapacityPlan) -> list[str]:

@@ -7,7 +7,10 @@ part of the matrix products, and so does the time of the host between two steps.
 places of a regime's two cost lines. Of a mixture of experts every step is taken to read all experts, which
 holds from about a dozen requests in a batch on.
 
-Tensor parallelism divides weights, arithmetic and KV cache, and adds two all-reduces per layer.
+Tensor parallelism divides weights, arithmetic and KV cache, and adds two all-reduces per layer. Pipeline
+parallelism divides arithmetic and KV cache, since as many batches are under way as there are stages, but
+every batch waits for all weights to be read. Layers with a sliding window are taken to read all of it, and
+recurrent layers read and write their state for each request.
 
 What the data sheets do not say is assumed, in the constants below; a fitted profile always serves better.
 """
@@ -21,10 +24,11 @@ from importlib import resources
 from pathlib import Path
 
 from bidkv.profiles.errors import ProfileError
+from bidkv.profiles.kv_memory import ServerMemory, count_kv
 from bidkv.profiles.model import CostLine, Regime, StepTimeProfile
 from bidkv.profiles.model_shape import ModelShape, read_shape
 
-__all__ = ["Gpu", "ModelShape", "analytic_profile", "count_blocks", "gpus", "read_shape"]
+__all__ = ["Gpu", "ModelShape", "ServerMemory", "analytic_profile", "find_gpu", "gpus", "read_shape"]
 
 BANDWIDTH_SHARE = 0.85
 """Share of the data sheet's memory bandwidth that decoding reaches; an assumption."""
@@ -53,17 +57,11 @@ ALL_REDUCE_S = 1e-5
 ALL_REDUCE_BYTES_PER_S = 3e11
 """Bytes of a large all-reduce per second over NVLink; an assumption, one for all machines."""
 
-MEMORY_UTILIZATION = 0.9
-"""Share of a GPU's memory that vLLM takes, by default."""
+PCIE_SLOWDOWN = 10.0
+"""How much slower all-reduces are between GPUs without NVLink; an assumption."""
 
-OVERHEAD_BYTES = 2.3e9
-"""Memory of one GPU that vLLM needs beside weights and KV cache (activations, graphs, libraries).
-
-It is an assumption: what Llama-3.1-8B leaves on an H100 with a budget of 2,048 tokens.
-"""
-
-BLOCK_TOKENS = 16
-"""Tokens of the KV blocks that a profile counts."""
+_ALIASES = {"h100": "h100-sxm", "a100": "a100-80gb", "a10g": "a10", "4090": "rtx-4090", "3090": "rtx-3090"}
+"""Short names of GPUs, of the variant that servers mostly have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +71,15 @@ class Gpu:
     Attributes:
         bf16_flops: dense BF16 floating-point operations per second.
         memory_bytes_per_s: memory bandwidth.
-        memory_bytes: memory, as the driver reports it.
+        memory_bytes: memory, as CUDA reports it to a server, a little below the data sheet's.
+        has_nvlink: whether the GPUs of a host are linked directly.
         source: the data sheet.
     """
 
     bf16_flops: float
     memory_bytes_per_s: float
     memory_bytes: float
+    has_nvlink: bool
     source: str
 
 
@@ -90,84 +90,70 @@ def gpus() -> dict[str, Gpu]:
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return the data sheet of a GPU.
+    """Return the data sheet of a GPU, by its name in any case (``h100`` is the SXM one, ``a100`` has 80 GB).
 
     Raises:
         ProfileError: no such GPU; the message lists those that exist.
     """
     known = gpus()
+    wanted = (
+        name.lower().replace("_", "-").replace(" ", "-").replace("rtx4", "rtx-4").replace("rtx3", "rtx-3")
+    )
+    wanted = _ALIASES.get(wanted, wanted)
+    if wanted in known:
+        return known[wanted]
     if name not in known:
         raise ProfileError(f"unknown GPU {name!r}: expected one of {', '.join(sorted(known))}")
     return known[name]
 
 
-def count_blocks(shape: ModelShape, gpu: Gpu, tensor_parallel: int = 1) -> int:
-    """Return the KV blocks of 16 tokens that fit beside the weights, on all GPUs of a replica together.
-
-    Args:
-        shape: the model.
-        gpu: each GPU of the replica.
-        tensor_parallel: number of them.
-
-    Raises:
-        ProfileError: the weights do not fit, or leave no room for KV.
-    """
-    budget = MEMORY_UTILIZATION * gpu.memory_bytes - OVERHEAD_BYTES
-    left = budget - shape.weight_bytes / tensor_parallel
-    # Key-value heads are divided among the GPUs; where there are fewer, each GPU holds a whole one.
-    heads_each = max(shape.kv_heads / tensor_parallel, 1.0)
-    block_bytes = BLOCK_TOKENS * shape.kv_bytes_per_token() * heads_each / shape.kv_heads
-    blocks = int(left / block_bytes)
-    if blocks < 2:
-        needed = -(-shape.weight_bytes // max(budget, 1.0))
-        raise ProfileError(
-            f"expected weights that fit: they take {shape.weight_bytes / 1e9:.1f} GB, and "
-            f"{tensor_parallel} x "
-            f"{gpu.memory_bytes / 1e9:.1f} GB have {max(tensor_parallel * budget, 0.0) / 1e9:.1f} GB for "
-            f"weights and KV cache; at least {needed:.0f} such GPUs hold the weights (tensor parallelism)"
-        )
-    return blocks
-
-
 def analytic_profile(
-    model: str | os.PathLike[str], gpu: str, name: str | None = None, *, tensor_parallel: int = 1
+    model: str | os.PathLike[str],
+    gpu: str,
+    name: str | None = None,
+    *,
+    tensor_parallel: int = 1,
+    server: ServerMemory | None = None,
 ) -> StepTimeProfile:
-    """Compute a profile for a BF16 KV cache and weights as the model's config.json has them.
+    """Compute a profile for weights as the model's config.json has them.
 
     Args:
         model: as for :func:`read_shape`.
-        gpu: one of :func:`gpus`.
+        gpu: as for :func:`find_gpu`.
         name: of the profile; by default made of GPU and model.
-        tensor_parallel: GPUs of a replica.
+        tensor_parallel: GPUs that share every layer, where `server` does not say it.
+        server: how the server is started.
 
     Raises:
         ProfileError: unknown model or GPU, a config.json that cannot be used, weights that do not fit, or
-            heads that the GPUs cannot share evenly.
+            heads or layers that the GPUs cannot share evenly.
     """
     sheet, shape = find_gpu(gpu), read_shape(model)
-    if tensor_parallel < 1 or shape.attention_width // shape.head_size % tensor_parallel:
-        heads = shape.attention_width // shape.head_size
-        raise ProfileError(
-            f"tensor_parallel: expected a divisor of the model's {heads} attention heads, "
-            f"got {tensor_parallel}"
-        )
-    blocks = count_blocks(shape, sheet, tensor_parallel)
-    bandwidth = BANDWIDTH_SHARE * sheet.memory_bytes_per_s * tensor_parallel
-    flops = FLOPS_SHARE * sheet.bf16_flops * tensor_parallel
-    read_bytes = shape.layer_weights * shape.bits_per_weight / 8 + 2 * shape.head_weights
-    weights_s = read_bytes / bandwidth
-    context_s = shape.kv_bytes_per_token() / bandwidth
-    reduces = 2 * shape.layers if tensor_parallel > 1 else 0
-    reduce_s = reduces * ALL_REDUCE_S
+    if server is None:
+        server = ServerMemory(tensor_parallel=tensor_parallel)
+    memory = count_kv(shape, sheet.memory_bytes, server, has_nvlink=sheet.has_nvlink)
+    tensor, stages = server.tensor_parallel, server.pipeline_parallel
+    bandwidth = BANDWIDTH_SHARE * sheet.memory_bytes_per_s * tensor
+    flops = FLOPS_SHARE * sheet.bf16_flops * server.gpus
+    weights_s = (shape.layer_bytes + 2 * shape.head_weights) / bandwidth
+    layer_s = shape.kv_layer_bytes(server.kv_value_bytes) / (bandwidth * stages)
+    context_s = shape.full_layers * layer_s
+    slowdown = 1.0 if sheet.has_nvlink else PCIE_SLOWDOWN
+    reduces = slowdown * (2 * shape.layers if tensor > 1 else 0)
+    reduce_s = reduces * ALL_REDUCE_S + (stages - 1) * slowdown * ALL_REDUCE_S
     reduce_token_s = reduces * 2 * shape.hidden / ALL_REDUCE_BYTES_PER_S
+    # What a decoding request reads whatever its context: its windows, and its states, which it writes too.
+    fixed_s = shape.window_layers * shape.window * layer_s
+    fixed_s += 2 * shape.state_layers * shape.state_bytes / (bandwidth * stages)
     # The output projection runs for one token per request.
     request_s = HOST_REQUEST_S + 2 * shape.head_weights / flops
+    windows = 4 * shape.window_layers * shape.attention_width * shape.window
     arithmetic = CostLine(
         base_s=HOST_STEP_S + reduce_s,
-        per_token_s=2 * shape.active_weights / flops + reduce_token_s,
-        per_decode_s=request_s,
+        per_token_s=(2 * shape.active_weights + windows) / flops + reduce_token_s,
+        per_decode_s=request_s + fixed_s,
         per_context_token_s=context_s,
-        per_attention_s=4 * shape.layers * shape.attention_width / flops,
+        per_attention_s=4 * shape.full_layers * shape.attention_width / flops,
         per_prefill_s=request_s,
     )
 
@@ -175,12 +161,12 @@ def analytic_profile(
         return CostLine(
             base_s=max(HOST_STEP_S + weights_s + reduce_s, least_s),
             per_token_s=reduce_token_s,
-            per_decode_s=HOST_REQUEST_S,
+            per_decode_s=HOST_REQUEST_S + fixed_s,
             per_context_token_s=context_s,
             per_prefill_s=HOST_REQUEST_S,
         )
 
-    several = f"{tensor_parallel}x" if tensor_parallel > 1 else ""
+    several = f"{server.gpus}x" if server.gpus > 1 else ""
     return StepTimeProfile(
         name=name or f"{several}{gpu}-{Path(model).name}-analytic",
         kind="analytic",
@@ -190,8 +176,24 @@ def analytic_profile(
         empty_step_s=EMPTY_STEP_S,
         notes=(
             f"roofline, never measured; {sheet.source}; {BANDWIDTH_SHARE:.0%} of the bandwidth and "
-            f"{FLOPS_SHARE:.0%} of the arithmetic assumed; {shape.bits_per_weight:g} bits per weight, "
-            f"{shape.weight_bytes / 1e9:.1f} GB of weights on {tensor_parallel} x {gpu}"
+            f"{FLOPS_SHARE:.0%} of the arithmetic assumed; {_kinds(shape)}, {shape.bits_per_weight:g} bits "
+            f"per weight, {shape.weight_bytes / 1e9:.1f} GB of weights on {server.gpus} x {gpu}, of which "
+            f"{100 * server.gpu_memory_utilization:g} % are used; "
+            f"{memory.kv_bytes / 1e9:.1f} GB of KV cache ({server.kv_cache_dtype}) on each GPU"
         ),
-        num_gpu_blocks=blocks,
+        num_gpu_blocks=memory.num_blocks,
     )
+
+
+def _kinds(shape: ModelShape) -> str:
+    """Say which kinds of layers a model has."""
+    parts = [
+        f"{number} layers {what}"
+        for number, what in (
+            (shape.full_layers, "of latent attention" if shape.latent_width else "of full attention"),
+            (shape.window_layers, f"with a window of {shape.window:,} tokens"),
+            (shape.state_layers, "with a recurrent state"),
+        )
+        if number
+    ]
+    return " and ".join(parts)

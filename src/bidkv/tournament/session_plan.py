@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple
@@ -45,6 +45,8 @@ class Machine:
         model: of an analytic profile.
         gpu: of an analytic profile.
         tensor_parallel: GPUs of an analytic profile.
+        num_gpu_blocks: KV blocks of an analytic profile; fixed, so that scores stay comparable when blocks
+            are counted differently.
     """
 
     name: str
@@ -52,12 +54,14 @@ class Machine:
     model: str = ""
     gpu: str = ""
     tensor_parallel: int = 1
+    num_gpu_blocks: int = 0
 
     def load(self) -> StepTimeProfile:
         """Return its step times, with the KV blocks that fit beside the weights."""
         if self.profile:
             return load_profile(self.profile)
-        return analytic_profile(self.model, self.gpu, tensor_parallel=self.tensor_parallel)
+        profile = analytic_profile(self.model, self.gpu, tensor_parallel=self.tensor_parallel)
+        return replace(profile, num_gpu_blocks=self.num_gpu_blocks)
 
 
 MACHINES: Mapping[str, Machine] = MappingProxyType(
@@ -65,9 +69,11 @@ MACHINES: Mapping[str, Machine] = MappingProxyType(
         machine.name: machine
         for machine in (
             Machine("h100-8b", profile="h100-llama3.1-8b-async"),
-            Machine("4xh100-70b", model="llama-3.1-70b", gpu="h100-sxm", tensor_parallel=4),
-            Machine("h100-30b-a3b", model="qwen3-30b-a3b", gpu="h100-sxm"),
-            Machine("l40s-8b", model="llama-3.1-8b", gpu="l40s"),
+            Machine(
+                "4xh100-70b", model="llama-3.1-70b", gpu="h100-sxm", tensor_parallel=4, num_gpu_blocks=30_054
+            ),
+            Machine("h100-30b-a3b", model="qwen3-30b-a3b", gpu="h100-sxm", num_gpu_blocks=8649),
+            Machine("l40s-8b", model="llama-3.1-8b", gpu="l40s", num_gpu_blocks=11_975),
         )
     }
 )
