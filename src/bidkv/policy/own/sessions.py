@@ -114,6 +114,8 @@ class Sessions(Fair):
         need = self._cold.need_blocks(request)
         if need is None:
             return "resident or preempted: waits for free blocks" if engine.is_waiting(request) else ""
+        if not self._cold.is_looked_at(request):
+            return f"cold: needs {need} blocks, and older sessions' cold turns are before it"
         room = self._cold_room(engine)
         return (
             f"cold: needs {need} blocks, {max(0, int(room))} are left beside {self._num_resident(engine)} "
