@@ -265,7 +265,7 @@ class Sessions(Fair):
             self.retention.stop(known.kind, known.since_s, engine.now_s)
             known.since_s = None
             self._idle.discard(session)
-        past = min(known.context_tokens, request.num_prompt_tokens)
+        past = min(session.context_tokens, request.num_prompt_tokens)
         cached = session.cached_blocks * engine.block_size
         if session.num_turns > 1 and cached >= _RESIDENT_SHARE * past:
             super().on_arrival(request, engine)
