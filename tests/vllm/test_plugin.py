@@ -15,7 +15,8 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from bidkv.adapters.vllm import BidKVAsyncScheduler, BidKVScheduler
-from bidkv.adapters.vllm.plugin import SUPPORTED, is_supported, register, unregister
+from bidkv.adapters.vllm.hooks import BidKVSchedulerMixin
+from bidkv.adapters.vllm.plugin import SUPPORTED, is_newer, is_supported, register, unregister
 from bidkv.adapters.vllm.queues import PriorityWaitingQueue, WaitingQueue
 from bidkv.policy import PolicySpecError
 
@@ -98,27 +99,77 @@ def test_a_bad_port_is_an_error(strategy, monkeypatch):
         register()
 
 
-def test_another_version_of_vllm_stays_alone_with_one_warning(strategy):
+def test_an_older_version_of_vllm_stays_alone_with_one_warning(strategy):
     strategy("lcf")
     with (
-        patch("vllm.__version__", "0.34.1"),
-        pytest.warns(UserWarning, match="0.34.1 is not supported") as caught,
+        patch("vllm.__version__", "0.23.1"),
+        pytest.warns(UserWarning, match=r"0\.23\.1 is not supported") as caught,
     ):
         register()
     assert len(caught) == 1
-    assert all(version in str(caught[0].message) for version in SUPPORTED)
+    assert f"{SUPPORTED[0]} to {SUPPORTED[-1]}" in str(caught[0].message)
     assert SchedulerConfig.get_scheduler_cls is ORIGINAL
 
 
+def test_a_newer_version_of_vllm_is_tried(strategy):
+    strategy("lcf")
+    with patch("vllm.__version__", "0.99.0"):
+        register()
+    assert config(async_scheduling=False).get_scheduler_cls() is BidKVScheduler
+
+
 def test_versions():
-    assert [is_supported(v) for v in ("0.24.0+cu130", "0.32.0", "0.32.1rc1", "0.3.2", "0.25.0", "dev")] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-        False,
-    ]
+    known = ("0.24.0+cu130", "0.25.1", "0.32.0", "0.32.1rc1")
+    assert all(is_supported(version) and not is_newer(version) for version in known)
+    newer = ("0.34.1", "0.100", "1.0.0", "0.34.0.dev12+g1a2b3c")
+    assert all(is_newer(version) and not is_supported(version) for version in newer)
+    unknown = ("0.3.2", "0.23.0", "dev", "", "x.40", "0", "0.340000000")
+    assert not any(is_newer(version) or is_supported(version) for version in unknown)
+
+
+def test_the_supported_versions_are_in_order():
+    numbers = [tuple(int(part) for part in version.split(".")) for version in SUPPORTED]
+    assert numbers == sorted(set(numbers))
+
+
+# --- with other plug-ins -------------------------------------------------------------------------
+class Theirs(Scheduler):
+    """A scheduler that another plug-in chooses."""
+
+
+def wrap_as_another_plugin() -> None:
+    ours = SchedulerConfig.get_scheduler_cls
+    SchedulerConfig.get_scheduler_cls = lambda self: type("Around", (ours(self),), {})
+
+
+@pytest.fixture
+def others_wrapper():
+    yield wrap_as_another_plugin
+    SchedulerConfig.get_scheduler_cls = ORIGINAL
+
+
+def test_a_plugin_that_wrapped_before_us_is_composed(strategy, monkeypatch):
+    strategy("lcf")
+    monkeypatch.setattr(SchedulerConfig, "get_scheduler_cls", lambda self: Theirs)
+    register()
+    chosen = config().get_scheduler_cls()
+    assert issubclass(chosen, BidKVSchedulerMixin)
+    assert issubclass(chosen, Theirs)
+    unregister()
+    assert config().get_scheduler_cls() is Theirs
+    monkeypatch.undo()
+
+
+def test_a_plugin_that_wraps_after_us_is_kept_and_ours_stays_in(strategy, others_wrapper):
+    strategy("lcf")
+    register()
+    others_wrapper()
+    register()  # vLLM may call it again: ours is extended once
+    chosen = config().get_scheduler_cls()
+    assert [cls for cls in chosen.__mro__ if cls is BidKVSchedulerMixin] == [BidKVSchedulerMixin]
+    unregister()
+    after = config(async_scheduling=False).get_scheduler_cls()
+    assert after.__mro__[1] is Scheduler, "theirs is still called, ours passes through"
 
 
 @pytest.mark.parametrize("queue", [WaitingQueue, PriorityWaitingQueue])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 HELP = {
     "hooks_in_place": "1 while this project's hooks work, 0 when the engine is left to its own rules.",
     "adapter_failures": "Errors of this project's own code; the first leaves the engine to its own rules.",
+    "engine_number": "The engine's data-parallel rank; engines of one process have different ones.",
     "total_blocks": "KV blocks that requests can hold.",
     "free_blocks": "KV blocks that no running request holds; cached ones are included.",
     "running_requests": "Requests that run.",

@@ -14,7 +14,7 @@ from bidkv.adapters.doctor.findings import ANSWER, Finding, Status
 from bidkv.adapters.environment import CONTROL_FILE, DECISION_LOG, METRICS_PORT, STRATEGY
 from bidkv.adapters.server_setup import find_installed
 from bidkv.adapters.sglang.server import PACKAGES as SGLANG_PACKAGES
-from bidkv.adapters.vllm.plugin import SUPPORTED, is_supported
+from bidkv.adapters.vllm.plugin import SUPPORTED, is_newer, is_supported
 from bidkv.adapters.vllm.server import PACKAGES as VLLM_PACKAGES
 
 PROBE_LIMIT_S = 300.0
@@ -82,11 +82,19 @@ def examine_engine(
 
 def _version(engine: Engine, installed: str) -> Finding:
     number = installed.split()[-1]
+    if engine.name == "vllm" and is_newer(number):
+        return Finding(
+            engine.name,
+            Status.NOTE,
+            f"{installed} is installed, newer than {SUPPORTED[-1]}, the newest that bidkv was proven on: "
+            "it is used there if its self-test passes when the engine starts",
+        )
     if engine.name == "vllm" and not is_supported(number):
         return Finding(
             engine.name,
             Status.FAIL,
-            f"{installed} is installed; bidkv stays off there: it was proven on {', '.join(SUPPORTED)}",
+            f"{installed} is installed; bidkv stays off there: "
+            f"it was proven on {SUPPORTED[0]} to {SUPPORTED[-1]}",
         )
     return Finding(engine.name, Status.OK, f"{installed} is installed")
 

@@ -16,15 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec
 
 from bidkv.adapters.vllm.engine_view import VllmEngineView
+from bidkv.adapters.vllm.expectations import QUEUES
 from bidkv.adapters.vllm.prefix_cache import FreeQueueError, VllmPrefixCache, read_unsupported_cache
 from bidkv.adapters.vllm.queues import PriorityWaitingQueue, WaitingQueue
 from bidkv.adapters.vllm.request_view import VllmRequest
 from bidkv.control import Controller
 
 logger = logging.getLogger("bidkv")
-
-_QUEUES = ("waiting", "skipped_waiting", "kv_holding_waiting")
-"""Every queue a version of vLLM keeps; the policy orders the first, the others hold special cases."""
 
 
 P = ParamSpec("P")
@@ -145,7 +143,7 @@ class VllmGlue:
 
     def _replace_queues(self) -> None:
         kind = PriorityWaitingQueue if self._by_priority else WaitingQueue
-        names = [name for name in _QUEUES if hasattr(self._scheduler, name)]
+        names = [name for name in QUEUES if hasattr(self._scheduler, name)]
         self._own_queues = {name: getattr(self._scheduler, name) for name in names}
         self._queues = {name: kind(self) for name in names}
         self._ordered = self._queues["waiting"]

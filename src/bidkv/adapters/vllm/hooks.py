@@ -7,6 +7,7 @@ lets an error of this project into the engine: the glue guards its own entry poi
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import time
 from collections.abc import Callable
@@ -38,11 +39,34 @@ class BidKVSchedulerMixin(_Scheduler):
 
     bidkv_clock: Callable[[], float] = staticmethod(time.monotonic)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Make a scheduler; one of vLLM's own class where the self-test fails."""
+        own = read_own_class(cls)
+        if not adds_only_ours(cls, own):
+            return super().__new__(cls)
+        from bidkv.adapters.vllm.self_test import find_mismatch
         from bidkv.adapters.vllm.service import VllmService
 
-        self.bidkv = VllmService.from_environment(self, self.bidkv_clock)
+        problem = find_mismatch(own, args, kwargs)
+        if problem is None:
+            return super().__new__(cls)
+        scheduler = own(*args, **kwargs)
+        try:
+            # For its metrics, in which an operator sees that the policy stays off.
+            scheduler.bidkv = VllmService.from_environment(scheduler, cls.bidkv_clock, problem)
+        except ValueError:
+            raise  # the operator's: a strategy or a port that makes no sense
+        except Exception:
+            logger.exception("bidkv: stays off, and has no metrics that would say so: %s", problem)
+        return scheduler
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        from bidkv.adapters.vllm.self_test import find_mismatch
+        from bidkv.adapters.vllm.service import VllmService
+
+        problem = find_mismatch(read_own_class(type(self)), args, kwargs)
+        self.bidkv = VllmService.from_environment(self, self.bidkv_clock, problem)
         self._bidkv_glue = self.bidkv.glue
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,7 +125,12 @@ def scheduler_class(*, asynchronous: bool) -> type[Any]:
 
 
 def extend_scheduler_class(base: type[Any]) -> type[Any]:
-    """Return the class that takes a scheduler class's place; `base` itself when it is ours or unknown."""
+    """Return the class that takes a scheduler class's place; `base` itself when it is ours or cannot be.
+
+    A class that others derived from vLLM's scheduler is extended like vLLM's own: before a policy gets the
+    engine, the self-test runs on that very class. vLLM's own derived schedulers are left alone, since they
+    schedule something else, and so is a class that is no `Scheduler`.
+    """
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -109,5 +138,21 @@ def extend_scheduler_class(base: type[Any]) -> type[Any]:
         return base
     if base in (Scheduler, AsyncScheduler):
         return scheduler_class(asynchronous=base is AsyncScheduler)
+    if issubclass(base, Scheduler) and not base.__module__.startswith("vllm."):
+        return type(f"BidKV{base.__name__}", (BidKVSchedulerMixin, base), {"__module__": MODULE})
     logger.warning("bidkv: stays off: it extends vLLM's own schedulers only, not %s", base.__qualname__)
     return base
+
+
+def read_own_class(kind: type[Any]) -> type[Any]:
+    """Return the class of scheduler that the engine would have without this project."""
+    order = kind.__mro__
+    own: type[Any] = order[order.index(BidKVSchedulerMixin) + 1]
+    return own
+
+
+def adds_only_ours(kind: type[Any], own: type[Any]) -> bool:
+    """Whether a scheduler of class `kind` may become one of `own`: nobody else added a method to it."""
+    added = kind.__mro__[: kind.__mro__.index(own)]
+    others = [cls for cls in added if cls.__module__ not in (MODULE, __name__)]
+    return not any(inspect.isfunction(value) for cls in others for value in vars(cls).values())

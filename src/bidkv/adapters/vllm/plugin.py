@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 import warnings
 from typing import Any
 
@@ -11,16 +12,15 @@ from bidkv.adapters.environment import read_strategy_environment
 
 logger = logging.getLogger("bidkv")
 
-SUPPORTED = ("0.24", "0.30", "0.31", "0.32", "0.33")
-"""Versions of vLLM (major.minor) on which the adapter was proven against the engine itself."""
-
-_ORIGINAL = "_bidkv_original"
+SUPPORTED = ("0.24", "0.25", "0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.32", "0.33")
+"""Versions of vLLM (major.minor) on which the adapter was proven against the engine itself, oldest first."""
 
 
 def register() -> None:
     """Put the policy of BIDKV_STRATEGY in charge of every scheduler made from now on.
 
-    Does nothing at all while the variable is unset, and nothing but one warning on another version of vLLM.
+    Does nothing at all while the variable is unset, and nothing but one warning on an older version of vLLM.
+    On a newer one each scheduler is tried when it is made: see `self_test`.
 
     Raises:
         PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
@@ -28,11 +28,11 @@ def register() -> None:
     """
     if read_strategy_environment() is None:
         return
-    from vllm import __version__ as version
-
-    if not is_supported(version):
+    version = read_version()
+    if not is_supported(version) and not is_newer(version):
         warnings.warn(
-            f"bidkv stays off: vLLM {version} is not supported (supported: {', '.join(SUPPORTED)})",
+            f"bidkv stays off: vLLM {version} is not supported "
+            f"(supported: {SUPPORTED[0]} to {SUPPORTED[-1]}, and newer ones whose self-test passes)",
             stacklevel=2,
         )
         return
@@ -43,10 +43,19 @@ def unregister() -> None:
     """Give vLLM its own choice of scheduler back; schedulers that exist keep running as they are."""
     from vllm.config.scheduler import SchedulerConfig
 
-    current = SchedulerConfig.get_scheduler_cls
-    original = getattr(current, _ORIGINAL, None)
-    if original is not None:
-        SchedulerConfig.get_scheduler_cls = original
+    while _wrappers:
+        wrapper = _wrappers.pop()
+        # Where another plug-in wrapped it after us, its work stays and ours is passed through.
+        wrapper.in_use = False
+        if SchedulerConfig.get_scheduler_cls is wrapper.function:
+            SchedulerConfig.get_scheduler_cls = wrapper.original
+
+
+def read_version() -> str:
+    """Return the version of the vLLM of this process."""
+    from vllm import __version__ as version
+
+    return str(version)
 
 
 def is_supported(version: str) -> bool:
@@ -58,18 +67,49 @@ def is_supported(version: str) -> bool:
     return ".".join(version.split(".")[:2]) in SUPPORTED
 
 
+def is_newer(version: str) -> bool:
+    """Whether a version of vLLM is newer than all of :data:`SUPPORTED`; one without a number is not.
+
+    >>> is_newer("0.34.0rc1"), is_newer("1.0"), is_newer("0.33.1"), is_newer("0.23.1"), is_newer("dev")
+    (True, True, False, False, False)
+    """
+    newest = tuple(int(part) for part in SUPPORTED[-1].split("."))
+    found = re.match(r"(\d{1,6})\.(\d{1,6})(?!\d)", version)
+    return found is not None and (int(found[1]), int(found[2])) > newest
+
+
+class _Wrapper:
+    """What stands in the place of `SchedulerConfig.get_scheduler_cls`, and whether it is in use."""
+
+    def __init__(self, original: Any) -> None:
+        self.original = original
+        self.in_use = True
+
+        @functools.wraps(original)
+        def get_scheduler_cls(*args: Any, **kwargs: Any) -> Any:
+            chosen = original(*args, **kwargs)
+            if not self.in_use:
+                return chosen
+            from bidkv.adapters.vllm.hooks import extend_scheduler_class
+
+            return extend_scheduler_class(chosen)
+
+        self.function = get_scheduler_cls
+
+
+_wrappers: list[_Wrapper] = []
+"""What is in place. There is more than one where another plug-in hides the first: ours are extended once."""
+
+
 def _wrap() -> None:
     from vllm.config.scheduler import SchedulerConfig
 
-    original = SchedulerConfig.get_scheduler_cls
-    if hasattr(original, _ORIGINAL):
-        return
-
-    @functools.wraps(original)
-    def get_scheduler_cls(self: Any) -> Any:
-        from bidkv.adapters.vllm.hooks import extend_scheduler_class
-
-        return extend_scheduler_class(original(self))
-
-    setattr(get_scheduler_cls, _ORIGINAL, original)
-    SchedulerConfig.get_scheduler_cls = get_scheduler_cls
+    ours = {wrapper.function for wrapper in _wrappers}
+    current = SchedulerConfig.get_scheduler_cls
+    while current is not None:
+        if current in ours:
+            return
+        current = getattr(current, "__wrapped__", None)
+    wrapper = _Wrapper(SchedulerConfig.get_scheduler_cls)
+    SchedulerConfig.get_scheduler_cls = wrapper.function
+    _wrappers.append(wrapper)

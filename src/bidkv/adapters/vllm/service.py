@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from bidkv.adapters.engine_number import number_engine
 from bidkv.adapters.environment import Environment, read_environment
 from bidkv.adapters.service import EngineService
 from bidkv.adapters.vllm.glue import DetachedGlue, VllmGlue
+from bidkv.adapters.vllm.plugin import SUPPORTED, is_newer, read_version
 from bidkv.control_file import INTERVAL_S, ControlFile
 from bidkv.stability import QueueingConfig
 
@@ -22,13 +24,22 @@ class VllmService(EngineService):
         glue: carries events, questions and answers; a detached one where it could not be attached.
     """
 
-    def __init__(self, scheduler: Any, environment: Environment, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        scheduler: Any,
+        environment: Environment,
+        clock: Callable[[], float],
+        problem: str | None = None,
+    ) -> None:
         self._scheduler = scheduler
+        config = scheduler.vllm_config
+        rank = getattr(config.parallel_config, "data_parallel_index", 0)
+        environment, self._number = number_engine(scheduler, environment, rank)
         self._exports = exports = environment.metrics_port is not None
         super().__init__(
             environment,
-            by_priority=scheduler.policy.value == "priority",
-            max_running=scheduler.max_num_running_reqs,
+            by_priority=config.scheduler_config.policy == "priority",
+            max_running=config.scheduler_config.max_num_seqs,
             clock=clock,
             exports=exports,
             logs=True,
@@ -37,29 +48,52 @@ class VllmService(EngineService):
         self._control_file = None
         if environment.control_file is not None:
             self._control_file = ControlFile(environment.control_file, interval_s=0.0, clock=clock)
-        self.glue: VllmGlue | DetachedGlue = self._attach()
+        self.glue: VllmGlue | DetachedGlue = self._attach(problem)
         if environment.metrics_port is not None:
             self.metrics = self._export(environment.metrics_port, self._readers())
 
     @classmethod
-    def from_environment(cls, scheduler: Any, clock: Callable[[], float]) -> VllmService:
+    def from_environment(
+        cls, scheduler: Any, clock: Callable[[], float], problem: str | None = None
+    ) -> VllmService:
         """Build it from the four environment variables.
+
+        Args:
+            scheduler: vLLM's scheduler, fully made.
+            clock: seconds, monotonic.
+            problem: what the self-test found; with it the scheduler is left alone.
 
         Raises:
             PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
             ValueError: a variable's value makes no sense.
         """
-        return cls(scheduler, read_environment(), clock)
+        return cls(scheduler, read_environment(), clock, problem)
 
-    def _attach(self) -> VllmGlue | DetachedGlue:
+    def _attach(self, problem: str | None) -> VllmGlue | DetachedGlue:
         """Attach to the scheduler; where vLLM is not as expected, say so and leave it to itself."""
         scheduler = self._scheduler
+        if problem is not None:
+            logger.warning(
+                "bidkv: policy %r stays off and vLLM %s schedules with its own %s: %s",
+                self.controller.policy.name,
+                read_version(),
+                type(scheduler).__qualname__,
+                problem,
+            )
+            self.controller.disable()
+            return DetachedGlue()
         try:
             glue = VllmGlue(scheduler, self.controller, self._clock, watches_sessions=self._exports)
         except Exception:
             logger.exception("bidkv: cannot attach to this vLLM scheduler; vLLM goes on by its own rules")
             self.controller.disable()
             return DetachedGlue()
+        if is_newer(read_version()):
+            logger.warning(
+                "bidkv: vLLM %s is newer than %s, the newest this was proven on; its self-test passed",
+                read_version(),
+                SUPPORTED[-1],
+            )
         glue.before_pass = self.poll
         logger.info(
             "bidkv: policy %r schedules this engine (%s)",
@@ -100,6 +134,7 @@ class VllmService(EngineService):
         readers: dict[str, Callable[[], float]] = {
             "hooks_in_place": lambda: float(glue.attached),
             "adapter_failures": lambda: glue.num_failures,
+            "engine_number": lambda: self._number,
         }
         if isinstance(glue, VllmGlue):
             engine = glue.engine
