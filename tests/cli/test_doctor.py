@@ -194,7 +194,8 @@ def test_it_says_how_sessions_are_recognized() -> None:
     assert "bidkv_session_id" in vllm.text
     assert "found by the past" in vllm.text
     (sglang,) = examine_sessions(DropsIdle(), ["sglang"])
-    assert sglang.status is Status.NOTE
+    assert sglang.status is Status.OK
+    assert "--page-size 16" in sglang.text
     assert "--enable-session-radix-cache" in sglang.text
     assert examine_sessions(Policy(), ["vllm", "sglang"]) == []
 

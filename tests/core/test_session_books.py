@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from random import Random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.support import steady_profile
 
+from bidkv.control.sessions import SessionLedger
 from bidkv.policy import resolve
 from bidkv.protocol import EngineView, Policy, RequestView, Session, SessionArrivals, SessionView, Turn
 from bidkv.simulator import EngineConfig, VllmStepEngine, simulate_sessions
@@ -162,3 +165,80 @@ def test_a_wrong_answer_switches_the_policy_off(
     assert result.notes["control"]["session_drops"] == 0
     assert result.notes["control"]["completions"] == sum(len(s.turns) for s in random_sessions(3))
     assert reason in caplog.text
+
+
+class _Engine:
+    """What the books read of an engine."""
+
+    block_size = 4
+    free_blocks = 1000
+    now_s = 0.0
+
+
+class _Cache:
+    """Keys of blocks are the tokens up to their ends; what is cached is a set of keys."""
+
+    def __init__(self) -> None:
+        self.cached: set[tuple[int, ...]] = set()
+
+    def block_keys(self, request: Any) -> list[tuple[int, ...]]:
+        tokens = request.tokens
+        return [tuple(tokens[:end]) for end in range(4, len(tokens) + 1, 4)]
+
+    def cached_tokens(self, request: Any) -> int:
+        return 4 * sum(key in self.cached for key in self.block_keys(request))
+
+    def is_cached(self, key: Any) -> bool:
+        return key in self.cached
+
+    def reuse_first(self, keys: Any) -> int:
+        self.cached.difference_update(keys)
+        return len(keys)
+
+
+def _serve_turn(ledger: SessionLedger, cache: _Cache, name: str, tokens: list[int], prompt: int) -> Any:
+    request: Any = SimpleNamespace(
+        request_id=name,
+        session_id="",
+        is_last_turn=False,
+        agent_id="",
+        priority=0,
+        weight=1.0,
+        gap_hint_s=None,
+        num_preemptions=0,
+        tokens=tokens[:prompt],
+        num_prompt_tokens=prompt,
+        num_output_tokens=len(tokens) - prompt,
+        num_computed_tokens=len(tokens),
+    )
+    engine: Any = _Engine()
+    ledger.arrive(request, engine)
+    ledger.admit(request, cache.cached_tokens(request), engine)
+    request.tokens = tokens
+    cache.cached.update(cache.block_keys(request))
+    return ledger.finish(request, engine)
+
+
+def test_a_session_found_by_its_past_stays_known_after_its_blocks_are_gone() -> None:
+    cache = _Cache()
+    ledger = SessionLedger(cache)
+    session = _serve_turn(ledger, cache, "a", list(range(20)), 16)
+    assert ledger.drop(session) == 5
+    assert ledger.take_forgotten(_Engine()) == []  # type: ignore[arg-type]
+    again = _serve_turn(ledger, cache, "b", list(range(40)), 32)
+    assert again is session
+    assert again.num_turns == 2
+    assert ledger.figures.turns_found == 1
+    assert ledger.figures.lost_prefix_tokens == 16
+
+
+def test_sessions_without_blocks_are_forgotten_when_there_are_too_many(monkeypatch: Any) -> None:
+    monkeypatch.setattr("bidkv.control.sessions.MOST_SESSIONS", 2)
+    cache = _Cache()
+    ledger = SessionLedger(cache)
+    for number in range(3):
+        tokens = list(range(100 * number, 100 * number + 8))
+        ledger.drop(_serve_turn(ledger, cache, f"r{number}", tokens, 4))
+    assert [gone.session_id for gone in ledger.take_forgotten(_Engine())] == ["~r0"]  # type: ignore[arg-type]
+    assert _serve_turn(ledger, cache, "new", list(range(12)), 8).session_id == "~new"
+    assert _serve_turn(ledger, cache, "old", list(range(200, 212)), 8).session_id == "~r2"

@@ -35,7 +35,7 @@ def probe(**environment: str) -> dict:
 def test_all_hooks_take_hold():
     answer = probe(BIDKV_STRATEGY="lcf")
     assert answer["in_place"], answer["text"]
-    assert "10 hooks are in place" in answer["text"]
+    assert "11 hooks are in place" in answer["text"]
 
 
 def test_a_plugin_sglang_was_told_to_leave_out_is_missed():

@@ -12,6 +12,7 @@ from bidkv._version import __version__
 
 COMMANDS: dict[str, str] = {
     "simulate": "bidkv.cli.simulate",
+    "compare": "bidkv.cli.compare",
     "plan": "bidkv.cli.plan",
     "calibrate": "bidkv.cli.calibrate",
     "tournament": "bidkv.cli.tournament",

@@ -208,6 +208,13 @@ ClipMaxNewTokens = Annotated[
 
 # What comes out.
 
+Figures = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A[,B...]",
+        help="Columns of the table, by their names in the JSON or above a column: ttft_s.p99, TPOT p99.",
+    ),
+]
 JsonFile = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write the figures as JSON; - is stdout.")
 ]

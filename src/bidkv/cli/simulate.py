@@ -10,7 +10,7 @@ from bidkv.cli.engine_options import EngineOptions, read_profile, take_hash_chun
 from bidkv.cli.errors import fail
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra
-from bidkv.cli.simulation import Simulation, check_strategies, show_results
+from bidkv.cli.simulation import Simulation, check_strategies, read_figures, show_results
 from bidkv.cli.workload import (
     FileStatements,
     SessionOptions,
@@ -57,6 +57,7 @@ def command(
     replicas: opt.Replicas = 1,
     router: opt.Router = opt.RouterName.ROUND_ROBIN,
     server: EngineOptions = _DEFAULT_SERVER,
+    figures: opt.Figures = None,
     json_file: opt.JsonFile = None,
     html_file: opt.HtmlFile = None,
     decision_log: opt.DecisionLog = None,
@@ -77,6 +78,7 @@ def command(
       bidkv simulate --replicas 4 --router least-loaded --rate 12 --hours 24 --strategy fair
     """
     strategies = [] if strategy is None else check_strategies(strategy)
+    columns = read_figures(figures)
     step_times = read_profile(profile)
     replica = server.make_engine(step_times)
     _check(strategies, replicas, duration_s, json_file, html_file, decision_log)
@@ -102,7 +104,7 @@ def command(
         **server.as_config(step_times),
         **_session_config(starts, duration_s, len(work.sessions)),
     }
-    show_results(results, config, json_file, html_file, fleets)
+    show_results(results, config, json_file, html_file, fleets, columns)
 
 
 def _workload_config(source: WorkloadOptions, work: Workload, strategies: list[str]) -> dict[str, Any]:

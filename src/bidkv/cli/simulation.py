@@ -16,6 +16,7 @@ from bidkv.cli.outputs import progress_bar, table_console, write_json
 from bidkv.cli.workload import Workload
 
 if TYPE_CHECKING:
+    from bidkv.evaluation.figures import Figure
     from bidkv.profiles import StepTimeProfile
     from bidkv.protocol.observer import Observer
     from bidkv.protocol.policy import Policy
@@ -166,21 +167,33 @@ def check_strategies(text: str) -> list[str]:
     return names
 
 
+def read_figures(text: str | None) -> tuple[Figure, ...] | None:
+    """Return the figures of `--figures`; None where it is not given."""
+    from bidkv.evaluation.figures import choose_figures
+
+    with bad_input("--figures"):
+        return None if text is None else choose_figures(text)
+
+
 def show_results(
     results: Sequence[RunResult],
     config: dict[str, Any],
     json_file: str | None,
     html_file: Path | None,
     fleets: Sequence[FleetResult] = (),
+    figures: Sequence[Figure] | None = None,
 ) -> None:
-    """Write the JSON, the tables and the page, as asked; `results` are the wholes of `fleets`."""
+    """Write the JSON, the tables and the page, as asked; `results` are the wholes of `fleets`.
+
+    `figures` are the columns of one table, None those that are usual.
+    """
     summaries = [result.summary() for result in results]
     for summary, fleet in zip(summaries, fleets, strict=False):
         if fleet.replicas:
             summary["replicas"] = [result.summary() for result in fleet.replicas]
     is_stdout_taken = write_json({"config": config, "runs": summaries}, json_file)
     if not is_stdout_taken:
-        _print_tables(results, summaries, config)
+        _print_tables(results, summaries, config, figures)
     if html_file is not None:
         from bidkv.report.page import write_report
 
@@ -189,7 +202,10 @@ def show_results(
 
 
 def _print_tables(
-    results: Sequence[RunResult], summaries: Sequence[dict[str, Any]], config: dict[str, Any]
+    results: Sequence[RunResult],
+    summaries: Sequence[dict[str, Any]],
+    config: dict[str, Any],
+    figures: Sequence[Figure] | None,
 ) -> None:
     from bidkv.evaluation.figures import SESSION_TABLE, measured_figures
     from bidkv.evaluation.tables import summary_table
@@ -197,8 +213,8 @@ def _print_tables(
 
     console = table_console()
     console.print(_title(config), markup=False)
-    console.print(summary_table(summaries))
-    if columns := measured_figures(summaries, SESSION_TABLE):
+    console.print(summary_table(summaries, figures=figures))
+    if figures is None and (columns := measured_figures(summaries, SESSION_TABLE)):
         console.print("\nsessions")
         console.print(summary_table(summaries, figures=columns))
     growths = find_growths(results, config)

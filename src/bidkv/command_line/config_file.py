@@ -263,7 +263,9 @@ def _say_who_wins(context: typer.Context, file: Path, options: Sequence[_Option]
         if option.param in stated and _is_of_command_line(context, option.param)
     ]
     winners = f"; the command line wins for {', '.join(losing)}" if losing else ""
-    print(f"{_scope(context).prog}: {file} states {len(stated)} options{winners}", file=sys.stderr)
+    scope = _scope(context)
+    number = len(read_config(file, scope.command))
+    print(f"{scope.prog}: {file} states {number} options{winners}", file=sys.stderr)
 
 
 def _is_of_command_line(context: typer.Context, name: str) -> bool:

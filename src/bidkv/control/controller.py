@@ -112,7 +112,7 @@ class Controller(GuardedPolicy):
             self._tell_everything(engine)
         self._victim_ids = _NO_IDS
         if self.drops_idle:
-            self._drop_idle(engine)
+            self.drop_idle(engine)
         if not self.chooses_victims:
             return ()
         running = len(engine.running)
@@ -245,7 +245,7 @@ class Controller(GuardedPolicy):
     def ask_next(self, engine: EngineView) -> RequestView | None:
         """Like :meth:`select_next`, for an engine that remembers the answer until the next event."""
         if self.drops_idle:
-            self._drop_idle(engine)
+            self.drop_idle(engine)
         request: Any = self._ask(self._policy.select_next, engine)
         if not self._active:
             return None
@@ -290,10 +290,14 @@ class Controller(GuardedPolicy):
         self.last_reserve_blocks = answer
         return answer
 
-    def _drop_idle(self, engine: EngineView) -> None:
-        """Ask which idle sessions lose their blocks, once an event and while growth could reach them."""
+    def drop_idle(self, engine: EngineView) -> None:
+        """Ask which idle sessions lose their blocks, once an event and while growth could reach them.
+
+        :meth:`before_step` and :meth:`ask_next` do so; an engine that asks for an order of victims calls it
+        after every step, while :attr:`drops_idle` is true.
+        """
         sessions = self._sessions
-        if sessions is None:
+        if sessions is None or self._resync:
             return
         if self._drop_answered and engine.free_blocks - sessions.retained_blocks >= engine.num_running:
             return

@@ -342,12 +342,10 @@ class SessionLedger:
         self._loosen(self._take_past(session))
 
     def _grow_cold(self, session: TrackedSession) -> None:
-        """Nothing of `session` is cached: keep its name if a client can come back to it."""
-        if not session.is_told:
-            self._forgotten.append(session)
-            return
+        """Nothing of `session` is cached: it stays known, since its next turn may still come."""
         self._cold[session.session_id] = session
         if len(self._cold) > MOST_SESSIONS:
             _, oldest = self._cold.popitem(last=False)
-            del self._told[oldest.session_id]
+            self._told.pop(oldest.session_id, None)
+            self._pasts.remove(oldest)
             self._forgotten.append(oldest)

@@ -123,6 +123,11 @@ E2E_P99 = Figure("e2e_s.p99", "p99 end-to-end latency", "e2e p99", "lower", seco
 PREEMPTIONS = Figure("preemptions", "preemptions", "preempt.", "lower", count)
 TAX = Figure("recompute_tax", "recompute tax", "tax", "lower", percent)
 KV_USE = Figure("kv_utilization_mean", "mean KV use", "KV use", None, percent)
+OUTPUT_RATE = Figure("output_tokens_per_s", "output tokens per second", "tok/s", "higher", rate)
+TTFT_P50 = Figure("ttft_s.p50", "median time to first token", "TTFT p50", "lower", seconds)
+TPOT_MEAN = Figure("tpot_s.mean", "mean time per output token", "TPOT mean", "lower", seconds)
+TPOT_P99 = Figure("tpot_s.p99", "p99 time per output token", "TPOT p99", "lower", seconds)
+ITL_P50 = Figure("itl_s.p50", "median inter-token latency", "ITL p50", "lower", seconds)
 ITL_P99 = Figure("itl_s.p99", "p99 inter-token latency", "ITL p99", "lower", seconds)
 LONGEST_GAP = Figure("longest_gap_s", "longest gap between two tokens", "longest gap", "lower", seconds)
 HIT_RATE = Figure("prefix_hit_rate", "prefix hit rate", "hits", "higher", percent)
@@ -133,7 +138,7 @@ LOST_PREFIX = Figure(
 TABLE = (THROUGHPUT, TTFT_MEAN, TTFT_P99, E2E_MEAN, E2E_P50, E2E_P99, PREEMPTIONS, TAX, KV_USE)
 """The columns that every table has, in order."""
 
-_WHERE_MEASURED = (ITL_P99, LONGEST_GAP, HIT_RATE, LOST_PREFIX)
+_WHERE_MEASURED = (TPOT_P99, ITL_P99, LONGEST_GAP, HIT_RATE, LOST_PREFIX)
 """Columns for engines that report token times, or that look prompts up in a prefix cache."""
 
 TURNS = Figure("sessions.turns", "turns finished", "turns", "higher", count)
@@ -170,6 +175,39 @@ SESSION_TABLE = (
     SESSION_LOST,
 )
 """The columns of the second table that runs of sessions have, in order."""
+
+
+ALL_FIGURES = (
+    *(THROUGHPUT, OUTPUT_RATE, TTFT_MEAN, TTFT_P50, TTFT_P99, TPOT_MEAN, TPOT_P99, ITL_P50, ITL_P99),
+    *(LONGEST_GAP, E2E_MEAN, E2E_P50, E2E_P99, PREEMPTIONS, TAX, KV_USE, HIT_RATE, LOST_PREFIX),
+    *SESSION_TABLE,
+)
+"""Every figure that a table can show, in order."""
+
+
+def choose_figures(text: str) -> tuple[Figure, ...]:
+    """Return the figures of a comma-separated list, by their names in JSON or above a column.
+
+    Raises:
+        ValueError: a name of none, or twice the same; the message lists the names.
+
+    >>> [figure.path for figure in choose_figures("TPOT p99, ttft_s.mean")]
+    ['tpot_s.p99', 'ttft_s.mean']
+    """
+    known = {figure.path: figure for figure in ALL_FIGURES}
+    # A heading that sessions have too means the figure of all requests.
+    headings = {figure.heading.casefold(): figure for figure in reversed(ALL_FIGURES)}
+    chosen: list[Figure] = []
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
+        figure = known.get(part) or headings.get(part.casefold())
+        if figure is None:
+            raise ValueError(f"expected figures out of {', '.join(known)}, found {part!r:.60}")
+        if figure in chosen:
+            raise ValueError(f"expected each figure once, found {part!r:.60} twice")
+        chosen.append(figure)
+    if not chosen:
+        raise ValueError(f"expected at least one figure out of {', '.join(known)}")
+    return tuple(chosen)
 
 
 def measured_figures(

@@ -26,6 +26,10 @@ SCHEMA = 1
 MOST_CANDIDATES = 64
 """Most candidates written for one decision, to bound a line; a decision among more states their number."""
 
+_WAITS_EVERY_S = 1.0
+_MOST_WAITS = 4
+"""Once in so many seconds the log says of so many waiting turns, the longest waiting ones, why they wait."""
+
 CANDIDATE_FIELDS = (
     "request_id",
     "arrival_s",
@@ -65,6 +69,8 @@ class DecisionLog:
         self._wall_clock = wall_clock
         self._file: RotatingFile | None = None
         self._policy: dict[str, Any] | None = None
+        self._in_charge: Policy | None = None
+        self._next_waits_s = 0.0
         self._policy_is_new = False
         try:
             self._file = file or RotatingFile(path)
@@ -81,6 +87,7 @@ class DecisionLog:
             "reason": reason,
         }
         self._policy_is_new = True
+        self._in_charge = policy if active else None
 
     def decided(self, decision: Decision, engine: EngineView) -> None:
         """Write a decision and its candidates."""
@@ -133,6 +140,7 @@ class DecisionLog:
                 past_tokens=min(session.context_tokens, request.num_prompt_tokens),
                 cached_tokens=cached_tokens,
             )
+        self._tell_waits(engine)
 
     def preempted(
         self,
@@ -169,6 +177,7 @@ class DecisionLog:
             preemptions=request.num_preemptions,
             recomputed_tokens=recomputed_tokens,
         )
+        self._tell_waits(engine)
 
     def session_dropped(self, policy: Policy, session: SessionView, engine: EngineView) -> None:
         """Write which idle session loses its cached blocks, and the policy's figures."""
@@ -186,6 +195,26 @@ class DecisionLog:
             exclusive_blocks=session.exclusive_blocks,
             why=", ".join(f"{name} {value:.4g}" for name, value in terms.items()),
         )
+
+    def _tell_waits(self, engine: EngineView) -> None:
+        """Write why turns wait; the engine's clock may jump back, and then it is due at once."""
+        policy, sessions, now_s = self._in_charge, engine.sessions, engine.now_s
+        if self._file is None or policy is None or sessions is None or not engine.num_waiting:
+            return
+        if self._next_waits_s - _WAITS_EVERY_S <= now_s < self._next_waits_s:
+            return
+        self._next_waits_s = now_s + _WAITS_EVERY_S
+        for request in islice(engine.waiting(), _MOST_WAITS):
+            session, why = sessions.session_for(request), policy.wait_reason(request, engine)
+            if session is not None and why:
+                self._write(
+                    "wait",
+                    engine,
+                    session_id=session.session_id,
+                    request_id=request.request_id,
+                    waited_s=_seconds(now_s - request.arrival_s),
+                    why=why,
+                )
 
     def close(self) -> None:
         """Close the file; nothing more is logged."""

@@ -158,6 +158,16 @@ class SessionTurn(Line):
     cached_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class SessionWait(Line):
+    """A turn of a session still waits; `why` is the policy's reason in words."""
+
+    session_id: str
+    request_id: str
+    waited_s: float
+    why: str
+
+
 KINDS: Mapping[str, type[Line]] = {
     "start": Start,
     "policy": PolicyChange,
@@ -167,4 +177,5 @@ KINDS: Mapping[str, type[Line]] = {
     "finish": Finish,
     "drop": SessionDrop,
     "turn": SessionTurn,
+    "wait": SessionWait,
 }

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bidkv.observability.log_lines import Line, SessionDrop, SessionTurn
+from bidkv.observability.log_lines import Line, SessionDrop, SessionTurn, SessionWait
+
+SessionLine = SessionTurn | SessionWait | SessionDrop
 
 _RESIDENT_SHARE = 0.5
 """A turn counts as cold if less than this share of its session's past is cached when it enters."""
 
 
-def read_session(lines: Iterable[Line], session_id: str) -> list[SessionTurn | SessionDrop]:
-    """Return the turns and drops of a session, in order; empty if the log does not know it."""
-    return [
-        line
-        for line in lines
-        if isinstance(line, (SessionTurn, SessionDrop)) and line.session_id == session_id
-    ]
+def read_session(lines: Iterable[Line], session_id: str) -> list[SessionLine]:
+    """Return the turns, waits and drops of a session, in order; empty if the log does not know it."""
+    return [line for line in lines if isinstance(line, SessionLine) and line.session_id == session_id]
 
 
-def tell_session(lines: Iterable[SessionTurn | SessionDrop]) -> list[str]:
-    """Return a text for every line: each turn with its wait and its cause, and each drop."""
+def tell_session(lines: Iterable[SessionLine]) -> list[str]:
+    """Return a text for every line: each wait and each turn with its cause, and each drop."""
     told: list[str] = []
     dropped: SessionDrop | None = None
     for line in lines:
@@ -29,6 +27,11 @@ def tell_session(lines: Iterable[SessionTurn | SessionDrop]) -> list[str]:
             told.append(
                 f"{line.time_s:.3f} s: dropped after {line.idle_s:.3f} s idle, {line.exclusive_blocks} blocks"
                 + (f" ({line.why})" if line.why else "")
+            )
+            continue
+        if isinstance(line, SessionWait):
+            told.append(
+                f"{line.time_s:.3f} s: {line.request_id} has waited {line.waited_s:.3f} s; {line.why}"
             )
             continue
         told.append(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bidkv.adapters.doctor.findings import Finding, Status
 from bidkv.adapters.environment import CONTROL_FILE, DECISION_LOG, METRICS_PORT, STRATEGY
-from bidkv.adapters.sglang.service import NO_RETENTION
 from bidkv.control_file import ControlFile
 from bidkv.observability.prometheus_page import get_text
 from bidkv.observability.samples import parse_samples
@@ -67,7 +66,12 @@ def examine_sessions(policy: Policy, engines: Collection[str]) -> list[Finding]:
         )
         findings.append(Finding("sessions", Status.OK, text))
     if "sglang" in engines:
-        findings.append(Finding("sessions", Status.NOTE, NO_RETENTION))
+        text = (
+            "SGLang: told by bidkv_session_id in custom_params or by SGLang's own session_id, else found by "
+            "the past that a request repeats; needs --page-size 16 or more and the prefix tree written in "
+            "Python (SGLANG_UNIFIED_RADIX_TREE_CORE_BACKEND=python or --enable-session-radix-cache)"
+        )
+        findings.append(Finding("sessions", Status.OK, text))
     return findings
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
+from bidkv.adapters.sglang.prefix_cache import SglangPrefixCache
 from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.requests import RequestView
@@ -23,6 +24,7 @@ class SglangEngineView(EngineViewDefaults):
         low_values_first: whether SGLang takes a lower priority value for the more important one.
         max_request_tokens: prompt and output tokens that one request may have.
         max_pool_tokens: tokens of the KV pool.
+        cache: the prefix tree where sessions are tracked, else None.
     """
 
     def __init__(self, scheduler: Any, clock: Callable[[], float]) -> None:
@@ -42,6 +44,7 @@ class SglangEngineView(EngineViewDefaults):
         self.max_num_batched_tokens = int(scheduler.chunked_prefill_size or scheduler.max_prefill_tokens)
         self.prefix_caching = bool(scheduler.tree_cache.supports_prefix_sharing())
         self.sessions: SessionTable | None = None
+        self.cache: SglangPrefixCache | None = None
         self.num_steps = 0
         self.num_scheduled_tokens = 0
 
@@ -144,7 +147,12 @@ class SglangEngineView(EngineViewDefaults):
         return view is request and view.waiting
 
     def cached_tokens(self, request: RequestView) -> int:
-        """Tokens that SGLang itself found cached when it sorted its queue last; 0 before it did."""
+        """Leading tokens of a waiting request that are cached now.
+
+        Where sessions are not tracked: what SGLang found when it sorted its queue last; 0 before it did.
+        """
+        if self.cache is not None:
+            return self.cache.cached_tokens(request)
         return int(getattr(self._views[request.request_id].req, "num_matched_prefix_tokens", 0) or 0)
 
     def freed_blocks(self, request: RequestView) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from bidkv.adapters.sglang.engine_view import SglangEngineView
+from bidkv.adapters.sglang.prefix_cache import SglangPrefixCache, read_unsupported_cache
 from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.control import Controller
 
@@ -31,6 +32,8 @@ class SglangGlue:
 
     Attributes:
         on_pass: called at the end of every scheduling pass with whether it made a batch, or None.
+        no_retention: why SGLang decides alone which session keeps its KV between two turns; None where the
+            policy does.
     """
 
     def __init__(
@@ -49,6 +52,10 @@ class SglangGlue:
         self._lost: dict[str, int] = {}
         self._passes = 0
         self._queue_before: list[Any] | None = None
+        self.no_retention = read_unsupported_cache(scheduler)
+        if self.no_retention is None:
+            engine.cache = cache = SglangPrefixCache(scheduler)
+            engine.sessions = controller.track_sessions(cache, find_by_prefix=None)
 
     # --- events ----------------------------------------------------------------------------------
     def queued(self, req: Any) -> None:
@@ -111,10 +118,16 @@ class SglangGlue:
             tokens = len(batch.reqs) if decoding else int(batch.extend_num_tokens)
             self.engine.num_scheduled_tokens += tokens
             self.controller.after_step(self.engine, tokens)
+            if self.controller.drops_idle:
+                self.controller.drop_idle(self.engine)
         if self._passes % _RECONCILE_EVERY == 0:
             self._reconcile(batch)
         if self.on_pass is not None:
             self.on_pass(batch is not None)
+
+    def cache_reset(self) -> None:
+        """SGLang threw its prefix cache away."""
+        self.controller.on_cache_reset()
 
     def _reconcile(self, batch: Any) -> None:
         scheduler = self.scheduler

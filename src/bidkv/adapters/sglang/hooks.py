@@ -57,6 +57,7 @@ class Hooks:
             Target(f"{_SCHEDULER}._release_aborted_request", "AFTER", self.request_aborted),
             Target(f"{_SCHEDULER}.process_batch_result", "AFTER", self.result_processed),
             Target(f"{_SCHEDULER}.get_next_batch_to_run", "AFTER", self.pass_ended),
+            Target(f"{_SCHEDULER}.flush_cache", "AFTER", self.cache_flushed),
             Target(RETRACTION_ORDER, "AROUND", self.retraction_order),
             Target(f"{_BATCH}.retract_decode", "AROUND", self.retract_decode),
             Target(f"{_ADDER}.preempt_to_schedule", "AROUND", self.preempt_to_schedule),
@@ -106,6 +107,11 @@ class Hooks:
     def pass_ended(self, plan: Any, scheduler: Any, *args: Any, **kwargs: Any) -> None:
         """The next batch is decided."""
         self._tell(lambda glue: glue.scheduled(plan.batch_to_run))
+
+    def cache_flushed(self, success: bool, scheduler: Any, *args: Any, **kwargs: Any) -> None:
+        """The prefix cache was thrown away, unless requests were alive."""
+        if success:
+            self._tell(lambda glue: glue.cache_reset())
 
     def queue_sorted(
         self,

@@ -19,12 +19,6 @@ from bidkv.stability import QueueingConfig
 
 logger = logging.getLogger("bidkv")
 
-NO_RETENTION = (
-    "SGLang decides by itself which session keeps its KV between two turns, whatever the policy says: "
-    "its radix cache cannot be told. --enable-session-radix-cache makes it protect the sessions it is told of"
-)
-"""What a policy that drops idle sessions cannot have in SGLang."""
-
 
 class SglangService(EngineService):
     """One scheduler's controller with everything an operator can reach of it.
@@ -84,8 +78,12 @@ class SglangService(EngineService):
             self.glue = SglangGlue(scheduler, self.engine, self.controller, on_arrival=self._synced.arrived)
             self.glue.on_pass = self._pass_ended
             logger.info("bidkv: policy %r schedules this engine", self.controller.policy.name)
-            if self.controller.policy.drops_idle:
-                logger.warning("bidkv: %s", NO_RETENTION)
+            if self.glue.no_retention is not None:
+                # A missed chance under a policy that drops idle sessions, a remark under any other.
+                level = logging.WARNING if self.controller.policy.drops_idle else logging.INFO
+                logger.log(
+                    level, "bidkv: sessions are left to SGLang's own prefix cache: %s", self.glue.no_retention
+                )
         else:
             self.controller.disable()
             logger.warning(

@@ -114,6 +114,8 @@ class Sessions(Fair):
         need = self._cold.need_blocks(request)
         if need is None:
             return "resident or preempted: waits for free blocks" if engine.is_waiting(request) else ""
+        if not self._cold.is_looked_at(request):
+            return f"cold: needs {need} blocks, and older sessions' cold turns are before it"
         room = self._cold_room(engine)
         return (
             f"cold: needs {need} blocks, {max(0, int(room))} are left beside {self._num_resident(engine)} "
@@ -263,7 +265,7 @@ class Sessions(Fair):
             self.retention.stop(known.kind, known.since_s, engine.now_s)
             known.since_s = None
             self._idle.discard(session)
-        past = min(known.context_tokens, request.num_prompt_tokens)
+        past = min(session.context_tokens, request.num_prompt_tokens)
         cached = session.cached_blocks * engine.block_size
         if session.num_turns > 1 and cached >= _RESIDENT_SHARE * past:
             super().on_arrival(request, engine)

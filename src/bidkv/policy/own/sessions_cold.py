@@ -75,6 +75,10 @@ class ColdQueue:
         turn = self._turns.get(request.request_id)
         return None if turn is None else turn.need_blocks
 
+    def is_looked_at(self, request: RequestView) -> bool:
+        """Whether a member is among the first `look_ahead`."""
+        return any(turn.request is request for turn in self._front)
+
     def push(self, request: RequestView, key: tuple[int, float], need_blocks: int) -> None:
         """`request` waits; of equal keys the one that came first is first."""
         self._number += 1
