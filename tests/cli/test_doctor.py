@@ -115,6 +115,27 @@ def test_a_policy_that_cannot_run_is_in_the_way(strategy: str, says: str) -> Non
     assert says in text
 
 
+@pytest.mark.parametrize("content", ["fair", "nonesuch"])
+def test_a_control_file_that_is_not_obeyed_leaves_the_policy_in_charge(
+    install: Install, tmp_path: Path, content: str
+) -> None:
+    install("vllm", "0.32.0")
+    control = tmp_path / "control"
+    control.write_text(content)
+    control.chmod(0o666 if content == "fair" else 0o600)
+    environ = {"BIDKV_STRATEGY": "lcf", "BIDKV_CONTROL_FILE": str(control)}
+    report = examine(environ, engine="vllm", try_hooks=False)
+    assert report.active == ["lcf in vllm 0.32.0"]
+    assert not report.ready
+    result = RUNNER.invoke(app, ["doctor", "--engine", "vllm", "--quick"], env=environ)
+    assert result.exit_code == 1
+    last = "lcf in vllm 0.32.0; but BIDKV_CONTROL_FILE would not work as asked for"
+    assert " ".join(result.stdout.split()).endswith(last)
+    control.chmod(0o600)
+    control.write_text("off")
+    assert not examine(environ, engine="vllm", try_hooks=False).active
+
+
 def test_a_port_in_use_is_in_the_way() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -348,3 +348,35 @@ def test_a_multi_turn_file_is_told_by_its_session_ids(tmp_path: Path) -> None:
     text = run(*arguments, "--sessions-at-once").stdout
     assert "2 sessions, 4 turns" in text
     assert "turns/s" in text
+
+
+@pytest.mark.parametrize("command", ["simulate", "plan"])
+@pytest.mark.parametrize("trace", ["azure-conv", "mixed"])
+@pytest.mark.parametrize(("option", "value"), [("--rate", "-1"), ("--rate", "nan"), ("--limit", "0")])
+def test_an_impossible_number_is_reported_under_its_own_option(
+    command: str, trace: str, option: str, value: str
+) -> None:
+    result = run(command, "--trace", trace, option, value)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"bidkv: error: {option}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_sessions_without_prefix_caching_are_told_so() -> None:
+    words = [
+        "simulate",
+        "--workload",
+        "agents",
+        "--sessions",
+        "3",
+        "--concurrent-sessions",
+        "2",
+        "--strategy",
+        "fair",
+    ]
+    result = run(*words)
+    assert result.exit_code == 0, result.output
+    assert "prefix caching is off here and on in vLLM by default" in result.stderr
+    said = " ".join(result.stdout.split())
+    assert "No turn ever found its past in a prefix cache" in said
+    assert "outgrow the memory" not in said

@@ -89,6 +89,18 @@ def test_a_strategy_takes_what_others_need_by_keyword() -> None:
     assert PreemptEvictStrategy().select_victims(candidates=[state], needed_tokens=1)[0].target_tokens == 100
 
 
+def test_a_request_is_scored_by_its_own_scorer_where_one_is_given() -> None:
+    states = [
+        RequestState(request_id=name, current_tokens=100, token_ids=tuple(range(100))) for name in ("a", "b")
+    ]
+    watched = PositionalScoring()
+    watched.update_from_decode_step([1.0] * 100)  # every token matters
+    plain = LargestFirstStrategy().select_victims(states, needed_tokens=10)
+    assert [action.request_id for action in plain] == ["a"]
+    scored = LargestFirstStrategy().select_victims(states, needed_tokens=10, scoring_states={"a": watched})
+    assert [action.request_id for action in scored] == ["b"]
+
+
 def test_everything_is_made_by_keyword() -> None:
     bid = CompressionBid(
         bid_id="a:bid:0",

@@ -121,6 +121,17 @@ def test_invalidate() -> None:
     assert (pool.active_request_count, pool.total_bid_count) == (1, 0)
 
 
+def test_invalidate_takes_a_request_id_where_no_bid_has_it() -> None:
+    pool = active_pool()
+    pool.submit_bids("r", [bid("a"), bid("b")])
+    pool.submit_bids("s", [bid("r", request="s")])
+    assert pool.invalidate("r") is True  # the bid of that name, not the request
+    assert (pool.active_request_count, pool.total_bid_count) == (2, 2)
+    assert pool.invalidate("r") is True
+    assert (pool.active_request_count, pool.total_bid_count) == (1, 0)
+    assert pool.invalidate("r") is False
+
+
 def test_invalidate_all() -> None:
     pool = active_pool()
     pool.submit_bids("r", [bid("a"), bid("b")])

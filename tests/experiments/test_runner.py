@@ -270,7 +270,7 @@ def test_the_contracts_command_lines_run_on_the_simulator_in_full_size(
 
 
 @pytest.mark.parametrize("name", CONTRACT)
-def test_without_a_model_the_error_says_how_to_give_one(
+def test_without_the_engine_the_error_says_so_and_makes_no_folder(
     tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = f"bidkv.experiments.{name}.runner"
@@ -280,7 +280,7 @@ def test_without_a_model_the_error_says_how_to_give_one(
         == 2
     )
     said = capsys.readouterr().err
-    assert "--model DIR" in said
+    assert "is not installed" in said
     assert "--engine sim" in said
     assert not folder.exists()
 

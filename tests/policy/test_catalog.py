@@ -125,9 +125,13 @@ def test_another_package_adds_policies_through_entry_points(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "foreign_policies.py").write_text(
+        "from bidkv.policy import register\n"
         "from bidkv.protocol.policy import Policy\n"
         "class Foreign(Policy):\n"
         "    name = 'foreign'\n"
+        "@register\n"
+        "class Decorated(Policy):\n"
+        "    name = 'decorated'\n"
         "class Clash(Policy):\n"
         "    name = 'lcf'\n"
     )
@@ -137,6 +141,7 @@ def test_another_package_adds_policies_through_entry_points(
     (info / "entry_points.txt").write_text(
         "[bidkv.policies]\n"
         "foreign = foreign_policies:Foreign\n"
+        "decorated = foreign_policies:Decorated\n"
         "clash = foreign_policies:Clash\n"
         "broken = foreign_policies:Missing\n"
     )
@@ -144,7 +149,7 @@ def test_another_package_adds_policies_through_entry_points(
     monkeypatch.setattr(catalog, "_CATALOG", dict(catalog._CATALOG))
     monkeypatch.setattr(catalog, "_discover", functools.cache(catalog._discover.__wrapped__))
     assert resolve("foreign").name == "foreign"
-    assert "foreign" in available()
+    assert {"foreign", "decorated"} <= set(available())
     assert type(resolve("lcf")).__module__.startswith("bidkv.")
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 2

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from dataclasses import replace
-from random import Random
 
 import pytest
+from tests.stability.loads import (
+    END_S,
+    EVERY_S,
+    LAWS,
+    SETTLED_S,
+    STABLE_LOADS,
+    UNSTABLE_LOADS,
+    middle_rate,
+    poisson,
+    queued,
+)
 
 from bidkv.policy import resolve
 from bidkv.profiles import DEFAULT_PROFILE, load_profile
@@ -15,12 +23,8 @@ from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
 from bidkv.simulator import EngineConfig, simulate
 from bidkv.stability import BacklogWatch, QueueingController, StabilityState
-from bidkv.workloads.families import FAMILIES
 
-LAWS = ("uniform-1-1", "mixed", "sharegpt")
 ENGINES = (EngineConfig(4096, max_num_seqs=128), EngineConfig(8192, max_num_seqs=256))
-STABLE_LOADS, UNSTABLE_LOADS = (0.3, 0.6, 0.8, 0.9), (1.05, 1.18, 1.5)
-SETTLED_S, END_S, EVERY_S = 480.0, 1080.0, 5.0
 
 
 class Monitored(Policy):
@@ -64,20 +68,12 @@ class Monitored(Policy):
 def sample_loads(law: str, engine: EngineConfig) -> dict[float, list[StabilityState]]:
     """The settled states at every load, as shares of what the engine sustains of the same requests."""
     profile = load_profile(DEFAULT_PROFILE)
-    queued = FAMILIES[law](2400, math.inf, 1)
-    finished = sorted(
-        record.finish_s or 0.0
-        for record in simulate(queued, resolve("preempt-evict"), engine, profile).completed
-    )
-    sustainable_rps = 1920 / (finished[2159] - finished[239])
+    waiting = queued(law, 2400)
+    alone = simulate(waiting, resolve("preempt-evict"), engine, profile).completed
+    sustainable_rps = middle_rate([record.finish_s or 0.0 for record in alone])
     states = {}
     for load in (*STABLE_LOADS, *UNSTABLE_LOADS):
-        random, now_s, requests = Random(f"{law}:{load}"), 0.0, []
-        for index in range(10**6):
-            if now_s > END_S:
-                break
-            requests.append(replace(queued[index % 2400], request_id=f"r{index}", arrival_s=now_s))
-            now_s += random.expovariate(load * sustainable_rps)
+        requests = poisson(law, waiting, load, sustainable_rps)
         policy = Monitored()
         simulate(requests, policy, engine, profile)
         states[load] = [state for at_s, state in policy.states if SETTLED_S <= at_s <= END_S]

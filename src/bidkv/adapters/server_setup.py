@@ -21,12 +21,14 @@ class ServerSetup:
         arguments: further words of its command line.
         environment: further environment variables.
         notes: what an operator should know, one sentence each.
+        on_cpu: whether the engine has no GPU here.
     """
 
     installed: str
     arguments: Sequence[str]
     environment: Mapping[str, str]
     notes: Sequence[str]
+    on_cpu: bool = False
 
 
 def find_installed(packages: Sequence[str]) -> str | None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from bidkv._version import __version__
 from bidkv.adapters.cycle_watch import CycleWatch
 from bidkv.adapters.engine_metrics import POLICY_FIGURES, make_engine_metrics, make_session_readers
 from bidkv.adapters.environment import Environment
+from bidkv.adapters.visible_log import show_log_lines
 from bidkv.baselines import ENGINE_ORDER
 from bidkv.control import DEFAULT_TIME_BUDGET_S, Controller
 from bidkv.control_file import obey
@@ -22,6 +25,9 @@ from bidkv.stability import QueueingConfig, QueueingController
 
 if TYPE_CHECKING:
     from bidkv.observability.metrics import MetricsExporter
+
+
+logger = logging.getLogger("bidkv")
 
 
 class EngineService(ABC):
@@ -38,6 +44,7 @@ class EngineService(ABC):
 
     Attributes:
         controller: asks the policy.
+        strategy: the policy of the start, as the operator named it.
         metrics: the exporter, or None.
     """
 
@@ -52,9 +59,11 @@ class EngineService(ABC):
         logs: bool,
         time_budget_s: float = DEFAULT_TIME_BUDGET_S,
     ) -> None:
+        show_log_lines()
         self._by_priority = by_priority
         self._clock = clock
-        policy = self.resolve(environment.strategy or ENGINE_ORDER)
+        self.strategy = environment.strategy or ENGINE_ORDER
+        policy = self.resolve(self.strategy)
         log = environment.decision_log if logs else None
         self.controller = Controller(
             policy,
@@ -67,6 +76,10 @@ class EngineService(ABC):
         self.metrics: MetricsExporter | None = None
         self._policy_figures: dict[str, float] = {}
         self._cycles = CycleWatch(self.controller.counters, max_running)
+
+    def _say_in_charge(self, engine: str) -> None:
+        """Write the one line at the start: policy, version, and what it is in charge of."""
+        logger.info("bidkv %s: policy %r schedules this engine (%s)", __version__, self.strategy, engine)
 
     @abstractmethod
     def _read_queueing_config(self) -> QueueingConfig:

@@ -98,7 +98,8 @@ class BaselineStrategy(ABC):
             candidates: the requests that may be chosen; the order settles ties. An engine that evicts
                 last in, first out lists the newest first.
             needed_tokens: KV tokens to free; nothing is done when this is 0 or less.
-            **kwargs: for strategies that need more; the named five ignore them.
+            **kwargs: for strategies that need more. Of the named five `largest-first` reads
+                `scoring_states`, the scorers of single requests; the others look at no token and read none.
         """
 
 

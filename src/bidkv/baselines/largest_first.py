@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bidkv.baselines.base import BaselineStrategy, CompressionAction, RequestState
@@ -57,16 +57,20 @@ class LargestFirstStrategy(BaselineStrategy):
     ) -> list[CompressionAction]:
         """Compress by compressible tokens, descending; a request of one token or less is skipped.
 
-        The metadata's `estimated_quality_delta` is the mean importance of the dropped tokens (the lowest
-        scores), or without scores the dropped share of the request.
+        A request is scored by its own scorer where `scoring_states` (keyword; request id to a
+        :class:`~bidkv.scoring.ScoringStrategy`) has one, such as one that watched its decode steps, and else
+        by the strategy's. The metadata's `estimated_quality_delta` is the mean importance of the dropped
+        tokens (the lowest scores), or without scores the dropped share of the request.
         """
         if needed_tokens <= 0:
             return []
+        scorers: Mapping[str, ScoringStrategy] = kwargs.get("scoring_states") or {}
         ranked: list[tuple[int, list[float], RequestState]] = []
         for request in candidates:
             if request.current_tokens <= 1:
                 continue
-            scores = self._scoring.score(request.token_ids) if request.token_ids else []
+            scorer = scorers.get(request.request_id, self._scoring)
+            scores = scorer.score(request.token_ids) if request.token_ids else []
             compressible = compressible_tokens(request.current_tokens, self._compressible_ratio, scores)
             if compressible > 0:
                 ranked.append((compressible, scores, request))

@@ -15,7 +15,7 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.machine_options import MachineOptions
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
-from bidkv.cli.workload import FileStatements, WorkloadOptions, read_requests
+from bidkv.cli.workload import FileStatements, WorkloadOptions, check_numbers, read_requests
 from bidkv.command_line.config_file import with_config
 from bidkv.profiles import DEFAULT_PROFILE
 
@@ -276,6 +276,7 @@ def _demand(source: WorkloadOptions, prompt_tokens: str | None, output_tokens: s
             return Demand.uniform(prompt, output, source.rate_rps)
     from bidkv.workloads.resolver import resolve_workload
 
+    check_numbers(source)
     with bad_input("--trace"):
         is_generated = resolve_workload(source.trace).is_generated
     if is_generated and source.rate_rps is None:

@@ -162,6 +162,7 @@ def read_workload(options: WorkloadOptions, usable_blocks: int, block_size: int)
     """
     from bidkv.workloads.resolver import make_sessions, resolve_workload, stream_requests
 
+    check_numbers(options)
     with bad_input("--trace"):
         found = resolve_workload(options.trace)
     if found.has_sessions:
@@ -200,6 +201,7 @@ def stream_workload(options: WorkloadOptions, usable_blocks: int, block_size: in
     from bidkv.workloads.resolver import resolve_workload
     from bidkv.workloads.streamed import StreamedRequests
 
+    check_numbers(options)
     _refuse_session_options(options)
     if options.hours is not None:
         fail("--stream: expected no --hours: a repeated trace is held in memory")
@@ -242,6 +244,7 @@ def read_requests(options: WorkloadOptions, generated: int | None = None) -> Ite
     """
     from bidkv.workloads.resolver import resolve_workload, stream_requests
 
+    check_numbers(options)
     found = resolve_workload(options.trace)
     number = generated if options.limit is None and found.is_generated else options.limit
     return stream_requests(
@@ -252,6 +255,17 @@ def read_requests(options: WorkloadOptions, generated: int | None = None) -> Ite
         trace_format=options.trace_format,
         options=options.statements.make_options(),
     )
+
+
+def check_numbers(options: WorkloadOptions) -> None:
+    """End the command where a number makes no sense, whatever the workload is."""
+    from bidkv.workloads.traces.arrivals import check_rate
+
+    with bad_input("--rate"):
+        if options.rate_rps is not None:
+            check_rate(options.rate_rps)
+    if options.limit is not None and options.limit < 1:
+        fail(f"--limit: expected a number of at least 1, got {options.limit}")
 
 
 def _open_trace(options: WorkloadOptions, found: WorkloadName) -> Trace:
@@ -345,6 +359,11 @@ def note_unread_fields(
     priorities = {request.priority for request in workload.requests}
     priorities |= {session.priority for session in workload.sessions}
     by_priority = getattr(engine, "schedules_by_priority", False) or "priority" in names
+    if workload.sessions and not getattr(engine, "enable_prefix_caching", True):
+        _note(
+            "prefix caching is off here and on in vLLM by default: without it every turn computes its whole "
+            "past again (--enable-prefix-caching)"
+        )
     if len(priorities) > 1 and not by_priority:
         _note(
             f"the workload has {len(priorities)} priorities, which an engine that serves in order of arrival "

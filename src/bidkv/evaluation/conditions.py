@@ -108,8 +108,15 @@ def describe_memory(summaries: Sequence[Summary]) -> list[str]:
     """Return sentences on what memory was short for; nothing where requests were preempted and no more."""
     sentences = []
     lost = [(s, share) for s in summaries if (share := LOST_PREFIX.read(s)) is not None]
-    thrashing = [(s, share) for s, share in lost if share >= THRASH_SHARE]
+    unfound = [(s, share) for s, share in lost if share >= THRASH_SHARE and not HIT_RATE.read(s)]
+    thrashing = [(s, share) for s, share in lost if share >= THRASH_SHARE and HIT_RATE.read(s)]
     short = [(s, share) for s, share in lost if SOME_LOST_SHARE <= share < THRASH_SHARE]
+    if unfound:
+        parts = [f"{s['strategy']} {percent(share)}" for s, share in unfound]
+        sentences.append(
+            "No turn ever found its past in a prefix cache: caching is off, or no context outlives a turn. "
+            f"Of the computed tokens this share is past computed again: {', '.join(parts)}."
+        )
     if thrashing:
         parts = [f"{s['strategy']} {percent(share)} (hit rate {_hit_rate(s)})" for s, share in thrashing]
         sentences.append(
@@ -125,6 +132,8 @@ def describe_memory(summaries: Sequence[Summary]) -> list[str]:
     if not any(s["preemptions"] for s in summaries):
         if thrashing or short:
             what = "memory was short for prefixes, not for running requests"
+        elif unfound:
+            what = "running requests had memory enough"
         elif any(HIT_RATE.read(s) is not None and not s.get("sessions") for s in summaries):
             # A single request has no past of its own: what the cache lost is known of sessions alone.
             what = "memory was never short for running requests, so no choice of victim mattered"

@@ -80,8 +80,17 @@ def cautions(analysis: ExperimentAnalysis) -> Iterator[str]:
             f"Each position later in a group {effect} {analysis.figures[0].label}: {analysis.order} "
             "(the order alternates)."
         )
+    if (lag_ms := _worst_send_lag_ms(analysis)) is not None:
+        yield f"Requests were sent at most {lag_ms:,.0f} ms late (99th percentile of the worst run)."
     if all(not run.result.totals.preemptions for run in analysis.runs):
         yield "Nothing was preempted: no choice of victim mattered."
+
+
+def _worst_send_lag_ms(analysis: ExperimentAnalysis) -> float | None:
+    """Return the largest p99 of send lag of a run; None where no run was sent to a real server."""
+    loads = [load for run in analysis.runs if isinstance(load := run.result.notes.get("load"), dict)]
+    lags = [lag for load in loads if isinstance(lag := load.get("send_lag_p99_ms"), int | float)]
+    return max(lags, default=None)
 
 
 def _refusals(analysis: ExperimentAnalysis) -> dict[str, list[str]]:

@@ -41,6 +41,15 @@ class Sample:
         return sum(count for _, count in self.chunks)
 
 
+DEFAULT_SEND_LAG_LIMIT_MS = 250.0
+"""A run whose p99 of send lag is above this has no result.
+
+Latencies count from the time at which a request was due, so a lag is part of them; a quarter of a second
+is little beside the seconds of a request, and a machine that runs client and engine on the same few cores
+keeps it. The verdict states the lag that was seen.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class LoadReport:
     """How well the load was applied.

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from bidkv.experiments.driver import Driver
+from bidkv.experiments.load_samples import DEFAULT_SEND_LAG_LIMIT_MS
 from bidkv.experiments.simulated_driver import SimConfig
 from bidkv.profiles import DEFAULT_PROFILE
 from bidkv.workloads.resolver import DEFAULT_SEED, known_session_workloads, known_workloads
@@ -108,7 +109,7 @@ class RunnerOptions:
     send_lag_limit_ms: Annotated[
         float,
         typer.Option(metavar="MS", help="real server: a run whose p99 send lag is above this is no result"),
-    ] = 50.0
+    ] = DEFAULT_SEND_LAG_LIMIT_MS
     restart: Annotated[
         bool,
         typer.Option(

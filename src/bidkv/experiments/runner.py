@@ -70,10 +70,9 @@ def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[
             driver: Driver = make_sim_driver(given, kind)
             store = Store.create(given.output_dir, plan)
         else:
-            # Before the folder is made: without a model there is nothing to keep.
-            _require_model(given, kind)
+            # First: where no engine is installed, no folder is made.
+            driver = kind.real_driver(given, kind.engine_options(given), given.output_dir / "logs", _say)
             store = Store.create(given.output_dir, plan)
-            driver = kind.real_driver(given, kind.engine_options(given), store.logs, _say)
         with driver:
             runs = sum(map(len, plan.share(shard)))
             _say(f"{runs} runs: {', '.join(plan.strategies)} on {', '.join(map(str, plan.loads))}")
@@ -85,15 +84,6 @@ def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[
         return FAILED
     _conclude(store, shard, tally)
     return FAILED if tally.failed else 0
-
-
-def _require_model(given: RunnerOptions, kind: EngineKind) -> None:
-    """Raise UsageError unless a model is named: none is ever chosen, let alone fetched, for the user."""
-    if "model" not in kind.engine_options(given):
-        raise UsageError(
-            f"--model: a real {kind.name} server needs a model; give --model DIR (a folder with config.json "
-            "and weights) or a model's name that is in the local cache; --engine sim runs without one"
-        )
 
 
 def _conclude(store: Store, shard: Shard, tally: Tally) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 from bidkv.control import ControlCounters
 from bidkv.experiments.collector import Reading
 from bidkv.experiments.driver import Done, DriverError, EngineFacts, RunFailed, Task
-from bidkv.experiments.load_samples import LoadReport, make_records, read_samples
+from bidkv.experiments.load_samples import DEFAULT_SEND_LAG_LIMIT_MS, LoadReport, make_records, read_samples
 from bidkv.experiments.managed_server import LOOK_S, ManagedServer, ServerSpec
 from bidkv.experiments.plan import policy_for_label
 from bidkv.experiments.server_process import ChildProcess
@@ -48,7 +48,7 @@ class LoadSettings:
 
     warmup: int = 8
     drain_s: float = 300.0
-    send_lag_limit_ms: float = 50.0
+    send_lag_limit_ms: float = DEFAULT_SEND_LAG_LIMIT_MS
     restart: bool = False
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from bidkv.adapters.server_setup import ServerSetup
 from bidkv.experiments.collector import Reading
 from bidkv.experiments.driver import EngineFacts
 from bidkv.experiments.managed_server import ServerSpec
@@ -18,8 +19,41 @@ from bidkv.experiments.server_driver import LoadSettings, ServerDriver
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 """Files of which a model's folder holds at least one when it has a tokenizer."""
 
+DEFAULT_MODEL = "meta-llama/Llama-3.1-8B-Instruct"
+"""The model of an experiment on a GPU that names none: the one of the packaged step-time profiles."""
+
 _UNKNOWN_VOCABULARY = 30_000
 """Upper bound of token ids where a model does not state its vocabulary: every common model has more."""
+
+
+def choose_model(
+    options: Mapping[str, Any], setup: ServerSetup, folder: Path, say: Callable[[str], None]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the engine's options with a model, and the environment that its server needs.
+
+    Where no model is named, an engine on a CPU serves a tiny random one, which is written into the
+    experiment's folder, and an engine on a GPU :data:`DEFAULT_MODEL` out of the local cache. Nothing is
+    fetched.
+
+    Args:
+        options: the engine's own by their name in Python.
+        setup: how it is started here.
+        folder: the experiment's.
+        say: takes one line at a time.
+    """
+    environment = dict(setup.environment)
+    if "model" in options:
+        return dict(options), environment
+    if not setup.on_cpu:
+        say(f"--model: none is named: {DEFAULT_MODEL} out of the local cache; nothing is fetched")
+        return {**options, "model": DEFAULT_MODEL}, environment | {"HF_HUB_OFFLINE": "1"}
+    from bidkv.experiments.tiny_model import write_model
+
+    model = folder / "tiny-model"
+    if not (model / "model.safetensors").exists():
+        write_model(model)
+    say(f"--model: none is named: a tiny random model with 2 layers, written to {model}")
+    return {**options, "model": str(model)}, environment
 
 
 def server_arguments(options: Mapping[str, Any], model_flag: str, say: Callable[[str], None]) -> list[str]:

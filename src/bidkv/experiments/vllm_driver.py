@@ -13,7 +13,7 @@ from bidkv.experiments.collector import Reading
 from bidkv.experiments.driver import DriverError, EngineFacts
 from bidkv.experiments.options import RunnerOptions
 from bidkv.experiments.server_driver import ServerDriver
-from bidkv.experiments.server_launch import make_server_driver, server_arguments
+from bidkv.experiments.server_launch import choose_model, make_server_driver, server_arguments
 from bidkv.experiments.session_load import has_sessions
 from bidkv.observability.prometheus_page import get_text
 
@@ -30,6 +30,7 @@ def make_vllm_driver(
         setup = make_server_setup(options.get("block_size"))
     except LaunchError as error:
         raise DriverError(str(error)) from error
+    options, environment = choose_model(options, setup, logs.parent, say)
     arguments = [*server_arguments(options, "--model", say), *setup.arguments]
     if any(has_sessions(workload.strip()) for workload in given.workloads.split(",")):
         # So that every answer says how much of its prompt was cached.
@@ -37,7 +38,7 @@ def make_vllm_driver(
     for note in setup.notes:
         say(note)
     facts = partial(_read_facts, installed=setup.installed)
-    return make_server_driver(given, "vllm", options["model"], arguments, setup.environment, facts, logs, say)
+    return make_server_driver(given, "vllm", options["model"], arguments, environment, facts, logs, say)
 
 
 def _read_facts(url: str, reading: Reading, installed: str) -> EngineFacts:

@@ -131,7 +131,9 @@ def _discover() -> None:
     """Register the policies of other packages, once. One that cannot be loaded is skipped with a warning."""
     for entry in entry_points(group=ENTRY_POINTS):
         try:
-            register(entry.load())
+            policy_class = entry.load()
+            if policy_class not in _CATALOG.values():  # its module may hold @register as well
+                register(policy_class)
         except Exception as error:  # other packages' code may raise anything when imported
             logger.warning("bidkv: policy entry point %s = %s is skipped: %r", entry.name, entry.value, error)
 

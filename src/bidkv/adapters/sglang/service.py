@@ -77,7 +77,7 @@ class SglangService(EngineService):
         if reason is None:
             self.glue = SglangGlue(scheduler, self.engine, self.controller, on_arrival=self._synced.arrived)
             self.glue.on_pass = self._pass_ended
-            logger.info("bidkv: policy %r schedules this engine", self.controller.policy.name)
+            self._say_in_charge(type(scheduler).__name__)
             if self.glue.no_retention is not None:
                 # A missed chance under a policy that drops idle sessions, a remark under any other.
                 level = logging.WARNING if self.controller.policy.drops_idle else logging.INFO

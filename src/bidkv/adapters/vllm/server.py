@@ -48,7 +48,7 @@ def make_server_setup(block_size: int | None) -> ServerSetup:
         f"vLLM for CPUs ({installed}): --block-size {CPU_BLOCK_SIZE}, --enforce-eager, one thread for "
         "each operator"
     )
-    return ServerSetup(installed, (*sized, "--enforce-eager"), environment | _CPU_ENVIRONMENT, (note,))
+    return ServerSetup(installed, (*sized, "--enforce-eager"), environment | _CPU_ENVIRONMENT, (note,), True)
 
 
 def read_block_size(metrics_page: str) -> int:

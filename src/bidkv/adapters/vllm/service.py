@@ -95,11 +95,7 @@ class VllmService(EngineService):
                 SUPPORTED[-1],
             )
         glue.before_pass = self.poll
-        logger.info(
-            "bidkv: policy %r schedules this engine (%s)",
-            self.controller.policy.name,
-            type(scheduler).__name__,
-        )
+        self._say_in_charge(type(scheduler).__name__)
         return glue
 
     def _read_queueing_config(self) -> QueueingConfig:

@@ -12,6 +12,7 @@ import typer
 from bidkv.adapters.sglang.server import RESERVED_NEW_TOKENS
 from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
+from bidkv.experiments.server_launch import DEFAULT_MODEL
 from bidkv.experiments.sglang_driver import make_sglang_driver
 from bidkv.simulator import SglangConfig
 
@@ -25,7 +26,9 @@ class SglangOptions(RunnerOptions):
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="X", help="SGLang: a folder with config.json and weights, or a name in the local cache"
+            metavar="X",
+            help="SGLang: a folder with config.json and weights, or a name in the local cache  "
+            f"[default: on a CPU a tiny random model, on a GPU {DEFAULT_MODEL}]",
         ),
     ] = None
     mem_fraction_static: Annotated[

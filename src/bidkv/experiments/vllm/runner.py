@@ -11,6 +11,7 @@ import typer
 
 from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
+from bidkv.experiments.server_launch import DEFAULT_MODEL
 from bidkv.experiments.vllm_driver import make_vllm_driver
 from bidkv.simulator import EngineConfig
 
@@ -24,7 +25,9 @@ class VllmOptions(RunnerOptions):
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="X", help="vLLM: a folder with config.json and weights, or a name in the local cache"
+            metavar="X",
+            help="vLLM: a folder with config.json and weights, or a name in the local cache  "
+            f"[default: on a CPU a tiny random model, on a GPU {DEFAULT_MODEL}]",
         ),
     ] = None
     gpu_memory_utilization: Annotated[
