@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from bidkv.adapters.engine_number import number_engine
 from bidkv.adapters.environment import Environment
 from bidkv.adapters.service import EngineService
 from bidkv.adapters.sglang.engine_view import SglangEngineView
@@ -52,6 +53,7 @@ class SglangService(EngineService):
             else _read_unsupported(scheduler)
         )
         leads, size = _read_rank(scheduler)
+        environment, self._number = number_engine(scheduler, environment, _read_data_parallel_rank())
         poll = poll_nothing
         if environment.control_file is not None and leads:
             poll = ControlFile(environment.control_file, clock=clock).poll
@@ -137,6 +139,7 @@ class SglangService(EngineService):
         return {
             "hooks_in_place": lambda: float(self._in_place and self.glue is not None),
             "adapter_failures": lambda: self._num_failures,
+            "engine_number": lambda: self._number,
             "total_blocks": lambda: self.engine.num_blocks,
             "free_blocks": lambda: self._last_look["free_blocks"],
             "running_requests": lambda: self._last_look["running_requests"],
@@ -162,6 +165,12 @@ def _read_rank(scheduler: Any) -> tuple[bool, int]:
     """Return whether this rank leads, and how many ranks run this scheduler's batches."""
     group = scheduler.dp_tp_group
     return group.rank_in_group == 0, int(group.world_size)
+
+
+def _read_data_parallel_rank() -> int:
+    from sglang.srt.runtime_context import get_parallel
+
+    return int(get_parallel().dp_rank or 0)
 
 
 def _make_broadcast(scheduler: Any) -> Callable[[Message], Message]:
