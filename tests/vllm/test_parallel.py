@@ -92,9 +92,7 @@ def test_with_pipeline_stages_the_engines_own_order_is_kept(base, stages, in_fli
 
 @pytest.mark.parametrize("policy", ["lcf", "fair"])
 @pytest.mark.parametrize(("base", "stages", "in_flight"), STAGES)
-def test_with_pipeline_stages_the_named_are_preempted(
-    base, stages, in_flight, policy, monkeypatch, note_figures
-):
+def test_with_stages_the_named_are_preempted(base, stages, in_flight, policy, monkeypatch, note_figures):
     """In their order and nobody else; who is named and spared is counted."""
     monkeypatch.setenv("BIDKV_STRATEGY", policy)
     preemptions = named = 0
@@ -116,7 +114,8 @@ def test_with_pipeline_stages_the_named_are_preempted(
         assert counters.completions == len(case.requests)
         assert counters.failures == counters.preemptions_by_engine == 0
     note_figures(
-        f"{base.__name__}, {stages} stages, {policy}: {preemptions} preempted, {named - preemptions} more named"
+        f"{base.__name__}, {stages} stages, {policy}: {preemptions} preempted, "
+        f"{named - preemptions} more named"
     )
     assert preemptions > 50
 
@@ -132,7 +131,7 @@ def test_two_engines_of_one_process_have_ports_and_logs_of_their_own(monkeypatch
         for scheduler in engines:
             scheduler.bidkv.controller._time_budget_s = None
             serve(scheduler, case, 1)
-        for number, scheduler in enumerate(engines):
+        for number in range(len(engines)):
             found = read_metrics(free_port_pair + number)
             assert found["bidkv_engine_number"] == number
             assert found["bidkv_completions_total"] == len(case.requests)
