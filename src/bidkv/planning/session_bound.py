@@ -35,6 +35,9 @@ from bidkv.protocol.sessions import Session, SessionArrivals
 _FINENESS = 1.04
 """Ratio of neighbours among the numbers of decoding requests that are tried."""
 
+_BOUNDED, _MOST_RUN = 500, 4000
+"""Sessions that the printed bounds are computed from, and those that runs beside them may start."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionBound:
@@ -216,7 +219,7 @@ def _main(
     policies: str = "",
     times_resident: str = "4",
 ) -> None:
-    """Print both bounds for 500 sessions of a family, and what policies reach of them in half an hour.
+    """Print both bounds for sessions of a family, and what policies reach of them in half an hour.
 
     The policies run in closed loop, as vLLM runs by default, with so many times the sessions that memory
     holds.
@@ -229,12 +232,13 @@ def _main(
     timed, tokens = load_profile(profile), int(blocks) * 16
     sessions = [
         session
-        for session in SESSION_FAMILIES[family](n=500, seed=1)
+        for session in SESSION_FAMILIES[family](n=_MOST_RUN if policies else _BOUNDED, seed=1)
         if max(session.prompt_lengths()) + 4096 < tokens
     ]
+    some = sessions[:_BOUNDED]
     bounds = []
     for title, clairvoyant in (("gaps known", True), ("gaps unknown", False)):
-        bound = bound_turns_per_s(sessions, timed, memory_tokens=tokens, clairvoyant=clairvoyant)
+        bound = bound_turns_per_s(some, timed, memory_tokens=tokens, clairvoyant=clairvoyant)
         bounds.append((title, bound.turns_per_s))
         binds = "memory binds" if bound.binds_memory else "the machine binds"
         print(
@@ -245,7 +249,7 @@ def _main(
     if not policies:
         return
     config = EngineConfig(num_gpu_blocks=int(blocks), enable_prefix_caching=True, async_scheduling=True)
-    contexts = [length for session in sessions for length in session.prompt_lengths()]
+    contexts = [length for session in some for length in session.prompt_lengths()]
     concurrent = max(2, round(float(times_resident) * tokens * len(contexts) / sum(contexts)))
     base = 0.0
     for name in ("preempt-evict", *policies.split(",")):

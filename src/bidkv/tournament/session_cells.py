@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +31,9 @@ _STAGGER_S = 0.2
 
 _MOST_CONCURRENT = 1000
 """Most concurrent sessions of a closed run, however short their contexts are."""
+
+_SHORTEST_S = 25.0
+"""Seconds that a session lasts at least, on average, whatever the policy."""
 
 _SAMPLE = 100
 """Sessions whose contexts tell how many the memory holds."""
@@ -136,8 +140,9 @@ def _make_closed(
 ) -> tuple[Sequence[Session], SessionArrivals, float | None]:
     concurrent = min(max(round(cell.level * resident), 1), _MOST_CONCURRENT)
     arrivals = SessionArrivals.at_concurrency(concurrent, stagger_s=_STAGGER_S)
-    # Enough sessions that they do not run out before the cut, unless they are very short.
-    return make_sessions(max(_SAMPLE, 6 * concurrent)), arrivals, plan.closed_s
+    # So many that they do not run out before the cut, or every policy would complete the same turns.
+    lifetimes = math.ceil(plan.closed_s / _SHORTEST_S)
+    return make_sessions(max(_SAMPLE, lifetimes * concurrent)), arrivals, plan.closed_s
 
 
 def _play(
