@@ -16,7 +16,7 @@ from bidkv.workloads.families import FAMILIES
 
 REQUESTS = 2000
 PROFILE = load_profile("h100-llama3.1-8b")
-ENGINE = SIZES["M"].engine
+ENGINE = SIZES["M"].make_engine({})
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bidkv.policy import available, resolve
+from bidkv.profiles import DEFAULT_PROFILE, load_profile
 from bidkv.tournament import BASELINE, SIZES, TournamentPlan, all_policies
 from bidkv.workloads.families import split_seeds
 
@@ -18,10 +19,12 @@ def test_the_baseline_plays_first_and_once() -> None:
 
 def test_what_is_left_open_is_everything_and_four_seeds() -> None:
     plan = TournamentPlan.make(["lcf"], split="held_out")
-    assert plan.sizes == tuple(SIZES)
+    assert plan.sizes == ("M", "server")
+    assert SIZES["server"].num_gpu_blocks == load_profile(DEFAULT_PROFILE).num_gpu_blocks
+    assert {SIZES[size].max_num_seqs for size in plan.sizes} == {256}
     assert len(plan.families) == 16
     assert plan.seeds == split_seeds("held_out")[:4]
-    assert len(plan.groups()) == 16 * 4 * 4
+    assert len(plan.groups()) == 16 * 2 * 4
     assert plan.groups()[0].size == "M"  # the longest first
 
 

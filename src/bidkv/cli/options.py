@@ -8,19 +8,22 @@ from typing import Annotated
 
 import typer
 
+from bidkv.command_line.server_options import (
+    BlockSize,
+    MaxModelLen,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+    NumGpuBlocks,
+)
+
+__all__ = ["BlockSize", "MaxModelLen", "MaxNumBatchedTokens", "MaxNumSeqs", "NumGpuBlocks"]
+
 
 class EngineName(StrEnum):
     """Values of `--engine`."""
 
     VLLM = "vllm"
     SGLANG = "sglang"
-
-
-class SchedulingPolicyName(StrEnum):
-    """Values of `--scheduling-policy`."""
-
-    FCFS = "fcfs"
-    PRIORITY = "priority"
 
 
 class RouterName(StrEnum):
@@ -62,43 +65,6 @@ TraceFormatOption = Annotated[
         metavar="FORMAT",
         help="How to read the trace: auto tells it by columns and first rows; docs/reference/workloads.md "
         "lists the formats.",
-    ),
-]
-TimeUnit = Annotated[
-    str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of the trace's timestamps, where it is open.")
-]
-TokensPerHashId = Annotated[
-    int | None, typer.Option(metavar="N", help="Prompt tokens that one of the trace's hash ids stands for.")
-]
-Columns = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ROLE=NAME,...",
-        help="Columns of a table of no known format: time=start,prompt=in_tokens,output=out_tokens.",
-    ),
-]
-TokensPerImage = Annotated[
-    int | None, typer.Option(metavar="N", help="Prompt tokens of one image, in traces that count images.")
-]
-CharactersPerToken = Annotated[
-    float | None,
-    typer.Option(metavar="N", help="Estimate the tokens of texts by their length; 4 suits English."),
-]
-Tokenizer = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Count the tokens of texts with a tokenizer.json.")
-]
-InputLengths = Annotated[
-    str | None,
-    typer.Option(
-        metavar="new|whole",
-        help="Whether a turn's input_length counts its new tokens or the whole prompt.",
-    ),
-]
-AnswerTokensPerS = Annotated[
-    float | None,
-    typer.Option(
-        metavar="N",
-        help="Speed of recorded answers, to take their time off the gaps of a trace that has arrivals only.",
     ),
 ]
 Rate = Annotated[
@@ -164,41 +130,6 @@ Engine = Annotated[
 ]
 Replicas = Annotated[int, typer.Option(metavar="N", help="Equal replicas behind a router, on one clock.")]
 Router = Annotated[RouterName, typer.Option(help="How the router chooses the replica of a request.")]
-NumGpuBlocks = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help="KV blocks, vLLM's reserved null block included.  [default: what fits on the profile's GPU "
-        "beside the weights]",
-    ),
-]
-BlockSize = Annotated[int, typer.Option(metavar="N", help="Tokens per KV block.")]
-MaxNumSeqs = Annotated[int, typer.Option(metavar="N", help="Most requests that run at once.")]
-MaxNumBatchedTokens = Annotated[int, typer.Option(metavar="N", help="Token budget of one step.")]
-PrefixCaching = Annotated[
-    bool, typer.Option(help="Share KV blocks between equal prefixes (of sessions, or by a trace's hash_ids).")
-]
-Watermark = Annotated[
-    float, typer.Option(metavar="F", help="Share of the blocks that an admission must leave free.")
-]
-AsyncScheduling = Annotated[
-    bool, typer.Option(help="Schedule one step ahead of the tokens, as vLLM does by default on a GPU.")
-]
-SchedulingPolicy = Annotated[
-    SchedulingPolicyName,
-    typer.Option(help="vLLM: serve in order of arrival, or by the trace's priorities (lower is first)."),
-]
-MaxModelLen = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="vLLM: longest prompt and output together.  [default: what fits]"),
-]
-LongPrefillTokenThreshold = Annotated[
-    int, typer.Option(metavar="N", help="vLLM: most tokens of one prompt in a step beside others; 0 is off.")
-]
-ChunkedPrefill = Annotated[bool, typer.Option(help="vLLM: split prompts over several steps.")]
-ReserveFullIsl = Annotated[
-    bool, typer.Option(help="vLLM: admit a request only when its whole prompt fits into memory.")
-]
 ScheduleConservativeness = Annotated[
     float, typer.Option(metavar="F", help="SGLang: scales the output that running requests reserve.")
 ]

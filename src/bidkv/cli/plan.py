@@ -17,6 +17,7 @@ from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
 from bidkv.cli.workload import FileStatements, WorkloadOptions, check_numbers, read_requests
 from bidkv.command_line.config_file import with_config
+from bidkv.command_line.server_options import SchedulerOptions
 from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _MOST_REFUSED = 0.5
 """Largest share of requests that are too long for the cache with which a plan says anything."""
 
 _NOTHING_STATED = FileStatements()
+_ENGINES_OWN = SchedulerOptions()
 
 _NO_MACHINE = MachineOptions()
 
@@ -94,9 +96,10 @@ def command(
     model: ModelConfig = None,
     machine: MachineOptions = _NO_MACHINE,
     num_gpu_blocks: opt.NumGpuBlocks = None,
-    block_size: opt.BlockSize = opt.DEFAULT_BLOCK_SIZE,
-    max_num_seqs: opt.MaxNumSeqs = opt.DEFAULT_MAX_NUM_SEQS,
-    max_num_batched_tokens: opt.MaxNumBatchedTokens = opt.DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    block_size: opt.BlockSize = None,
+    max_num_seqs: opt.MaxNumSeqs = None,
+    max_num_batched_tokens: opt.MaxNumBatchedTokens = None,
+    scheduler: SchedulerOptions = _ENGINES_OWN,
     cached_prompt_share: CachedPromptShare = 0.0,
     growth: Growth = 2.0,
     target_utilization: TargetUtilization = 0.8,
@@ -121,17 +124,24 @@ def command(
       bidkv plan --model config.json --gpu a100 --tensor-parallel 4 --kv-cache-dtype fp8
     """
     _check_outputs(json_file, picture)
+    options = EngineOptions(
+        num_gpu_blocks=num_gpu_blocks,
+        block_size=block_size,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        max_model_len=machine.max_model_len,
+        **asdict(scheduler),
+    )
     if model is None:
         machine.refuse_without("--model")
         step_times = read_profile(profile)
     else:
         if profile != DEFAULT_PROFILE:
             fail("--profile and --model: expected only one of them, since each says how long steps take")
-        server = machine.server(max_num_seqs, max_num_batched_tokens)
+        server = machine.server(*options.limits)
         step_times = machine.make_profile("--model", model, None, server)
-    limits = (num_gpu_blocks, block_size, max_num_seqs, max_num_batched_tokens)
-    options = EngineOptions(opt.EngineName.VLLM, *limits, max_model_len=machine.max_model_len)
     engine = options.make_vllm(step_times)
+    _note_switches(scheduler, simulate)
     if step_times.num_gpu_blocks is not None and engine.num_gpu_blocks > 1.1 * step_times.num_gpu_blocks:
         typer.echo(
             f"bidkv: --num-gpu-blocks: about {step_times.num_gpu_blocks:,} blocks of 16 tokens fit beside "
@@ -150,7 +160,7 @@ def command(
     if plan.service.refused_share > _MOST_REFUSED:
         fail(
             f"--num-gpu-blocks: {plan.service.refused_share:.0%} of the requests exceed the "
-            f"{engine.usable_blocks * block_size:,} tokens of the KV cache, and a server refuses them"
+            f"{engine.usable_blocks * engine.block_size:,} tokens of the KV cache, and a server refuses them"
         )
     tests = run.test(plan, router.value) if simulate else ([], None)
     is_stdout_taken = _write(plan, engine, tests, json_file)
@@ -159,6 +169,14 @@ def command(
         typer.echo(f"picture: {picture}", err=is_stdout_taken)
     if plan.replicas is None:
         raise typer.Exit(NOT_POSSIBLE)
+
+
+def _note_switches(scheduler: SchedulerOptions, simulate: bool) -> None:
+    """Say once which stated options the closed form does not read."""
+    if stated := scheduler.stated_switches():
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in stated)
+        reads = "the simulated test alone reads it" if simulate else "--simulate tests the plan with it"
+        typer.echo(f"bidkv: note: the closed form does not read {names}: {reads}", err=True)
 
 
 @dataclass(frozen=True, slots=True)

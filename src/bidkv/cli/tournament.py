@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,14 @@ from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.options import JsonFile, SplitName
 from bidkv.cli.outputs import progress_bar, require_all_writable, require_extra, write_json
 from bidkv.command_line.config_file import with_config
+from bidkv.command_line.server_options import (
+    BlockSize,
+    MaxModelLen,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+    NumGpuBlocks,
+    SchedulerOptions,
+)
 
 if TYPE_CHECKING:
     from bidkv.tournament import Standings
@@ -59,6 +67,26 @@ class SessionTournament:
 _SINGLE_REQUESTS = SessionTournament()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ServerOptions(SchedulerOptions):
+    """Options of the simulated engine at every memory size; None leaves one to the size, or the engine."""
+
+    num_gpu_blocks: NumGpuBlocks = None
+    block_size: BlockSize = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    max_model_len: MaxModelLen = None
+
+    def as_engine(self) -> dict[str, Any]:
+        """Return the stated options as a simulated engine takes them."""
+        names = ("num_gpu_blocks", "block_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
+        stated = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return stated | self.simulated_switches()
+
+
+_OWN_SERVERS = ServerOptions()
+
+
 @with_config
 @expand_groups
 def command(
@@ -73,7 +101,8 @@ def command(
         str | None,
         typer.Option(
             metavar="A[,B...]",
-            help="Memory sizes: T, 1500, 4096, M; with --sessions quarter, half, full.  [default: all]",
+            help="Memory sizes: T, 1500, 4096, M, server, or BLOCKS/SEQUENCES such as 27000/256; with "
+            "--sessions quarter, half, full.  [default: M and server; with --sessions all]",
         ),
     ] = None,
     load: Annotated[
@@ -93,6 +122,7 @@ def command(
         typer.Option(metavar="N", help="Requests of each run.  [default: 1,000 at T up to 4,000 at M]"),
     ] = None,
     of_sessions: SessionTournament = _SINGLE_REQUESTS,
+    server: ServerOptions = _OWN_SERVERS,
     jobs: Annotated[int, typer.Option(metavar="N", help="Processes; -1 takes all cores.")] = -1,
     output_dir: Annotated[
         Path | None,
@@ -115,7 +145,8 @@ def command(
     All policies run identical requests. Figures are ratios to vLLM's own order (preempt-evict) on the same
     requests: geometric means with 95 % intervals over seeds. Saturation is the throughput of that order when
     every request is there from the start. Each memory size has its own sequence limit: T has 600 blocks and
-    32 sequences, M 8,192 blocks and 256 sequences. With --sessions the policies run sessions in open and in
+    32 sequences, M 8,192 blocks and 256 sequences, server the blocks of an H100 beside an 8B model and 256
+    sequences. Engine options hold at every size. With --sessions the policies run sessions in open and in
     closed loop, with prefix caching and asynchronous scheduling on; the knee is the session rate at which
     the queue of vLLM's own order stops being stable.
 
@@ -128,7 +159,7 @@ def command(
     require_extra("experiments", "tournament")
     section = of_sessions.section if of_sessions.sessions else "standings"
     _check_outputs(json_file, html_file, png_file, docs_file, section)
-    choice = _Choice(strategy, family, size, load, first_seeds(split, seeds), requests)
+    choice = _Choice(strategy, family, size, load, first_seeds(split, seeds), requests, server)
     standings: Standings | SessionStandings
     if of_sessions.sessions:
         standings = _play_sessions(choice, of_sessions, jobs, output_dir)
@@ -147,19 +178,22 @@ class _Choice:
     load: str | None
     seeds: Sequence[int]
     requests: int | None
+    server: ServerOptions
 
 
 def _play(choice: _Choice, jobs: int, output_dir: Path | None) -> Standings:
     from bidkv.tournament import TournamentPlan, all_policies, play
+    from bidkv.tournament.plan import DEFAULT_SIZES
 
     with bad_input("options"):
         plan = TournamentPlan.make(
             all_policies() if choice.strategy is None else split_names(choice.strategy),
             families=_names_or_all(choice.family),
-            sizes=_names_or_all(choice.size),
+            sizes=DEFAULT_SIZES if choice.size is None else split_names(choice.size),
             loads=split_numbers("--load", choice.load or _LOADS),
             seeds=choice.seeds,
             requests=choice.requests,
+            engine=choice.server.as_engine(),
         )
     with progress_bar(None, "workloads") as bar:
         return play(
@@ -176,6 +210,9 @@ def _play_sessions(
     from bidkv.tournament.session_plan import OPEN_LOADS, SessionPlan
     from bidkv.tournament.sessions import play_sessions
 
+    if stated := choice.server.as_engine():
+        names = ", ".join(sorted(stated))
+        fail(f"--sessions: its machines have engines of their own, without {names}")
     if choice.requests is not None:
         fail("--requests: a tournament of sessions is as long as --open-s and --closed-s say")
     with bad_input("options"):

@@ -10,6 +10,7 @@ import typer
 
 from bidkv.cli import options as opt
 from bidkv.cli.errors import bad_input, fail
+from bidkv.command_line.file_options import FileOptions
 
 if TYPE_CHECKING:
     from bidkv.protocol.requests import WorkloadRequest
@@ -68,36 +69,16 @@ class SessionOptions:
             return SessionArrivals.at_once() if self.sessions_at_once else SessionArrivals.at_own_times()
 
 
-@dataclass(frozen=True)
-class FileStatements:
-    """What a command line states about a file that it does not say itself; None leaves it open."""
-
-    time_unit: opt.TimeUnit = None
-    tokens_per_hash_id: opt.TokensPerHashId = None
-    columns: opt.Columns = None
-    tokens_per_image: opt.TokensPerImage = None
-    characters_per_token: opt.CharactersPerToken = None
-    tokenizer: opt.Tokenizer = None
-    input_lengths: opt.InputLengths = None
-    answer_tokens_per_s: opt.AnswerTokensPerS = None
+@dataclass(frozen=True, kw_only=True)
+class FileStatements(FileOptions):
+    """The options of a command line that state what a trace does not say itself."""
 
     def make_options(self) -> TraceOptions:
         """Return them as a reader takes them; one that makes no sense ends the command with one line."""
-        from bidkv.workloads.traces import TraceOptions, parse_columns
+        from bidkv.workloads.traces import TraceOptions
 
-        with bad_input("--columns"):
-            columns = {} if self.columns is None else parse_columns(self.columns)
         with bad_input("trace options"):
-            return TraceOptions(
-                self.time_unit,
-                self.tokens_per_hash_id,
-                columns,
-                self.tokens_per_image,
-                self.characters_per_token,
-                self.tokenizer,
-                self.input_lengths,
-                self.answer_tokens_per_s,
-            )
+            return TraceOptions.from_statements(self.statements())
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from bidkv.evaluation.saturation import queued_throughput_rps
@@ -10,12 +11,14 @@ from bidkv.experiments.options import DEFAULT_RATES, LOAD_SHARES, EngineKind, Ru
 from bidkv.experiments.parallel import BACKENDS, Backend, map_on_cores
 from bidkv.experiments.plan import ExperimentPlan, LoadPoint, Shard, make_labels
 from bidkv.experiments.session_load import has_sessions
-from bidkv.experiments.simulated_driver import SimConfig, SimDriver, SimEngine
+from bidkv.experiments.simulated_driver import SESSION_DEFAULTS, SimConfig, SimDriver, SimEngine
 from bidkv.policy import PolicySpecError, resolve
 from bidkv.profiles import DEFAULT_PROFILE, ProfileError, load_profile
+from bidkv.simulator import EngineConfig
 from bidkv.workloads import leave_out_unfit
-from bidkv.workloads.resolver import make_requests
-from bidkv.workloads.traces import TraceError
+from bidkv.workloads.resolver import make_requests, tokens_per_hash_id
+from bidkv.workloads.traces import TraceError, TraceOptions
+from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
 
 _SATURATION_REQUESTS = 400
 """Requests simulated to find a saturation rate: enough that fill and drain weigh little."""
@@ -45,6 +48,7 @@ def make_plan(given: RunnerOptions, kind: EngineKind, workload_rates: Mapping[st
             resolve(name)
         except PolicySpecError as error:
             raise UsageError(f"--strategies: {error}") from error
+    stated = _read_statements(given)
     loads = [
         load
         for workload in _split(given.workloads, "--workloads")
@@ -56,8 +60,11 @@ def make_plan(given: RunnerOptions, kind: EngineKind, workload_rates: Mapping[st
         options |= {"scheduler": kind.name, "profile": given.profile, "noise": given.noise}
     else:
         options |= {"server_args": given.server_args, "warmup": given.warmup, "restart": given.restart}
-    if any(has_sessions(load.workload) for load in loads):
+        _require_usual_chunks(loads, stated)
+    if any(has_sessions(load.workload, stated) for load in loads):
         options |= _read_session_options(given)
+    if given.statements():
+        options["trace_options"] = given.statements()
     try:
         return ExperimentPlan(
             engine=engine,
@@ -70,6 +77,36 @@ def make_plan(given: RunnerOptions, kind: EngineKind, workload_rates: Mapping[st
         )
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _read_statements(given: RunnerOptions) -> TraceOptions:
+    try:
+        return TraceOptions.from_statements(given.statements())
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _require_usual_chunks(loads: Sequence[LoadPoint], stated: TraceOptions) -> None:
+    """Refuse files whose hash ids stand for other numbers of tokens than those that prompts are made of."""
+    for workload in {load.workload for load in loads}:
+        chunk = tokens_per_hash_id(workload, stated)
+        if chunk not in (None, HASH_CHUNK_TOKENS):
+            raise UsageError(
+                f"--workloads: {workload} has {chunk} tokens a hash id, and a real server's prompts are made "
+                f"of {HASH_CHUNK_TOKENS}: bidkv trace convert {workload} FILE writes such ids"
+            )
+
+
+def _with_chunks(config: SimConfig, given: RunnerOptions) -> SimConfig:
+    """Return the engine with the size of hash chunks of the files that are run."""
+    if not isinstance(config, EngineConfig) or not config.enable_prefix_caching:
+        return config
+    stated = _read_statements(given)
+    workloads = _split(given.workloads, "--workloads")
+    sizes = {size for w in workloads if (size := tokens_per_hash_id(w, stated)) is not None}
+    if len(sizes) > 1:
+        raise UsageError(f"--workloads: expected one number of tokens a hash id, found {sorted(sizes)}")
+    return replace(config, prefix_chunk_tokens=sizes.pop()) if sizes else config
 
 
 def choose_engine(given: RunnerOptions, kind: EngineKind) -> str:
@@ -106,8 +143,10 @@ def make_sim_driver(given: RunnerOptions, kind: EngineKind) -> SimDriver:
         load_profile(given.profile)
         if given.noise < 0.0:
             raise ValueError(f"noise must be at least 0, got {given.noise}")
-        engine = SimEngine(kind.simulated(given), given.profile, given.noise, given.seed)
-    except (ValueError, ProfileError) as error:
+        config = _with_chunks(kind.simulated(given), given)
+        unstated = frozenset(name for name in SESSION_DEFAULTS if getattr(given, name, None) is None)
+        engine = SimEngine(config, given.profile, given.noise, given.seed, unstated=unstated)
+    except (ValueError, ProfileError, TraceError) as error:
         raise UsageError(str(error)) from error
     if given.jobs is not None and given.jobs < 1:
         raise UsageError(f"--jobs: expected at least 1, got {given.jobs}")
@@ -116,14 +155,14 @@ def make_sim_driver(given: RunnerOptions, kind: EngineKind) -> SimDriver:
     return SimDriver(engine, map_on_cores(given.jobs, cast("Backend", given.backend)))
 
 
-def saturation_rps(workload: str, seed: int, config: SimConfig) -> float:
+def saturation_rps(workload: str, seed: int, config: SimConfig, options: TraceOptions | None = None) -> float:
     """Return the throughput in requests per second when all requests of a workload wait from the start.
 
     Raises:
         ValueError: no such workload, or none of its requests fits.
         TraceError: a file that is no trace.
     """
-    made = make_requests(workload, _SATURATION_REQUESTS, _AT_ONCE_RPS, seed)
+    made = make_requests(workload, _SATURATION_REQUESTS, _AT_ONCE_RPS, seed, options)
     requests = list(leave_out_unfit(made, config.usable_blocks, config.block_size)[0])
     if not requests:
         raise ValueError(f"no request of {workload!r} fits into {config.usable_blocks} blocks")
@@ -134,7 +173,7 @@ def _read_loads(
     given: RunnerOptions, kind: EngineKind, workload: str, workload_rates: Mapping[str, str]
 ) -> list[LoadPoint]:
     try:
-        of_sessions = has_sessions(workload)
+        of_sessions = has_sessions(workload, _read_statements(given))
     except (ValueError, TraceError) as error:
         raise UsageError(f"--workloads: {error}") from error
     if not of_sessions:
@@ -177,7 +216,7 @@ def _read_rates(
     if workload in DEFAULT_RATES:
         return DEFAULT_RATES[workload]
     try:
-        most_rps = saturation_rps(workload, given.seed, kind.simulated(given))
+        most_rps = saturation_rps(workload, given.seed, kind.simulated(given), _read_statements(given))
     except (ValueError, TraceError) as error:
         raise UsageError(f"--workloads: {error}") from error
     return tuple(float(f"{share * most_rps:.2g}") for share in LOAD_SHARES)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from bidkv.experiments.driver import Done, Driver, EngineFacts, Task
 from bidkv.experiments.plan import ExperimentCell, Shard
-from bidkv.experiments.session_load import SessionLoad, fit_sessions, has_sessions
+from bidkv.experiments.session_load import SessionLoad, fit_sessions, has_sessions, read_statements
 from bidkv.experiments.store import Store
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads import leave_out_unfit
@@ -100,7 +100,7 @@ def _make_tasks(store: Store, cells: list[ExperimentCell], facts: EngineFacts, s
     for cell in cells:
         if cell.group != group:
             group = cell.group
-            if has_sessions(group.load.workload):
+            if has_sessions(group.load.workload, read_statements(store.plan)):
                 sessions = _fit_sessions(store.sessions(group), facts, say)
             else:
                 sessions, requests = None, _fit_requests(store.requests(group), facts, say)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bidkv.command_line.file_options import FileOptions
 from bidkv.experiments.driver import Driver
 from bidkv.experiments.load_samples import DEFAULT_SEND_LAG_LIMIT_MS
 from bidkv.experiments.simulated_driver import SimConfig
@@ -23,7 +24,7 @@ LOAD_SHARES = (0.8, 1.0, 1.3)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunnerOptions:
+class RunnerOptions(FileOptions):
     """Run every strategy on every workload at every rate, in alternating order, and keep each result.
 
     The same command continues where an interrupted one stopped.

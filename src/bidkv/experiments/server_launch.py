@@ -67,8 +67,11 @@ def server_arguments(options: Mapping[str, Any], model_flag: str, say: Callable[
     model = options["model"]
     arguments = [model_flag, model]
     for name, value in options.items():
-        if name != "model":
-            arguments += [f"--{name.replace('_', '-')}", str(value)]
+        flag = name.replace("_", "-")
+        if type(value) is bool:
+            arguments.append(f"--{flag}" if value else f"--no-{flag}")
+        elif name != "model":
+            arguments += [f"--{flag}", str(value)]
     if not has_tokenizer(model):
         say(f"{model} has no tokenizer: started with --skip-tokenizer-init")
         arguments.append("--skip-tokenizer-init")

@@ -12,7 +12,7 @@ from bidkv.experiments.plan import ExperimentPlan, RunGroup
 from bidkv.protocol.sessions import Session, SessionArrivals, Turn
 from bidkv.workloads.resolver import make_sessions as generate
 from bidkv.workloads.resolver import resolve_workload
-from bidkv.workloads.traces import open_trace, read_sessions
+from bidkv.workloads.traces import TraceOptions, open_trace, read_sessions
 from bidkv.workloads.traces.atomic import atomic_file
 
 
@@ -36,7 +36,16 @@ class SessionLoad:
     endpoint: str = "completions"
 
 
-def has_sessions(workload: str) -> bool:
+def read_statements(plan: ExperimentPlan) -> TraceOptions:
+    """Return what the plan states about its files.
+
+    Raises:
+        ValueError: of a plan that was edited by hand.
+    """
+    return TraceOptions.from_statements(plan.options.get("trace_options", {}))
+
+
+def has_sessions(workload: str, options: TraceOptions | None = None) -> bool:
     """Return whether a workload is sessions, not single requests.
 
     Raises:
@@ -44,10 +53,12 @@ def has_sessions(workload: str) -> bool:
         TraceError: a file that is no trace.
     """
     found = resolve_workload(workload)
-    return open_trace(found.name).has_sessions if found.has_sessions is None else found.has_sessions
+    if found.has_sessions is not None:
+        return found.has_sessions
+    return open_trace(found.name, options=options).has_sessions
 
 
-def make_sessions(workload: str, n: int, seed: int) -> list[Session]:
+def make_sessions(workload: str, n: int, seed: int, stated: TraceOptions | None = None) -> list[Session]:
     """Return the first `n` sessions of a workload; a file always gives its own, whatever the seed.
 
     Raises:
@@ -55,7 +66,9 @@ def make_sessions(workload: str, n: int, seed: int) -> list[Session]:
         TraceError: a file without sessions.
     """
     found = resolve_workload(workload)
-    return generate(found, n, seed) if found.is_generated else read_sessions(found.name, limit=n)
+    if found.is_generated:
+        return generate(found, n, seed)
+    return read_sessions(found.name, limit=n, options=stated)
 
 
 def make_session_load(plan: ExperimentPlan, group: RunGroup) -> SessionLoad:
@@ -68,7 +81,7 @@ def make_session_load(plan: ExperimentPlan, group: RunGroup) -> SessionLoad:
     else:
         arrivals = SessionArrivals.at_rate(load.rate_rps, seed=seed)
     return SessionLoad(
-        sessions=make_sessions(load.workload, plan.requests, seed),
+        sessions=make_sessions(load.workload, plan.requests, seed, read_statements(plan)),
         arrivals=arrivals,
         duration_s=options.get("duration_s"),
         told=not options.get("untold", False),

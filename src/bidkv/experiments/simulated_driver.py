@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from bidkv.evaluation.seeds import add_seed
 from bidkv.experiments.driver import Done, EngineFacts, Task
@@ -22,6 +22,9 @@ from bidkv.simulator import EngineConfig, SglangConfig, simulate, simulate_sessi
 
 SimConfig = EngineConfig | SglangConfig
 """What is simulated: a vLLM replica or an SGLang one."""
+
+SESSION_DEFAULTS = ("enable_prefix_caching", "async_scheduling")
+"""Switches that runs of sessions have on unless stated, as vLLM has."""
 
 SEND_DELAY_S = 1e-3
 """Mean delay in seconds of a request with noise: what a load generator on the same machine shows."""
@@ -39,6 +42,7 @@ class SimEngine:
             never differ otherwise.
         seed: of the noise.
         timeline_points: most points of a run's timeline.
+        unstated: those of :data:`SESSION_DEFAULTS` that are switched on for sessions.
     """
 
     config: SimConfig
@@ -46,6 +50,7 @@ class SimEngine:
     noise: float = 0.0
     seed: int = 0
     timeline_points: int = 500
+    unstated: frozenset[str] = frozenset(SESSION_DEFAULTS)
 
     def run(self, task: Task) -> Done:
         """Run one cell; an error becomes the answer's reason."""
@@ -76,8 +81,9 @@ class SimEngine:
     def _simulate_sessions(self, load: SessionLoad, policy: Policy, profile: StepTimeProfile) -> RunResult:
         config = self.config
         if isinstance(config, EngineConfig):
-            # As vLLM runs by default; the other options stay as stated.
-            config = replace(config, enable_prefix_caching=True, async_scheduling=True)
+            # As vLLM runs by default; what is stated stays.
+            on: dict[str, Any] = dict.fromkeys(self.unstated, True)
+            config = replace(config, **on)
         return simulate_sessions(
             load.sessions,
             load.arrivals,

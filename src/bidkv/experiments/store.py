@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from bidkv.experiments.plan import ExperimentCell, ExperimentPlan, RunGroup
-from bidkv.experiments.session_load import SessionLoad, make_session_load
+from bidkv.experiments.session_load import SessionLoad, make_session_load, read_statements
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult, decode, encode
 from bidkv.workloads import freeze, load_frozen, manifest_path
-from bidkv.workloads.resolver import make_requests
+from bidkv.workloads.resolver import make_requests, tokens_per_hash_id
 from bidkv.workloads.session_families import session_fingerprint
 from bidkv.workloads.traces import TraceError
+from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
 from bidkv.workloads.traces.writer import atomic_file
 
 _FOLDERS = ("workloads", "runs", "failures", "logs")
@@ -111,9 +112,11 @@ class Store:
         plan = self.plan
         if not manifest_path(path).exists():
             seed = plan.seed + group.repetition
-            made = make_requests(group.load.workload, plan.requests, group.load.rate_rps, seed)
+            stated = read_statements(plan)
+            made = make_requests(group.load.workload, plan.requests, group.load.rate_rps, seed, stated)
+            chunk = tokens_per_hash_id(group.load.workload, stated) or HASH_CHUNK_TOKENS
             source = {"workload": group.load.workload, "rate_rps": group.load.rate_rps, "seed": seed}
-            freeze(made, path, source=source)
+            freeze(made, path, source=source, tokens_per_hash_id=chunk)
         return list(load_frozen(path)[1])
 
     def sessions(self, group: RunGroup) -> SessionLoad:

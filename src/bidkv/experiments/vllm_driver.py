@@ -16,6 +16,7 @@ from bidkv.experiments.server_driver import ServerDriver
 from bidkv.experiments.server_launch import choose_model, make_server_driver, server_arguments
 from bidkv.experiments.session_load import has_sessions
 from bidkv.observability.prometheus_page import get_text
+from bidkv.workloads.traces import TraceOptions
 
 
 def make_vllm_driver(
@@ -32,7 +33,8 @@ def make_vllm_driver(
         raise DriverError(str(error)) from error
     options, environment = choose_model(options, setup, logs.parent, say)
     arguments = [*server_arguments(options, "--model", say), *setup.arguments]
-    if any(has_sessions(workload.strip()) for workload in given.workloads.split(",")):
+    stated = TraceOptions.from_statements(given.statements())
+    if any(has_sessions(workload.strip(), stated) for workload in given.workloads.split(",")):
         # So that every answer says how much of its prompt was cached.
         arguments.append("--enable-prompt-tokens-details")
     for note in setup.notes:

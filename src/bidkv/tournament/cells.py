@@ -10,16 +10,16 @@ from pathlib import Path
 
 from bidkv.evaluation.saturation import queued_throughput_rps
 from bidkv.policy import resolve
-from bidkv.profiles import StepTimeProfile, load_profile
+from bidkv.profiles import load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import simulate
 from bidkv.tournament.fingerprints import engine_fingerprint
 from bidkv.tournament.plan import (
     MAX_NUM_BATCHED_TOKENS,
-    SIZES,
     CellGroup,
     TournamentCell,
     TournamentPlan,
+    memory_size,
 )
 from bidkv.tournament.scores import Score
 from bidkv.tournament.store import ScoreStore
@@ -51,19 +51,20 @@ def run_group(
     profile = load_profile(profile_name)
     count = plan.requests_at(group.size)
     family = FAMILIES[group.family]
-    store = _open_store(group, profile_name, count, output_dir)
+    engine = memory_size(group.size).make_engine(plan.engine)
+    store = _open_store(plan, group, profile_name, output_dir)
     simulated = 0
 
     def play(requests: Sequence[WorkloadRequest], spec: str) -> Score:
         nonlocal simulated
         simulated += len(requests)
-        return _play(requests, spec, group.size, profile)
+        return Score.from_run(simulate(requests, resolve(spec), engine, profile, timeline_points=2))
 
     saturation_rps = store.reference
     if saturation_rps is None:
         queued = family(count, math.inf, group.seed)
         simulated += len(queued)
-        saturation_rps = queued_throughput_rps(queued, SIZES[group.size].engine, profile)
+        saturation_rps = queued_throughput_rps(queued, engine, profile)
         store.reference = saturation_rps
     for load in plan.loads:
         scores = store.scores(repr(load))
@@ -83,21 +84,20 @@ def run_group(
     return GroupScores(saturation_rps, cells, simulated, time.perf_counter() - started)
 
 
-def _play(requests: Sequence[WorkloadRequest], spec: str, size: str, profile: StepTimeProfile) -> Score:
-    return Score.from_run(simulate(requests, resolve(spec), SIZES[size].engine, profile, timeline_points=2))
-
-
 def _open_store(
-    group: CellGroup, profile_name: str, requests: int, output_dir: Path | None
+    plan: TournamentPlan, group: CellGroup, profile_name: str, output_dir: Path | None
 ) -> ScoreStore[Score]:
-    size = SIZES[group.size]
+    size = memory_size(group.size)
     made_by = {
         "engine": engine_fingerprint(),
         "profile": profile_name,
-        "requests": requests,
+        "requests": plan.requests_at(group.size),
         "num_gpu_blocks": size.num_gpu_blocks,
         "max_num_seqs": size.max_num_seqs,
         "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
     }
-    file = None if output_dir is None else output_dir / group.size / f"{group.family}-{group.seed}.json"
+    if plan.engine:
+        made_by["options"] = dict(sorted(plan.engine.items()))
+    folder = group.size.replace("/", "x")
+    file = None if output_dir is None else output_dir / folder / f"{group.family}-{group.seed}.json"
     return ScoreStore(file, made_by, Score)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bidkv.evaluation.tables import markdown_table
 from bidkv.policy import available, resolve
-from bidkv.tournament.plan import BASELINE, RECOMMENDED, SIZES
+from bidkv.tournament.plan import BASELINE, RECOMMENDED, memory_size
 from bidkv.tournament.standings import Standings
 from bidkv.tournament.tables import (
     HEADINGS,
@@ -86,7 +86,7 @@ def standings_text(standings: Standings, command: str) -> str:
         f"seeds {', '.join(map(str, plan.seeds))}.",
     ]
     for name in plan.sizes:
-        size = SIZES[name]
+        size = memory_size(name)
         parts += [
             "",
             f"### {name}: {size.num_gpu_blocks:,} blocks, {size.max_num_seqs} sequences, "

@@ -35,7 +35,7 @@ def evaluate(
     Args:
         policies: specs as `bidkv.policy.resolve` takes them; the baseline always takes part.
         families: names from `bidkv.workloads.families`; None takes all.
-        sizes: names from :data:`SIZES`; None takes all.
+        sizes: names from :data:`SIZES`, or BLOCKS/SEQUENCES; None takes those of real servers.
         loads: arrival rates as shares of the throughput at saturation.
         seeds: seeds of the workloads; None takes the first four of `split`.
         split: "tuning", or "held_out" for judging.

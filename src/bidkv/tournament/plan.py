@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bidkv.baselines import ENGINE_ORDER
 from bidkv.policy import available, resolve
-from bidkv.profiles import DEFAULT_PROFILE
+from bidkv.profiles import DEFAULT_PROFILE, load_profile
 from bidkv.simulator import EngineConfig
 from bidkv.workloads.families import FAMILIES, Split, split_seeds
 
@@ -54,14 +54,23 @@ class MemorySize:
     max_num_seqs: int
     requests: int
 
-    @property
-    def engine(self) -> EngineConfig:
-        """The engine of this size. Prefix caching is off, so `hash_ids` of requests change nothing."""
-        return EngineConfig(
-            num_gpu_blocks=self.num_gpu_blocks,
-            max_num_seqs=self.max_num_seqs,
-            max_num_batched_tokens=MAX_NUM_BATCHED_TOKENS,
-        )
+    def make_engine(self, options: Mapping[str, Any]) -> EngineConfig:
+        """Return the engine of this size; without options of another mind prefix caching is off.
+
+        Raises:
+            ValueError: an option with which no engine could run.
+        """
+        sizes = {
+            "num_gpu_blocks": self.num_gpu_blocks,
+            "max_num_seqs": self.max_num_seqs,
+            "max_num_batched_tokens": MAX_NUM_BATCHED_TOKENS,
+        }
+        return EngineConfig(**(sizes | dict(options)))
+
+
+def _server_blocks() -> int:
+    """Return the blocks that fit beside the weights on the default profile's GPU."""
+    return load_profile(DEFAULT_PROFILE).num_gpu_blocks or 0
 
 
 SIZES: Mapping[str, MemorySize] = MappingProxyType(
@@ -72,9 +81,31 @@ SIZES: Mapping[str, MemorySize] = MappingProxyType(
             MemorySize("1500", 1500, 64, 1500),
             MemorySize("4096", 4096, 128, 2500),
             MemorySize("M", 8192, 256, 4000),
+            MemorySize("server", _server_blocks(), 256, 4000),
         )
     }
 )
+
+DEFAULT_SIZES = ("M", "server")
+"""Sizes of real servers: vLLM's own limit of sequences, on a smaller GPU and on the default profile's."""
+
+
+def memory_size(name: str) -> MemorySize:
+    """Return a size by its name, or by BLOCKS/SEQUENCES.
+
+    Raises:
+        ValueError: neither.
+    """
+    if name in SIZES:
+        return SIZES[name]
+    blocks, slash, sequences = name.partition("/")
+    if not (slash and blocks.isdecimal() and sequences.isdecimal() and len(name) < 20):
+        raise ValueError(
+            f"size {name!r} does not exist. Available: {', '.join(SIZES)}, or BLOCKS/SEQUENCES such as "
+            "27000/256"
+        )
+    running = int(sequences)
+    return MemorySize(name, int(blocks), running, min(max(16 * running, 1000), 4000))
 
 
 def all_policies() -> list[str]:
@@ -114,6 +145,7 @@ class TournamentPlan:
     loads: tuple[float, ...]
     seeds: tuple[int, ...]
     requests: int | None = None
+    engine: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def make(
@@ -126,27 +158,30 @@ class TournamentPlan:
         seeds: Sequence[int] | None = None,
         split: Split = "tuning",
         requests: int | None = None,
+        engine: Mapping[str, Any] | None = None,
     ) -> TournamentPlan:
-        """Fill in what is None: every family, every size, the first four seeds of the split."""
+        """Fill in what is None: every family, the sizes of real servers, the first four seeds of the split.
+
+        `engine` holds options of the simulated engine at every size, by their names in Python.
+        """
         return cls(
             (BASELINE, *(spec for spec in policies if spec != BASELINE)),
             tuple(FAMILIES) if families is None else tuple(families),
-            tuple(SIZES) if sizes is None else tuple(sizes),
+            DEFAULT_SIZES if sizes is None else tuple(sizes),
             tuple(loads),
             split_seeds(split)[:4] if seeds is None else tuple(seeds),
             requests,
+            engine or {},
         )
 
     def __post_init__(self) -> None:
         for spec in self.policies:
             resolve(spec)
-        for kind, chosen, known in (
-            ("family", self.families, FAMILIES.keys()),
-            ("size", self.sizes, SIZES.keys()),
-        ):
-            for name in chosen:
-                if name not in known:
-                    raise ValueError(f"{kind} {name!r} does not exist. Available: {', '.join(known)}")
+        for name in self.families:
+            if name not in FAMILIES:
+                raise ValueError(f"family {name!r} does not exist. Available: {', '.join(FAMILIES)}")
+        for name in self.sizes:
+            memory_size(name).make_engine(self.engine)
         for what, values in (
             ("policy", self.policies),
             ("family", self.families),
@@ -173,4 +208,4 @@ class TournamentPlan:
 
     def requests_at(self, size: str) -> int:
         """Return the number of requests of one run at a memory size."""
-        return SIZES[size].requests if self.requests is None else self.requests
+        return memory_size(size).requests if self.requests is None else self.requests

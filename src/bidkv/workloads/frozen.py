@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.workloads.traces import TraceError, read_trace, write_mooncake
+from bidkv.workloads.traces import TraceError, TraceOptions, read_trace, write_mooncake
 from bidkv.workloads.traces.errors import quote
+from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
 from bidkv.workloads.traces.writer import atomic_file
 
 MANIFEST_VERSION = 1
@@ -53,7 +54,11 @@ def manifest_path(path: str | Path) -> Path:
 
 
 def freeze(
-    requests: Iterable[WorkloadRequest], path: str | Path, *, source: Mapping[str, Any] | None = None
+    requests: Iterable[WorkloadRequest],
+    path: str | Path,
+    *,
+    source: Mapping[str, Any] | None = None,
+    tokens_per_hash_id: int = HASH_CHUNK_TOKENS,
 ) -> Manifest:
     """Write a workload and its manifest, streaming, each all or nothing.
 
@@ -61,6 +66,8 @@ def freeze(
         requests: at least one, in order of arrival.
         path: the workload's file; its folder must exist.
         source: anything JSON that says where the workload came from.
+        tokens_per_hash_id: prompt tokens that a hash id of the requests stands for; kept in the source where
+            it is not the usual one.
 
     Raises:
         TraceError: a request no reader would take.
@@ -72,7 +79,9 @@ def freeze(
         stated = json.loads(json.dumps(dict(source or {}), allow_nan=False))
     except (TypeError, RecursionError) as error:
         raise ValueError(f"source must be what JSON can hold: {error}") from error
-    write_mooncake(tally.count(requests), path)
+    if tokens_per_hash_id != HASH_CHUNK_TOKENS:
+        stated["tokens_per_hash_id"] = tokens_per_hash_id
+    write_mooncake(tally.count(requests), path, tokens_per_hash_id)
     with Path(path).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = Manifest(sha256, **asdict(tally), source=stated)
@@ -99,7 +108,12 @@ def load_frozen(path: str | Path) -> tuple[Manifest, Iterator[WorkloadRequest]]:
             f"{path}: expected the file that was frozen, SHA-256 {manifest.sha256[:64]}, found {sha256}: "
             "it was changed since; freeze it again"
         )
-    return manifest, read_trace(path, trace_format="mooncake")
+    chunk = manifest.source.get("tokens_per_hash_id", HASH_CHUNK_TOKENS)
+    try:
+        options = TraceOptions(time_unit="ms", tokens_per_hash_id=chunk)
+    except (ValueError, TypeError) as error:
+        raise TraceError(f"{manifest_path(path)}, field 'source': {error}") from error
+    return manifest, read_trace(path, trace_format="mooncake", options=options)
 
 
 @dataclass(slots=True)

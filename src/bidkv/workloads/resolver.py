@@ -189,9 +189,29 @@ DEFAULT_REQUESTS = 1000
 """Requests of a generated workload where their number is not stated."""
 
 
-def make_requests(workload: str, n: int, rate_rps: float, seed: int) -> list[WorkloadRequest]:
+def make_requests(
+    workload: str, n: int, rate_rps: float, seed: int, options: TraceOptions | None = None
+) -> list[WorkloadRequest]:
     """Return the first `n` requests of a workload at a mean rate; see :func:`stream_requests`."""
-    return list(islice(stream_requests(workload, n=n, rate_rps=rate_rps, seed=seed), n))
+    return list(islice(stream_requests(workload, n=n, rate_rps=rate_rps, seed=seed, options=options), n))
+
+
+def tokens_per_hash_id(workload: str, options: TraceOptions | None = None) -> int | None:
+    """Return the prompt tokens that a hash id of a file's single requests stands for; None without any.
+
+    Raises:
+        ValueError: no such workload.
+        TraceError: a file that is no trace.
+    """
+    found = resolve_workload(workload)
+    if found.kind != "file":
+        return None
+    trace = open_trace(found.name, options=options)
+    if trace.has_sessions:
+        return None
+    needs_rate = not trace.format.has_times(trace.source, trace.options)
+    next(trace.requests(rate_rps=1.0 if needs_rate else None))
+    return trace.report.tokens_per_hash_id or None
 
 
 def make_sessions(workload: str | WorkloadName, n: int, seed: int) -> list[Session]:

@@ -9,6 +9,14 @@ from typing import Annotated
 
 import typer
 
+from bidkv.command_line.server_options import (
+    BlockSize,
+    MaxModelLen,
+    MaxNumBatchedTokens,
+    MaxNumSeqs,
+    NumGpuBlocks,
+    SchedulerOptions,
+)
 from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
 from bidkv.experiments.server_launch import DEFAULT_MODEL
@@ -17,7 +25,7 @@ from bidkv.simulator import EngineConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class VllmOptions(RunnerOptions):
+class VllmOptions(SchedulerOptions, RunnerOptions):
     """The shared options, and those that vLLM's server takes under the same names."""
 
     __doc__ = RunnerOptions.__doc__
@@ -33,25 +41,11 @@ class VllmOptions(RunnerOptions):
     gpu_memory_utilization: Annotated[
         float | None, typer.Option(metavar="X", help="vLLM: share of the GPU's memory it may take")
     ] = None
-    num_gpu_blocks_override: Annotated[
-        int | None, typer.Option(metavar="X", help="vLLM: KV blocks, the null block included")
-    ] = None
-    max_num_seqs: Annotated[
-        int | None, typer.Option(metavar="X", help="vLLM: most requests running at once")
-    ] = None
-    max_num_batched_tokens: Annotated[
-        int | None, typer.Option(metavar="X", help="vLLM: token budget of a step")
-    ] = None
-    max_model_len: Annotated[int | None, typer.Option(metavar="X", help="vLLM: longest prompt + output")] = (
-        None
-    )
-    block_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="X",
-            help="vLLM: tokens of a KV block (on a CPU, unless stated, what its backend needs)",
-        ),
-    ] = None
+    num_gpu_blocks_override: NumGpuBlocks = None
+    max_num_seqs: MaxNumSeqs = None
+    max_num_batched_tokens: MaxNumBatchedTokens = None
+    max_model_len: MaxModelLen = None
+    block_size: BlockSize = None
 
 
 def simulate_options(given: VllmOptions) -> EngineConfig:
@@ -62,6 +56,7 @@ def simulate_options(given: VllmOptions) -> EngineConfig:
         max_num_seqs=value_or(given.max_num_seqs, 32),
         max_num_batched_tokens=value_or(given.max_num_batched_tokens, 2048),
         max_model_len=given.max_model_len,
+        **given.simulated_switches(),
     )
 
 

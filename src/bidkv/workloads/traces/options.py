@@ -40,6 +40,24 @@ class TraceOptions:
     input_lengths: str | None = None
     answer_tokens_per_s: float | None = None
 
+    @classmethod
+    def from_statements(cls, stated: Mapping[str, Any]) -> TraceOptions:
+        """Return options of a command line, where columns are one text (:func:`parse_columns`).
+
+        Raises:
+            ValueError: one makes no sense; the message names the option.
+        """
+        given = dict(stated)
+        if type(given.get("columns")) is str:
+            try:
+                given["columns"] = parse_columns(given["columns"])
+            except ValueError as error:
+                raise ValueError(f"--columns: {error}") from error
+        try:
+            return cls(**given)
+        except TypeError as error:  # of a plan that was edited by hand
+            raise ValueError(f"trace options: {error}") from error
+
     def __post_init__(self) -> None:
         _check_choice("--time-unit", self.time_unit, tuple(TIME_UNITS))
         _check_choice("--input-lengths", self.input_lengths, ("new", "whole"))

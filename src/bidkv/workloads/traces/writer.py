@@ -12,12 +12,14 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads.traces.atomic import atomic_file
 from bidkv.workloads.traces.errors import fail
 from bidkv.workloads.traces.formats.mooncake import RowParser
-from bidkv.workloads.traces.limits import MAX_LINE_BYTES
+from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS, MAX_LINE_BYTES
 
 __all__ = ["atomic_file", "write_mooncake"]
 
 
-def write_mooncake(requests: Iterable[WorkloadRequest], path: str | Path) -> int:
+def write_mooncake(
+    requests: Iterable[WorkloadRequest], path: str | Path, tokens_per_hash_id: int = HASH_CHUNK_TOKENS
+) -> int:
     """Write a workload to `path`, streaming; reading it gives equal requests, arrivals to the last bit.
 
     Fields at their defaults are left out. The file appears only when everything is written: a failure
@@ -33,7 +35,7 @@ def write_mooncake(requests: Iterable[WorkloadRequest], path: str | Path) -> int
     """
     count = 0
     # Every row is read back before it counts as written, so that only what is readable is ever frozen.
-    parse = RowParser(str(path)).parse
+    parse = RowParser(str(path), chunk_tokens=tokens_per_hash_id).parse
     with atomic_file(Path(path)) as file:
         for count, request in enumerate(requests, 1):
             line = _row(count - 1, request).encode("ascii")

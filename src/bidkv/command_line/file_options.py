@@ -1,0 +1,65 @@
+"""Options that state what a trace does not say itself, declared once for every program that reads traces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import typer
+
+TimeUnit = Annotated[
+    str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of the trace's timestamps, where it is open.")
+]
+TokensPerHashId = Annotated[
+    int | None, typer.Option(metavar="N", help="Prompt tokens that one of the trace's hash ids stands for.")
+]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ROLE=NAME,...",
+        help="Columns of a table of no known format: time=start,prompt=in_tokens,output=out_tokens.",
+    ),
+]
+TokensPerImage = Annotated[
+    int | None, typer.Option(metavar="N", help="Prompt tokens of one image, in traces that count images.")
+]
+CharactersPerToken = Annotated[
+    float | None,
+    typer.Option(metavar="N", help="Estimate the tokens of texts by their length; 4 suits English."),
+]
+Tokenizer = Annotated[
+    str | None, typer.Option(metavar="FILE", help="Count the tokens of texts with a tokenizer.json.")
+]
+InputLengths = Annotated[
+    str | None,
+    typer.Option(
+        metavar="new|whole",
+        help="Whether a turn's input_length counts its new tokens or the whole prompt.",
+    ),
+]
+AnswerTokensPerS = Annotated[
+    float | None,
+    typer.Option(
+        metavar="N",
+        help="Speed of recorded answers, to take their time off the gaps of a trace that has arrivals only.",
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """What a command line states about a trace that it does not say itself; None leaves it open."""
+
+    time_unit: TimeUnit = None
+    tokens_per_hash_id: TokensPerHashId = None
+    columns: Columns = None
+    tokens_per_image: TokensPerImage = None
+    characters_per_token: CharactersPerToken = None
+    tokenizer: Tokenizer = None
+    input_lengths: InputLengths = None
+    answer_tokens_per_s: AnswerTokensPerS = None
+
+    def statements(self) -> dict[str, Any]:
+        """Return what was stated, by name."""
+        values = {name: getattr(self, name) for name in FileOptions.__dataclass_fields__}
+        return {name: value for name, value in values.items() if value is not None}
