@@ -70,3 +70,21 @@ def test_the_simulated_sglang_has_none_of_them(arguments: tuple[str, ...]) -> No
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 2
     assert "the simulated SGLang has none of them" in done.stderr
+
+
+def test_lost_prefixes_of_single_requests_are_not_counted_and_that_is_said(tmp_path: Path) -> None:
+    rows = [
+        {"timestamp": 300 * k, "input_length": 1024, "output_length": 20, "hash_ids": [k % 3, 9 + k % 3]}
+        for k in range(12)
+    ]
+    path = tmp_path / "t"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    words = ["simulate", "--trace", str(path), "--strategy", "lcf", "--num-gpu-blocks", "100"]
+    done = CliRunner().invoke(app, [*words, "--enable-prefix-caching"])
+    assert done.exit_code == 0
+    assert done.stdout.count("lost prefixes: not counted for single requests") == 1
+    assert " lost" not in done.stdout.splitlines()[1]
+    assert "lost prefixes" not in CliRunner().invoke(app, words).stdout
+    run, _ = simulate(path, rows, "--strategy", "lcf", "--enable-prefix-caching")
+    assert run["runs"][0]["lost_prefix_share"] is None
+    assert run["runs"][0]["prefix_hit_rate"] > 0.5

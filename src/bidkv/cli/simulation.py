@@ -214,6 +214,8 @@ def _print_tables(
     console = table_console()
     console.print(_title(config), markup=False)
     console.print(summary_table(summaries, figures=figures))
+    if config["enable_prefix_caching"] and config["sessions"] is None:
+        console.print("lost prefixes: not counted for single requests, only for turns of sessions")
     if figures is None and (columns := measured_figures(summaries, SESSION_TABLE)):
         console.print("\nsessions")
         console.print(summary_table(summaries, figures=columns))

@@ -85,6 +85,7 @@ class RunResult:
         # A client of a real server sees tokens, not preemptions; the engine reports only their total.
         each_known = self.notes.get("per_request_preemptions", True)
         gaps = totals.token_gaps
+        sessions = summarize_sessions(self.records, totals, self.window_s)
         return {
             "strategy": self.strategy,
             "requests": len(self.records),
@@ -110,14 +111,15 @@ class RunResult:
                 else 0.0
             ),
             "prefix_hit_rate": totals.prefix_hit_rate,
-            "lost_prefix_tokens": totals.lost_prefix_tokens,
-            "lost_prefix_share": totals.lost_prefix_share,
+            # An engine knows which prompts have a common past only where they are turns of sessions.
+            "lost_prefix_tokens": totals.lost_prefix_tokens if sessions else None,
+            "lost_prefix_share": totals.lost_prefix_share if sessions else None,
             "itl_s": {
                 "p50": None if gaps is None else gaps.percentile(50),
                 "p99": None if gaps is None else gaps.percentile(99),
             },
             "longest_gap_s": None if gaps is None or not gaps.longest_s else gaps.longest_s,
-            "sessions": summarize_sessions(self.records, totals, self.window_s),
+            "sessions": sessions,
             "steps": totals.steps,
             "simulated_s": self.simulated_s,
             "wall_s": self.wall_s,
