@@ -114,6 +114,11 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path, stand_ins: Path) -> None:
     assert number(rows["logged"][3]) < number(rows["largest-first"][3])
     assert "kill switch" in said[10]
     assert "fair is in charge" in said[11]
+    agents = re.findall(r"(\d+) turns, [\d.]+ s each; (\d+)% of the prompts were cached", said[13])
+    assert [turns for turns, _ in agents] == ["200", "200"]
+    assert int(agents[1][1]) > int(agents[0][1]) + 10
+    assert "sessions is in charge" in said[13]
+    assert re.search(r"[1-9]\d* idle sessions dropped", said[13])
     assert json.loads((work / "run/timeline.json").read_text())["traceEvents"]
     answer = json.loads((work / "run/answer-32.json").read_text())
     assert answer["usage"]["completion_tokens"] == 400

@@ -293,8 +293,7 @@ class Controller(GuardedPolicy):
     def drop_idle(self, engine: EngineView) -> None:
         """Ask which idle sessions lose their blocks, once an event and while growth could reach them.
 
-        :meth:`before_step` and :meth:`ask_next` do so; an engine that asks for an order of victims calls it
-        after every step, while :attr:`drops_idle` is true.
+        An engine without :meth:`before_step` calls it after every step, while :attr:`drops_idle` is true.
         """
         sessions = self._sessions
         if sessions is None or self._resync:
@@ -307,11 +306,7 @@ class Controller(GuardedPolicy):
             session: Any = self._ask(self._policy.select_drop, sessions.idle, engine)
             if session is None or not self._active:
                 return
-            try:
-                known = sessions.idle.get(session.session_id) is session
-            except Exception:  # not a session at all: whatever its attributes do when they are read
-                known = False
-            if not known:
+            if not sessions.is_idle(session):
                 self._fail("invalid_answer", f"session {describe(session)} is not idle")
                 return
             if self.observer is not None:

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
+from typing import Any
 
 from bidkv.control.past_index import PastIndex
 from bidkv.control.prefix_tree import PrefixNode, PrefixTree
@@ -149,6 +150,13 @@ class SessionLedger:
     def session_for(self, request: RequestView) -> SessionView | None:
         """Return the session of a live request."""
         return self._by_request.get(request.request_id)
+
+    def is_idle(self, session: Any) -> bool:
+        """Return whether a policy's answer is one of the idle sessions; it may be anything at all."""
+        try:
+            return self._idle.get(session.session_id) is session
+        except Exception:  # not a session: whatever its attributes do when they are read
+            return False
 
     # --- events ----------------------------------------------------------------------------------
     def arrive(self, request: RequestView, engine: EngineView) -> None:
