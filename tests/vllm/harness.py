@@ -10,7 +10,7 @@ import functools
 import math
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,10 +152,13 @@ def prepare_hashes() -> None:
     init_none_hash(sha256)
 
 
-def make_request(request: WorkloadRequest, index: int, case: Case) -> Request:
-    """The engine's own Request for a workload's, which generates exactly its `output_tokens`."""
+def make_request(request: WorkloadRequest, index: int, case: Case, *, hashed: bool = False) -> Request:
+    """The engine's own Request for a workload's, which generates exactly its `output_tokens`.
+
+    Its blocks are hashed where prefixes are cached, or where a connector wants to know them (`hashed`).
+    """
     hasher = None
-    if case.shape.prefix_caching:
+    if case.shape.prefix_caching or hashed:
         prepare_hashes()
         hasher = get_request_block_hasher(case.shape.block_size, sha256)
     return Request(
@@ -181,6 +184,7 @@ def worker_output(scheduler: Scheduler, output: SchedulerOutput) -> ModelRunnerO
         req_ids=request_ids,
         req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
         sampled_token_ids=sampled,
+        kv_connector_output=None if scheduler.connector is None else scheduler.connector.step_output(),
     )
 
 
@@ -192,7 +196,7 @@ def run_case(
     before_step: Callable[[Any, int], None] | None = None,
     scheduler: Any = None,
     clock: SecondClock | None = None,
-    specs: Sequence[KVCacheSpec] = (),
+    engine: Mapping[str, Any] | None = None,
 ) -> list[Step]:
     """Serve a case to its end and return what every step did.
 
@@ -203,12 +207,12 @@ def run_case(
         before_step: called with the scheduler and the step's number before each step is scheduled.
         scheduler: a scheduler to use instead of a new one (it must be idle).
         clock: set to the time of each arrival and to the second of each step.
-        specs: the groups of KV cache of a new scheduler, see `build_scheduler`.
+        engine: further settings of a new scheduler, see `build_scheduler`.
 
     Raises:
         RuntimeError: when the case does not end, or blocks are lost at its end.
     """
-    scheduler = scheduler or build_scheduler(case.shape, scheduler_cls, specs=specs)
+    scheduler = scheduler or build_scheduler(case.shape, scheduler_cls, **engine or {})
     if prepare is not None:
         prepare(scheduler)
     preempted: list[str] = []
@@ -234,7 +238,8 @@ def run_case(
                 index, request = arrivals.popleft()
                 if clock is not None:
                     clock.now_s = request.arrival_s
-                scheduler.add_request(make_request(request, index, case))
+                hashed = scheduler.connector is not None
+                scheduler.add_request(make_request(request, index, case, hashed=hashed))
             if clock is not None:
                 clock.now_s = float(second)
             if before_step is not None:
@@ -251,6 +256,9 @@ def run_case(
                 scheduler.update_from_output(*in_flight.popleft())
         while in_flight:
             scheduler.update_from_output(*in_flight.popleft())
+        while scheduler.connector is not None and scheduler.requests:  # blocks are still being sent
+            output = scheduler.schedule()
+            scheduler.update_from_output(output, worker_output(scheduler, output))
     finally:
         scheduler._preempt_request = original
     free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()

@@ -58,7 +58,7 @@ def test_the_engines_own_order_is_kept_to_the_letter(kind, prefix_caching, campa
         for base in (Scheduler, AsyncScheduler):
             case, specs = grouped_case(seed, kind, prefix_caching=prefix_caching)
             steps, scheduler = run_ours(case, "preempt-evict", base, engine={"specs": specs})
-            alone = run_case(case, specs=specs, scheduler_cls=base)
+            alone = run_case(case, base, engine={"specs": specs})
             assert steps == alone, f"seed {seed}"
             assert scheduler.bidkv.controller.counters.failures == 0
 

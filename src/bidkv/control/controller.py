@@ -130,7 +130,10 @@ class Controller(GuardedPolicy):
 
     def _choose_victims(self, engine: EngineView, need: int, free: int) -> Sequence[RequestView]:
         running = engine.running
-        candidates = self._candidates(engine, running)
+        preemptable = engine.preemptable(running)
+        if not preemptable:
+            return ()
+        candidates = self._candidates(engine, preemptable)
         victims: list[RequestView] = []
         excluded: set[str] = set()
         last_to_go = len(running) - 1

@@ -15,6 +15,10 @@ class EngineViewDefaults:
     most_preemptions: int | None = None
     blocks_per_growth: int = 1
 
+    def preemptable(self, running: Sequence[RequestView]) -> Sequence[RequestView]:
+        """Return `running`: every request gives its blocks up at once."""
+        return running
+
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would really free; every engine says so itself."""
         raise NotImplementedError

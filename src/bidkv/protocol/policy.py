@@ -105,6 +105,9 @@ class EngineView(Protocol):
     def cached_tokens(self, request: RequestView) -> int:
         """Leading tokens of a waiting request that are cached now; O(prompt blocks), 0 without caching."""
 
+    def preemptable(self, running: Sequence[RequestView]) -> Sequence[RequestView]:
+        """Those of the running requests whose blocks the engine can take in the coming step; O(running)."""
+
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would really free; O(blocks held) with prefix caching."""
 

@@ -144,12 +144,31 @@ class VllmEngineView(EngineViewDefaults):
         """Leading tokens of a waiting request that are cached now; 0 where sessions are not tracked."""
         return 0 if self.cache is None else self.cache.cached_tokens(request)
 
-    def freed_blocks(self, request: RequestView) -> int:
-        """Blocks whose only holder is `request`; 0 while a KV transfer keeps them from being freed."""
-        view = cast("VllmRequest", request)
+    def preemptable(self, running: Sequence[RequestView]) -> Sequence[RequestView]:
+        """Those of the running requests that vLLM can preempt in the coming step.
+
+        None while the engine is paused, since it schedules nothing.
+        A KV connector that may write to blocks at any moment pins those of requests in a step in flight.
+        While one of its own transfers is about to free blocks, vLLM waits for these and preempts nobody.
+        """
+        pause = getattr(self._scheduler, "_pause_state", None)
+        if pause is not None and pause.name == "PAUSED_ALL":
+            return ()
+        connector = self._scheduler.connector
+        if connector is None:
+            return running
+        frees_pending = getattr(connector, "has_pending_block_frees", None)
+        if frees_pending is not None and frees_pending():
+            return ()
         can_be_freed = getattr(self._scheduler, "_request_blocks_can_be_freed", None)
-        if can_be_freed is not None and not can_be_freed(view.request):
-            return 0
+        if can_be_freed is None:
+            return running
+        views = cast("Sequence[VllmRequest]", running)
+        return [view for view in views if can_be_freed(view.request)]
+
+    def freed_blocks(self, request: RequestView) -> int:
+        """Blocks whose only holder is `request`."""
+        view = cast("VllmRequest", request)
         if self._is_grouped:
             return sum([group.count_freed(view.request_id) for group in self._groups])
         blocks = self._blocks.get(view.request_id, ())

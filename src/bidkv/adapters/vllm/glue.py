@@ -228,11 +228,7 @@ class VllmGlue:
     def _move_to_tail(self, victims: Sequence[Any]) -> None:
         """running = survivors in order, then the victims, first choice last: the engine pops from the end."""
         scheduler = self._scheduler
-        can_be_freed = getattr(scheduler, "_request_blocks_can_be_freed", None)
         chosen = [view.request for view in victims]
-        if can_be_freed is not None:
-            # The engine stops its pass at a tail whose blocks a KV transfer still pins.
-            chosen = [request for request in chosen if can_be_freed(request)]
         gone = set(chosen)
         survivors = [request for request in scheduler.running if request not in gone]
         scheduler.running[:] = survivors + chosen[::-1]

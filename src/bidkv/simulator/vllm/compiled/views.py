@@ -288,6 +288,10 @@ class KernelView:
             moved += ask(at.Q_REUSE_FIRST, count)
         return moved
 
+    def preemptable(self, running: Sequence[RequestView]) -> Sequence[RequestView]:
+        """Return `running`: every request gives its blocks up at once."""
+        return running
+
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` frees."""
         if self.prefix_caching and isinstance(request, KernelRequest):
