@@ -53,6 +53,10 @@ class EngineView(Protocol):
         """Most blocks that up to `block_size` new tokens of a request take: one in each group of KV cache."""
 
     @property
+    def lost_token_price(self) -> float:
+        """What a token that a preemption loses costs to bring back, in computed tokens; at most 1."""
+
+    @property
     def free_blocks(self) -> int:
         """KV blocks that no request holds now, cached ones included."""
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 from bidkv.adapters.vllm.demand import count_demand
 from bidkv.adapters.vllm.groups import read_block_size, read_groups
 from bidkv.adapters.vllm.request_view import RunningRequests, VllmRequest
+from bidkv.adapters.vllm.restoring import RestorePrice
 from bidkv.adapters.vllm.sharing import SharedBlocks
 from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.policy import Figure
@@ -37,6 +38,7 @@ class VllmEngineView(EngineViewDefaults):
         self._is_grouped = len(groups) > 1 or not groups[0].keeps_everything
         self._demand = count_demand(scheduler, groups)
         self._sharing = SharedBlocks() if _shares_by_events(scheduler) else None
+        self.restoring = RestorePrice(clock) if scheduler.connector is not None else None
         self._gone: list[VllmRequest] = []
         # Requests admitted in this step whose prompt is computed whole in it: vLLM never calls them prefills.
         self._whole_prompts = 0
@@ -88,6 +90,11 @@ class VllmEngineView(EngineViewDefaults):
         """Note that the request left; the engine may keep it in its running list until the next step."""
         self._gone.append(view)
         self._gave_up_blocks(view)
+
+    @property
+    def lost_token_price(self) -> float:  # type: ignore[override]
+        """What a lost token costs, in computed tokens; below 1 where a KV connector loads it."""
+        return 1.0 if self.restoring is None else self.restoring.lost_token_price
 
     def _gave_up_blocks(self, view: VllmRequest) -> None:
         if self._sharing is not None:

@@ -286,12 +286,17 @@ class VllmGlue:
         if not self._popped:
             return
         popped, self._popped = self._popped, []
+        restoring = self.engine.restoring
         for request in popped:
             if request.status.name == "RUNNING":
                 view = self.engine.get_view(request)
                 self.engine.admitted(view)
                 cached_tokens = request.num_computed_tokens - scheduled.get(request.request_id, 0)
+                if restoring is not None:
+                    restoring.returned(request, cached_tokens, self.engine)
                 self.controller.on_admit(view, self.engine, cached_tokens)
+            elif restoring is not None and request.status.name == "WAITING_FOR_REMOTE_KVS":
+                restoring.loads(request)
 
     # --- events ----------------------------------------------------------------------------------
     @_guarded
@@ -310,6 +315,8 @@ class VllmGlue:
         """`request` was preempted."""
         view = self.engine.get_view(request)
         self.engine.preempted(view)
+        if self.engine.restoring is not None:
+            self.engine.restoring.lost(request, lost_tokens, self.engine)
         self.controller.on_preempt(view, lost_tokens, self.engine)
 
     @_guarded
@@ -328,4 +335,6 @@ class VllmGlue:
         view = self.engine.get_view(request)
         completed = request.status.name not in ("FINISHED_ABORTED", "FINISHED_ERROR", "FINISHED_IGNORED")
         self.controller.on_finish(view, self.engine, completed=completed)
+        if self.engine.restoring is not None:
+            self.engine.restoring.left(request)
         self.engine.finished(view)

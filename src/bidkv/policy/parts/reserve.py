@@ -122,7 +122,7 @@ class SelfTuningReserve:
         self.observe(engine)
         prices = self._prices
         worth_s = PROGRESS_WORTH * gained_tokens * prices.recent_step_s / (engine.num_running or 1)
-        cost_s = prices.token_s * lost_tokens + self._overhead_s - worth_s
+        cost_s = prices.token_s * lost_tokens * engine.lost_token_price + self._overhead_s - worth_s
         if cost_s > 0.0:
             raised = self._share + self._gain * self._unit * prices.footprint * cost_s
             self._share = raised if raised < MOST_SHARE else MOST_SHARE
