@@ -18,14 +18,14 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from random import Random
 from types import MappingProxyType
 from typing import Any, Literal
 
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.workloads import generate
+from bidkv.workloads import generate, outside_chat
 from bidkv.workloads.traces import read_trace
 from bidkv.workloads.traces.arrivals import arrival_times_s, check_rate
 
@@ -154,7 +154,11 @@ def _replayed(trace: str) -> _Make:
     return make
 
 
-_ALL = (
+def _law(law: outside_chat.Law) -> _Make:
+    return partial(outside_chat.make_requests, law)
+
+
+_ORDINARY = (
     Family("azure-conv", "Azure conversation service, its own rhythm", _replayed("azure-conv")),
     Family("azure-conv-bursty", "Azure conversation lengths in bursts, cv 4", _sampled("azure-conv", cv=4.0)),
     Family("mooncake-conv", "Mooncake conversations, own rhythm and prefixes", _replayed("mooncake-conv")),
@@ -178,4 +182,25 @@ _ALL = (
     Family("reasoning", "short questions, long answers", _synthetic("reasoning")),
 )
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({family.name: family for family in _ALL})
+_OUTSIDE_CHAT = (
+    Family("long-generation", "short prompts, 1,000 to 5,000 tokens each", _law(outside_chat.long_generation)),
+    Family("bimodal-thinking", "a few think for thousands", _law(outside_chat.bimodal_thinking)),
+    Family("opposite-classes", "long prompts, or long answers", _law(outside_chat.opposite_classes)),
+    Family("group-rollouts", "samples of one prompt, heavy tail", _law(outside_chat.group_rollouts)),
+    Family("documents", "documents beside chat", _law(outside_chat.documents_beside_chat)),
+    Family("client-bursts", "chat, and one client's bursts", outside_chat.make_client_bursts),
+    Family("drifting", "lengths drift tenfold", _law(outside_chat.drifting_lengths)),
+    Family("switching", "four laws, one after another", _law(outside_chat.switching_laws)),
+)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {family.name: family for family in (*_ORDINARY, *_OUTSIDE_CHAT)}
+)
+
+FAMILY_GROUPS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "ordinary": tuple(family.name for family in _ORDINARY),
+        "outside-chat": tuple(family.name for family in _OUTSIDE_CHAT),
+    }
+)
+"""Names that stand for several families."""
