@@ -154,6 +154,7 @@ def test_a_preempted_request_keeps_its_place() -> None:
 @pytest.mark.parametrize("passes", [0, 1, 3])
 def test_a_head_that_does_not_fit_is_passed_by_so_much_work_and_no_more(passes: int) -> None:
     policy, engine = Fast(passes=passes), FakeEngine(free_blocks=1000)
+    policy.remaining.num_finished = 32
     arrive(policy, engine, request("typical", 0.0, 16))
     assert entering(policy, engine) == ["typical"]
     arrive(policy, engine, request("huge", 0.0, 1600), *(request(f"s{i}", 1.0 + i, 16) for i in range(9)))
@@ -169,8 +170,17 @@ def test_a_head_that_does_not_fit_is_passed_by_so_much_work_and_no_more(passes: 
     assert bool(costs_s) == bool(passes)
 
 
+def test_nothing_passes_a_head_before_lengths_are_known() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=50)
+    arrive(policy, engine, request("huge", 0.0, 1600), request("small", 1.0, 16))
+    policy.remaining.num_finished = 31
+    assert policy.select_next(engine).request_id == "huge"  # type: ignore[union-attr]
+    policy.remaining.num_finished = 32
+    assert policy.select_next(engine).request_id == "small"  # type: ignore[union-attr]
+
+
 def test_of_the_first_that_fit_in_place_of_a_head_the_largest_enters() -> None:
-    policy, engine = Fast(), FakeEngine(free_blocks=1000)
+    policy, engine = experienced(), FakeEngine(free_blocks=1000)
     sizes = {"small": 16, "large": 160, "middle": 64, "later": 320}
     arrive(policy, engine, request("huge", 0.0, 1600))
     arrive(policy, engine, *(request(name, 1.0, size) for name, size in sizes.items()))
@@ -221,18 +231,31 @@ def test_a_preempted_request_that_does_not_fit_is_passed_by_so_many_newcomers_an
     assert policy.select_next(engine) is (small[passes] if passes else out)
 
 
-def test_after_its_passes_only_preempted_requests_enter_before_one_that_does_not_fit() -> None:
+def test_after_its_passes_a_preempted_request_is_passed_by_none() -> None:
     policy, engine, (out, first, second, *_) = fair_with_one_preempted(passes=1)
     engine.free_blocks = 60
     admit(policy, engine, first)
     assert policy.select_next(engine) is out  # second may not pass it, and it does not fit
     preempt(policy, engine, first)
-    assert policy.select_next(engine) is first
+    assert policy.select_next(engine) is out  # first was preempted too, and may not pass it either
     engine.free_blocks = 1000
     assert policy.select_next(engine) is out  # they return in the order in which they arrived
     admit(policy, engine, out)
     assert policy.select_next(engine) is first
     admit(policy, engine, first)
+    assert policy.select_next(engine) is second
+
+
+def test_a_returning_request_counts_as_a_pass() -> None:
+    policy, engine, (out, first, second, *_) = fair_with_one_preempted(passes=2)
+    engine.free_blocks = 60
+    admit(policy, engine, first)
+    preempt(policy, engine, first)
+    assert policy.select_next(engine) is first
+    admit(policy, engine, first)
+    assert policy.select_next(engine) is out  # passed by first twice
+    engine.free_blocks = 1000
+    admit(policy, engine, out)
     assert policy.select_next(engine) is second
 
 
@@ -289,6 +312,7 @@ def test_nothing_is_kept_of_those_that_left(name: str) -> None:
 
 def test_on_time_serves_the_cheapest_first_and_the_late_by_arrival() -> None:
     policy, engine = OnTime(late_share=1.0, dial=0.0), FakeEngine(free_blocks=10_000)
+    policy.remaining.num_finished = 8
     arrive(policy, engine, request("old", 0.0, 64), request("older", -0.5, 640))
     engine.now_s = 2.5  # both are beyond 2 s
     arrive(policy, engine, request("long", 2.4, 640), request("short", 2.45, 32))
@@ -309,10 +333,19 @@ def test_on_time_never_gives_late_ones_less_than_their_share() -> None:
 
 def test_without_a_share_late_ones_wait_for_all_that_are_on_time() -> None:
     policy, engine = OnTime(late_share=0.0), FakeEngine(free_blocks=10_000)
+    policy.remaining.num_finished = 8
     arrive(policy, engine, request("late", 0.0))
     engine.now_s = 3.0
     arrive(policy, engine, request("a", 2.9, 64), request("b", 2.9, 32))
     assert entering(policy, engine) == ["b", "a", "late"]
+
+
+def test_before_costs_are_known_those_on_time_enter_in_order_of_arrival() -> None:
+    policy, engine = OnTime(), FakeEngine(free_blocks=10_000)
+    arrive(policy, engine, request("long", 0.0, 640), request("short", 0.1, 32))
+    policy.remaining.num_finished = 8
+    arrive(policy, engine, request("middle", 0.2, 320), request("least", 0.3, 16))
+    assert entering(policy, engine) == ["long", "short", "least", "middle"]
 
 
 def test_a_deadline_that_comes_before_the_objective_makes_a_request_late_earlier() -> None:
@@ -324,6 +357,7 @@ def test_a_deadline_that_comes_before_the_objective_makes_a_request_late_earlier
 
 def test_memory_does_not_stay_empty_for_the_turn_of_one_kind() -> None:
     policy, engine = OnTime(late_share=1.0, passes=1), FakeEngine(free_blocks=1000)
+    policy.remaining.num_finished = 32
     arrive(policy, engine, request("cheap", 0.0, 16))
     assert entering(policy, engine) == ["cheap"]
     arrive(policy, engine, request("late", 0.0, 1600))

@@ -22,9 +22,9 @@ def test_what_is_left_open_is_everything_and_four_seeds() -> None:
     assert plan.sizes == ("M", "server")
     assert SIZES["server"].num_gpu_blocks == load_profile(DEFAULT_PROFILE).num_gpu_blocks
     assert {SIZES[size].max_num_seqs for size in plan.sizes} == {256}
-    assert len(plan.families) == 16
+    assert len(plan.families) == 24
     assert plan.seeds == split_seeds("held_out")[:4]
-    assert len(plan.groups()) == 16 * 2 * 4
+    assert len(plan.groups()) == 24 * 2 * 4
     assert plan.groups()[0].size == "M"  # the longest first
 
 

@@ -19,7 +19,7 @@ NAMES = list(FAMILIES)
 
 
 def test_there_are_enough_families_and_seeds_for_a_tournament():
-    assert len(FAMILIES) >= 12
+    assert len(FAMILIES) >= 24
     tuning, held_out = split_seeds("tuning"), split_seeds("held_out")
     assert len(tuning) >= 5
     assert len(held_out) >= 10

@@ -183,7 +183,7 @@ _ORDINARY = (
 )
 
 _OUTSIDE_CHAT = (
-    Family("long-generation", "short prompts, 1,000 to 5,000 tokens each", _law(outside_chat.long_generation)),
+    Family("long-generation", "short prompts, answers of thousands", _law(outside_chat.long_generation)),
     Family("bimodal-thinking", "a few think for thousands", _law(outside_chat.bimodal_thinking)),
     Family("opposite-classes", "long prompts, or long answers", _law(outside_chat.opposite_classes)),
     Family("group-rollouts", "samples of one prompt, heavy tail", _law(outside_chat.group_rollouts)),

@@ -47,16 +47,17 @@ def make_client_bursts(n: int, rate_rps: float, seed: int) -> list[WorkloadReque
     About half of all requests are the client's. Its bursts come at moments of the chat, so the mean rate of
     both together is `rate_rps`.
     """
-    random = Random(f"bursts:{seed}")
+    random, gaps = Random(f"bursts:{seed}"), Random(f"bursts:{seed}:arrivals")
     size = random.randint(20, 120)
     prompt, output = random.randint(200, 2000), random.randint(50, 1200)
     chat_rps = rate_rps / 2
-    now_s, arrivals = 0.0, []
+    now_s = 0.0
+    arrivals: list[tuple[float, Lengths]] = []
     while len(arrivals) < n:
         arrivals.append((now_s, _chat(random)))
         if random.random() < 1 / size:
             arrivals += [(now_s, Lengths(prompt, _near(random, output, 0.2))) for _ in range(size)]
-        now_s += random.expovariate(chat_rps) if chat_rps < math.inf else 0.0
+        now_s += gaps.expovariate(chat_rps) if chat_rps < math.inf else 0.0
     return [
         WorkloadRequest(f"r{index}", at_s, lengths.prompt, lengths.output)
         for index, (at_s, lengths) in enumerate(arrivals[:n])
@@ -95,7 +96,8 @@ def group_rollouts(n: int, random: Random) -> Iterator[Lengths]:
     """Groups of 4, 8 or 16 samples of one prompt, whose outputs have a heavy tail."""
     samples = random.choice((4, 8, 16))
     median = random.randint(300, 1500)
-    prompt, ids = 1, ()
+    prompt = 1
+    ids: tuple[int, ...] = ()
     for index in range(n):
         if index % samples == 0:
             prompt = random.randint(100, 1500)

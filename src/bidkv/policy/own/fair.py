@@ -14,14 +14,14 @@ class Fair(ReservingPolicy):
 
     New requests are admitted in order of arrival, behind the preempted ones. A preempted request returns once
     it fits with room for the running requests to grow while it earns its recompute back. Until then other
-    preempted requests may return, and new ones may enter with the same kind of room, at most `passes` of them
+    preempted requests may return, and new ones may enter with the same kind of room, at most `passes` of both
     before it returns.
 
     A request is chosen as a victim at most `cap` times; beyond that the engine's own rule decides, so the
     policy adds at most `cap` preemptions to what the engine would do to one request.
 
     Args:
-        passes: new requests that may enter while a preempted request waits to return, at least 0; 0 keeps the
+        passes: requests that may enter while a preempted request waits to return, at least 0; 0 keeps the
             engine's own order.
         cap: preemptions after which a request is no longer chosen, at least 1.
         gain: speed of the reserve, per second.

@@ -27,6 +27,8 @@ _MOST_SORTED = 2048
 """While more requests than this wait, keys stay: sorting them must take less time than a step."""
 _FIRST_REVIEW = 8
 """Finished requests after which all bids are reviewed for the first time; then at each doubling."""
+_KNOWN = 0.5
+"""Certainty from which a head may be passed. Earlier, a short prompt with a long answer looks cheap."""
 _CHANGED = 1.3
 """A mean output that has moved by this factor since the last review calls for another."""
 
@@ -77,7 +79,7 @@ class Fast(ReservingPolicy):
 
     Beside the order, one of the next 31 may enter in place of a head that does not fit, until those have cost
     `passes` times as much as a typical request. The head then waits for memory alone, as under first come,
-    first served.
+    first served. Nothing passes it before 32 requests have finished: what is cheap is not known yet.
 
     Args:
         dial: how many times the backlog it met a request may be put back, at least 0.
@@ -242,7 +244,7 @@ class Fast(ReservingPolicy):
         return other
 
     def _may_be_passed(self, bid: Bid) -> bool:
-        return bid.passed_s < self._passes * self.typical_s
+        return self.remaining.certainty >= _KNOWN and bid.passed_s < self._passes * self.typical_s
 
     def _fitting(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
         """Return one of the next few that may enter in place of a head that does not fit."""

@@ -13,10 +13,18 @@ _KEEP = 0.98
 _MARGIN_S = 0.1
 """Seconds from the admission to the first token: a step or two."""
 
+_FIRST_KNOWN = 8
+"""Finished requests from which costs order those on time: earlier, a short prompt with a long answer looks
+cheap."""
+_BEFORE_ALL_S = 1e9
+"""Puts arrivals before every cost: what arrived before costs were known enters first, in order of arrival."""
+
 
 class OnTime(Fast):
     """Keeps first tokens within an objective: requests that can still be on time enter first, the cheapest
     first.
+
+    Those that arrive before eight requests have finished enter in order of arrival, as costs are not known.
 
     A request is on time while its first token can still come within `ttft_slo_s` of its arrival (or, when it
     has a deadline, while it can still be complete by then, if that is earlier); after that, and after a
@@ -123,7 +131,9 @@ class OnTime(Fast):
         bid = self._join(request, engine)
         due_s = self._due_s[request.request_id] = self._turns_late_s(request, engine)
         self._due.push(request, due_s)
-        self._on_time.push(request, bid.cost_s / request.weight, bid.blocks)
+        cost_s = bid.cost_s / request.weight
+        known = self.remaining.num_finished >= _FIRST_KNOWN
+        self._on_time.push(request, cost_s if known else request.arrival_s - _BEFORE_ALL_S, bid.blocks)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Count it in the share of the late or of those on time."""

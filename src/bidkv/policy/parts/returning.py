@@ -25,13 +25,13 @@ class ReturnQueue:
     requests return in order of arrival: started work is finished in the order in which it came, and an
     early one cannot be kept out by later ones that need less memory and are preempted again and again.
 
-    Between a preemption and the return at most `passes` new requests enter; after that only preempted ones
-    do.
+    Between a preemption and the return at most `passes` other requests enter, new or returning; after that
+    the preempted ones return in order of arrival, and nothing passes them.
 
     Joining, leaving and choosing are O(log preempted); without preempted requests O(1).
 
     Args:
-        passes: new requests that may enter while a preempted request waits, at least 0; 0 keeps the engine's
+        passes: requests that may enter while a preempted request waits, at least 0; 0 keeps the engine's
             own order, in which the last preempted request returns first.
 
     Raises:
@@ -50,7 +50,7 @@ class ReturnQueue:
         self._returning = WaitingHeap()
         # With the blocks each needs and `_entered` at its preemption; the first was preempted longest ago.
         self._preempted: OrderedDict[str, tuple[RequestView, int, int]] = OrderedDict()
-        self._entered = 0  # new requests admitted so far
+        self._entered = 0  # requests admitted so far that passed the one preempted longest ago
         self._turn = 0
 
     def __len__(self) -> int:
@@ -86,8 +86,10 @@ class ReturnQueue:
         self._places.pop(request.request_id, None)
 
     def admit(self, request: RequestView) -> None:
-        """Remove a request that runs now. A new one has passed every preempted one that still waits."""
-        self._entered += request.request_id in self._new
+        """Remove a request that runs now. Unless it was preempted longest ago, it has passed that one."""
+        name = request.request_id
+        first = next(iter(self._preempted), None)
+        self._entered += name in self._new or (name in self._preempted and name != first)
         self.discard(request)
 
     def discard(self, request: RequestView) -> None:
@@ -111,12 +113,11 @@ class ReturnQueue:
             return head
         if blocks + room.growth_blocks(blocks, RETURN_PAYBACK) <= room.free:
             return head
-        left = int(room.free - room.growth_blocks(blocks, RETURN_PAYBACK, PASS_GROWTH))
-        if left > 0:
-            other = self._returning.first_fitting(left, 1 + LOOK_PAST)
+        if self._may_pass():
+            left = int(room.free - room.growth_blocks(blocks, RETURN_PAYBACK, PASS_GROWTH))
+            other = self._returning.first_fitting(left, 1 + LOOK_PAST) if left > 0 else None
             if other is not None:
                 return other
-        if self._may_pass():
             new = next(iter(self._new.values()), None)
             if (
                 new is not None
