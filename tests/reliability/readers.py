@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.reliability.scratch import SCRATCH, file
 from tests.reliability.valid_inputs import (
     AZURE,
+    CONFIG,
     EXPORTER,
     LENGTHS,
     MODEL,
@@ -26,7 +27,9 @@ from tests.reliability.valid_inputs import (
     a_decision_log,
     a_manifest,
     a_result,
+    a_simulation,
     an_experiment,
+    packed_traces,
     some_samples,
 )
 from tests.support import FakeClock, Scripted, steady_profile
@@ -37,9 +40,11 @@ from bidkv.calibration.fitting import read_graphs
 from bidkv.calibration.replay_check import read_recording
 from bidkv.calibration.replay_plan import read_runs
 from bidkv.calibration.step_log import StepLogError, read_step_log
+from bidkv.command_line.config_file import COMMANDS, ConfigError, read_config
 from bidkv.config import BidKVConfig
 from bidkv.control import Controller
 from bidkv.control_file import ControlFile, obey
+from bidkv.evaluation.comparison import ComparisonError, compare_sides, read_simulation
 from bidkv.experiments.collector import parse_exporter
 from bidkv.experiments.load_samples import read_samples
 from bidkv.experiments.server_launch import read_vocabulary
@@ -227,6 +232,28 @@ def _any_trace(trace_format: str, content: bytes) -> None:
         raise errors[0]
 
 
+def _packed_trace(content: bytes) -> None:
+    """Files that are unpacked on the way, or read by another library."""
+    _any_trace("vidur", content)
+
+
+def _config_file(content: bytes) -> None:
+    path = file("run.toml", content)
+    for command in COMMANDS:
+        assert all(stated.line >= 0 for stated in read_config(path, command).values())
+
+
+def _comparison(content: bytes) -> None:
+    read = [read_simulation(file("a.json", content))]
+    other = [read_simulation(file("b.json", a_simulation()))]
+    json.dumps(compare_sides(read, other, any_workload=True).as_dict(), allow_nan=False)
+
+
+def _stated_columns(content: bytes) -> None:
+    options = TraceOptions.from_statements({"columns": _text(content)})
+    assert options.columns
+
+
 def _manifest(content: bytes) -> None:
     path = SCRATCH / "frozen.jsonl"
     manifest_path(path).write_bytes(content)
@@ -374,6 +401,10 @@ def readers() -> Iterator[Reader]:
     for name, files in SEEDS_OF_FORMAT.items():
         seeds = tuple((TRACES / seed).read_bytes() for seed in files)
         yield Reader(f"trace-{name}", partial(_any_trace, name), (TraceError,), seeds)
+    yield Reader("trace-packed", _packed_trace, (TraceError,), packed_traces())
+    yield Reader("stated-columns", _stated_columns, (ValueError,), (b"time=a,prompt=b,output=c,session=d",))
+    yield Reader("config-file", _config_file, (ConfigError,), (CONFIG,))
+    yield Reader("comparison", _comparison, (ComparisonError,), (a_simulation(),))
     yield Reader("manifest", _manifest, (TraceError,), (a_manifest(),))
     yield Reader("step-log", _step_log, (StepLogError,), (STEPS,))
     yield Reader("experiment", _experiment, (StoreError,), (an_experiment(),))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+from contextlib import suppress
+from importlib import import_module
 
 from tests.reliability.scratch import SCRATCH
 from tests.support import requests_of, steady_profile
@@ -21,6 +25,35 @@ ENGINE = EngineConfig(num_gpu_blocks=12, block_size=4, max_num_seqs=6, max_num_b
 def a_result() -> bytes:
     run = simulate(requests_of((5, 9), (44, 3)), resolve("lcf"), ENGINE, steady_profile(), timeline_points=4)
     return encode(run).encode()
+
+
+def a_simulation() -> bytes:
+    run = simulate(requests_of((5, 9), (44, 3)), resolve("lcf"), ENGINE, steady_profile(), timeline_points=2)
+    return json.dumps({"config": {"trace": "t", "seed": 1}, "runs": [run.summary()]}).encode()
+
+
+def packed_traces() -> tuple[bytes, ...]:
+    """A table as gzip, Zstandard and Parquet write it, where those packages are there."""
+    rows = b"arrived_at,num_prefill_tokens,num_decode_tokens\n0.5,10,3\n0.75,7,2\n"
+    packed = [gzip.compress(rows, mtime=0)]
+    with suppress(ImportError):
+        packed.append(import_module("zstandard").compress(rows))
+    with suppress(ImportError):
+        arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+        columns = {"arrived_at": [0.5], "num_prefill_tokens": [10], "num_decode_tokens": [3]}
+        buffer = io.BytesIO()
+        parquet.write_table(arrow.table(columns), buffer)
+        packed.append(buffer.getvalue())
+    return tuple(packed)
+
+
+CONFIG = b"""\
+num-gpu-blocks = 600
+[simulate]
+strategy = ["lcf", "fair"]
+rate = 2.5
+"stream" = false
+"""
 
 
 def a_decision_log() -> bytes:

@@ -90,7 +90,7 @@ def read_config(file: Path, command: str) -> dict[str, Stated]:
         document = tomllib.loads(text)
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no text, no TOML, or a number of thousands of digits
         raise ConfigError(f"{file}: expected a TOML file: {str(error)[:120]}") from error
     lines = _find_lines(text)
     top: dict[str, Stated] = {}
