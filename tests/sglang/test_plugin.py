@@ -19,7 +19,8 @@ from bidkv.adapters import service as common_service
 from bidkv.adapters.environment import Environment
 from bidkv.adapters.sglang import plugin
 from bidkv.adapters.sglang import service as service_module
-from bidkv.adapters.sglang.hooks import RETRACTION_ORDER, Hooks, unresolved
+from bidkv.adapters.sglang.expectations import RETRACTION_ORDER, unresolved
+from bidkv.adapters.sglang.hooks import Hooks
 from bidkv.adapters.sglang.service import SglangService
 from bidkv.observability.watchdog import Watchdog
 from bidkv.policy import PolicySpecError
@@ -70,9 +71,9 @@ def test_another_version_of_sglang_is_left_alone_with_a_warning(monkeypatch, reg
     plugin.register()
     assert registered == []
     assert (
-        "this version of SGLang has no sglang.srt.managers.schedule_batch.ScheduleBatch.retract_decode"
-        in (caplog.text)
-    )
+        "this version of SGLang is not as expected: "
+        "it has no sglang.srt.managers.schedule_batch.ScheduleBatch.retract_decode"
+    ) in caplog.text
 
 
 def test_unresolved_names_what_is_not_there():

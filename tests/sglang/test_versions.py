@@ -10,12 +10,13 @@ from sglang.srt.plugins.hook_registry import HookRegistry
 
 import sglang
 from bidkv.adapters.sglang import plugin
-from bidkv.adapters.sglang.hooks import REQUIRED, Hooks, unresolved
+from bidkv.adapters.sglang.expectations import REQUIRED, find_unexpected, unresolved
+from bidkv.adapters.sglang.hooks import Hooks
 
 pytestmark = pytest.mark.sglang
 
 
-def test_this_version_gets_all_hooks_or_none_at_all(monkeypatch, caplog):
+def test_this_version_gets_all_hooks_or_none_at_all(monkeypatch, caplog, record_property):
     monkeypatch.setenv("BIDKV_STRATEGY", "fair")
     registered = []
     monkeypatch.setattr(HookRegistry, "register", lambda target, hook, kind: registered.append(target))
@@ -26,7 +27,9 @@ def test_this_version_gets_all_hooks_or_none_at_all(monkeypatch, caplog):
     missing = unresolved(needed)
     warnings = [record.getMessage() for record in caplog.records if record.name == "bidkv"]
     there = f"{len(needed) - len(missing)} of {len(needed)} places there"
+    record_property("missing", ", ".join(path.rpartition(".managers.")[2] for path in missing))
     print(f"\nSGLang {sglang.__version__}: {there} {missing or ''}")
+    assert find_unexpected(targets) == [f"it has no {path}" for path in missing]
     if missing:
         assert registered == []
         assert len(warnings) == 1

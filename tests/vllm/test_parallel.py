@@ -2,7 +2,7 @@
 
 Tensor parallelism changes nothing here: one scheduler decides for all ranks, whose workers only compute.
 Pipeline parallelism lets as many batches be in flight as there are stages. Data parallelism is one scheduler
-for each replica, in a process of its own (`test_data_parallel.py` starts two).
+for each replica, in a process of its own.
 """
 
 from __future__ import annotations

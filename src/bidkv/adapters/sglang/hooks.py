@@ -8,22 +8,14 @@ from __future__ import annotations
 
 import logging
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from bidkv.adapters.sglang.expectations import BATCH, POLICY, RETRACTION_ORDER, SCHEDULER
 from bidkv.adapters.sglang.glue import SglangGlue
 
 logger = logging.getLogger("bidkv")
-
-_MANAGERS = "sglang.srt.managers"
-_SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
-_BATCH = f"{_MANAGERS}.schedule_batch.ScheduleBatch"
-_ADDER = f"{_MANAGERS}.schedule_policy.PrefillAdder"
-RETRACTION_ORDER = f"{_BATCH}._get_decode_retraction_order"
-_TREE = "sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache"
-REQUIRED = (f"{_TREE}.lock", f"{_TREE}.unlock", f"{_SCHEDULER}.collect_inflight_reqs")
-"""What the adapter calls besides its targets; in a version of SGLang that lacks it every decision fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +44,17 @@ class Hooks:
         self._attach = attach
         self._on_give_up = on_give_up
         self.targets = (
-            Target(f"{_SCHEDULER}.__init__", "AFTER", self.scheduler_made),
-            Target(f"{_SCHEDULER}._add_request_to_queue", "AFTER", self.request_queued),
-            Target(f"{_SCHEDULER}._release_aborted_request", "AFTER", self.request_aborted),
-            Target(f"{_SCHEDULER}.process_batch_result", "AFTER", self.result_processed),
-            Target(f"{_SCHEDULER}.get_next_batch_to_run", "AFTER", self.pass_ended),
-            Target(f"{_SCHEDULER}.flush_cache", "AFTER", self.cache_flushed),
+            Target(f"{SCHEDULER}.__init__", "AFTER", self.scheduler_made),
+            Target(f"{SCHEDULER}._add_request_to_queue", "AFTER", self.request_queued),
+            Target(f"{SCHEDULER}._release_aborted_request", "AFTER", self.request_aborted),
+            Target(f"{SCHEDULER}.process_batch_result", "AFTER", self.result_processed),
+            Target(f"{SCHEDULER}.get_next_batch_to_run", "AFTER", self.pass_ended),
+            Target(f"{SCHEDULER}.flush_cache", "AFTER", self.cache_flushed),
             Target(RETRACTION_ORDER, "AROUND", self.retraction_order),
-            Target(f"{_BATCH}.retract_decode", "AROUND", self.retract_decode),
-            Target(f"{_ADDER}.preempt_to_schedule", "AROUND", self.preempt_to_schedule),
-            Target(f"{_ADDER}.add_one_req", "AROUND", self.add_one_req),
-            Target(f"{_MANAGERS}.schedule_policy.SchedulePolicy.calc_priority", "AFTER", self.queue_sorted),
+            Target(f"{BATCH}.retract_decode", "AROUND", self.retract_decode),
+            Target(f"{POLICY}.PrefillAdder.preempt_to_schedule", "AROUND", self.preempt_to_schedule),
+            Target(f"{POLICY}.PrefillAdder.add_one_req", "AROUND", self.add_one_req),
+            Target(f"{POLICY}.SchedulePolicy.calc_priority", "AFTER", self.queue_sorted),
         )
 
     def register(self) -> None:
@@ -205,18 +197,6 @@ class Hooks:
             self._tell(lambda glue: glue.admitted(req))
             self._tell(lambda glue: glue.arrange_after(req))
         return result
-
-
-def unresolved(paths: Iterable[str]) -> list[str]:
-    """Return the paths that this version of SGLang does not have."""
-    missing = []
-    for path in paths:
-        owner, _, name = path.rpartition(".")
-        try:
-            getattr(pkgutil.resolve_name(owner), name)
-        except (ImportError, AttributeError):
-            missing.append(path)
-    return missing
 
 
 def _leads_through(target: Target) -> bool:

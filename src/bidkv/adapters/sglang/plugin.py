@@ -10,8 +10,9 @@ import logging
 from typing import Any
 
 from bidkv.adapters.environment import Environment, read_strategy_environment
+from bidkv.adapters.sglang.expectations import find_unexpected
 from bidkv.adapters.sglang.glue import SglangGlue
-from bidkv.adapters.sglang.hooks import REQUIRED, Hooks, unresolved
+from bidkv.adapters.sglang.hooks import Hooks
 from bidkv.adapters.sglang.service import SglangService
 
 logger = logging.getLogger("bidkv")
@@ -51,12 +52,12 @@ class Plugin:
         self._environment = environment
 
     def install(self) -> None:
-        """Register all hooks; where this version of SGLang lacks anything they need, none at all."""
-        missing = unresolved([*(target.path for target in self.hooks.targets), *REQUIRED])
-        if missing:
+        """Register all hooks; where this version of SGLang is not as they need it, none at all."""
+        unexpected = find_unexpected(target.path for target in self.hooks.targets)
+        if unexpected:
             logger.warning(
-                "bidkv: stays off, SGLang keeps its own rules: this version of SGLang has no %s",
-                ", ".join(missing),
+                "bidkv: stays off, SGLang keeps its own rules: this version of SGLang is not as expected: %s",
+                "; ".join(unexpected),
             )
             return
         self.hooks.register()
