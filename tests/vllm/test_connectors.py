@@ -91,3 +91,13 @@ def test_while_a_transfer_is_about_to_free_blocks_nobody_is_named():
     steps, _ = run_ours(case, "lcf", engine=engine, prepare=prepare, before_step=stop)
     assert named
     assert not any(step.preempted for step in steps[::2])
+
+
+def test_sessions_are_left_to_vllm():
+    """What a connector can bring back is not worth what retention pays for it."""
+    case = random_case(2, prefix_caching=True)
+    _, scheduler = run_ours(case, "sessions", engine={"kv_transfer": remote_store(load_steps=2)})
+    engine, counters = scheduler.bidkv.glue.engine, scheduler.bidkv.controller.counters
+    assert engine.sessions is engine.cache is None
+    assert counters.session_drops == counters.failures == 0
+    assert counters.completions == len(case.requests)

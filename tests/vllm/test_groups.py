@@ -92,6 +92,18 @@ def test_the_demand_is_not_counted_while_memory_is_plentiful():
     assert asked == []
 
 
+def test_sessions_are_left_to_vllm(caplog):
+    """Whatever the policy would keep, several groups are retained and reused in vLLM's own order."""
+    case, specs = grouped_case(0, "sliding window", prefix_caching=True)
+    with caplog.at_level("INFO", logger="bidkv"):
+        _, scheduler = run_ours(case, "sessions", engine={"specs": specs})
+    assert "sessions are left to vLLM's own prefix cache: the model has 2 groups of KV cache" in caplog.text
+    engine, counters = scheduler.bidkv.glue.engine, scheduler.bidkv.controller.counters
+    assert engine.sessions is engine.cache is None
+    assert counters.session_drops == counters.failures == 0
+    assert counters.completions == len(case.requests)
+
+
 def test_a_manager_that_wants_to_know_more_is_refused():
     class Curious:
         block_size = BLOCK
