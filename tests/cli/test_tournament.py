@@ -58,6 +58,7 @@ def test_json_on_stdout_is_all_there_is() -> None:
     ("options", "message"),
     [
         (["--strategy", "nobody"], "policy 'nobody' does not exist"),
+        (["--machine", "abacus"], "--machine: expected one of h100-8b"),
         (["--family", "nothing"], "family 'nothing' does not exist"),
         (["--size", "XL"], "size 'XL' does not exist"),
         (["--load", "1,x"], "--load: expected numbers"),

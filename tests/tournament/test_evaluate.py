@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,24 @@ def test_all_policies_run_the_same_cells(standings: Standings) -> None:
     assert standings.simulated_requests == 2 * 120 * (1 + 3)
     baseline = standings.ratio(BASELINE, "mean_e2e_s")
     assert (baseline.value, baseline.low, baseline.high) == (1.0, 1.0, 1.0)
+
+
+def test_an_infinite_load_has_all_queued_and_the_json_says_so() -> None:
+    result = evaluate(["lcf"], **{**SMALL, "loads": [math.inf]})  # type: ignore[arg-type]
+    document = json.loads(json.dumps(result.as_dict(), allow_nan=False))
+    assert document["plan"]["loads"] == ["inf"]
+    assert {cell["load"] for cell in document["cells"]} == {"inf"}
+    for cell in document["cells"]:
+        # Of requests that all arrive at 0 s, the last one's latency is the whole run.
+        score = cell["scores"][BASELINE]
+        assert score["p99_e2e_s"] <= 120 / score["throughput_rps"] * 1.0001
+        assert score["mean_ttft_s"] <= score["p99_ttft_s"] <= score["longest_wait_s"]
+
+
+def test_a_machine_has_step_times_of_its_own(standings: Standings) -> None:
+    other = evaluate(["lcf"], **SMALL, profile="l40s-8b")  # type: ignore[arg-type]
+    for cell, scores in standings.scores.items():
+        assert other.scores[cell]["lcf"].mean_e2e_s > scores["lcf"].mean_e2e_s
 
 
 def test_processes_change_nothing(standings: Standings) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from bidkv.tournament import BASELINE, Score, Standings, TournamentCell, TournamentPlan, tables
 
-EVEN = Score(10.0, 40.0, 5.0, 8.0, 2.0, 0.1, 0.5, 3, 20, 0)
+EVEN = Score(10.0, 40.0, 3.0, 5.0, 8.0, 2.0, 0.1, 0.5, 3, 20, 0)
 T_95 = {1: 12.7062047, 2: 4.3026527}
 """Student's t, two-sided 95 %, by degrees of freedom (any table)."""
 
@@ -83,6 +83,22 @@ def test_the_best_rival_is_chosen_place_by_place() -> None:
     rows = tables.hindsight_rows(table)
     assert [row[0] for row in rows] == [BASELINE, "fair"]
     assert rows[1][2].startswith("1.095")
+    # In "code" 6.0 against 5.0, in "mixed" the same as the best: one of two is within 1 %.
+    assert table.near_best("fair", rivals, "mean_e2e_s") == (1, 2)
+    assert rows[1][4:] == ["1 of 2", "2 of 2"]
+
+
+def test_a_cell_is_lost_by_any_figure_of_latency_or_wait() -> None:
+    table = standings({"lcf": {("code", seed): 10.0 for seed in (1, 2, 3)}})
+    for name, shown in (
+        ("mean_ttft_s", "TTFT mean"),
+        ("p99_ttft_s", "TTFT p99"),
+        ("longest_wait_s", "longest wait"),
+    ):
+        slow = replace(EVEN, **{name: 1.05 * getattr(EVEN, name)})
+        scores = {cell: {**by_policy, "lcf": slow} for cell, by_policy in table.scores.items()}
+        ((*_, figure, ratio),) = tables.loss_rows(Standings(table.plan, scores), ["lcf"])
+        assert (figure, ratio) == (shown, "1.050 [1.050, 1.050]")
 
 
 def test_policies_that_broke_are_named() -> None:

@@ -41,7 +41,12 @@ class SessionTournament:
         typer.Option("--sessions", help="Sessions, in open and closed loop, instead of single requests."),
     ] = False
     machine: Annotated[
-        str | None, typer.Option(metavar="A[,B...]", help="--sessions: models on machines.  [default: all]")
+        str | None,
+        typer.Option(
+            metavar="A[,B...]",
+            help="Models on machines; without --sessions one.  [default: all; without --sessions an 8B model "
+            "on an H100, synchronous]",
+        ),
     ] = None
     level: Annotated[
         str,
@@ -95,7 +100,11 @@ def command(
         typer.Option(metavar="A[,B...]", help="Policies: name or name:key=value;key=value.  [default: all]"),
     ] = None,
     family: Annotated[
-        str | None, typer.Option(metavar="A[,B...]", help="Workload families.  [default: all]")
+        str | None,
+        typer.Option(
+            metavar="A[,B...]",
+            help="Workload families, or a group: ordinary, outside-chat.  [default: all]",
+        ),
     ] = None,
     size: Annotated[
         str | None,
@@ -109,8 +118,8 @@ def command(
         str | None,
         typer.Option(
             metavar="X[,Y...]",
-            help=f"Arrival rates as shares of the throughput at saturation.  [default: {_LOADS}; with "
-            "--sessions shares of the knee, 0.5,0.8,1,1.2,1.5]",
+            help="Arrival rates as shares of the throughput at saturation; inf has all requests queued at "
+            f"the start.  [default: {_LOADS}; with --sessions shares of the knee, 0.5,0.8,1,1.2,1.5]",
         ),
     ] = None,
     split: Annotated[
@@ -164,7 +173,7 @@ def command(
     if of_sessions.sessions:
         standings = _play_sessions(choice, of_sessions, jobs, output_dir)
     else:
-        standings = _play(choice, jobs, output_dir)
+        standings = _play(choice, _one_machine(of_sessions.machine), jobs, output_dir)
     _write(standings, json_file, (html_file, png_file), docs_file, section)
 
 
@@ -181,9 +190,20 @@ class _Choice:
     server: ServerOptions
 
 
-def _play(choice: _Choice, jobs: int, output_dir: Path | None) -> Standings:
+def _one_machine(text: str | None) -> str | None:
+    """Return the name of the machine that single requests run on; None for the default."""
+    if text is None:
+        return None
+    from bidkv.tournament.session_plan import MACHINES
+
+    if text not in MACHINES:
+        fail(f"--machine: expected one of {', '.join(MACHINES)}, got {text!r}")
+    return text
+
+
+def _play(choice: _Choice, machine: str | None, jobs: int, output_dir: Path | None) -> Standings:
     from bidkv.tournament import TournamentPlan, all_policies, play
-    from bidkv.tournament.plan import DEFAULT_SIZES
+    from bidkv.tournament.plan import DEFAULT_SIZES, PROFILE
 
     with bad_input("options"):
         plan = TournamentPlan.make(
@@ -200,6 +220,7 @@ def _play(choice: _Choice, jobs: int, output_dir: Path | None) -> Standings:
             plan,
             jobs=jobs,
             output_dir=output_dir,
+            profile=machine or PROFILE,
             on_progress=lambda done, total: bar("workloads", done, total),
         )
 

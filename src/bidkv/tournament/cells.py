@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bidkv.evaluation.saturation import queued_throughput_rps
 from bidkv.policy import resolve
-from bidkv.profiles import load_profile
+from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import simulate
 from bidkv.tournament.fingerprints import engine_fingerprint
@@ -22,6 +22,7 @@ from bidkv.tournament.plan import (
     memory_size,
 )
 from bidkv.tournament.scores import Score
+from bidkv.tournament.session_plan import MACHINES, load_machine
 from bidkv.tournament.store import ScoreStore
 from bidkv.workloads.families import FAMILIES
 
@@ -48,7 +49,7 @@ def run_group(
 ) -> GroupScores:
     """Run every load and policy of a group that is not stored yet. Equal arguments give equal scores."""
     started = time.perf_counter()
-    profile = load_profile(profile_name)
+    profile = _load_step_times(profile_name)
     count = plan.requests_at(group.size)
     family = FAMILIES[group.family]
     engine = memory_size(group.size).make_engine(plan.engine)
@@ -82,6 +83,11 @@ def run_group(
         for load in plan.loads
     }
     return GroupScores(saturation_rps, cells, simulated, time.perf_counter() - started)
+
+
+def _load_step_times(name: str) -> StepTimeProfile:
+    """Return the step times of a machine of the tournaments, or of a profile by its name."""
+    return load_machine(name) if name in MACHINES else load_profile(name)
 
 
 def _open_store(

@@ -42,7 +42,7 @@ def evaluate(
         requests: requests of every run; None takes the number that belongs to the memory size.
         jobs: processes; -1 takes all cores.
         output_dir: folder in which scores are kept; a second call runs only those that are missing.
-        profile: step times of the simulated engine.
+        profile: step times of the simulated engine: a profile, or a machine of :data:`MACHINES`.
         on_progress: called with (groups done, groups in all).
 
     Returns:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -12,7 +11,7 @@ from bidkv.baselines import ENGINE_ORDER
 from bidkv.policy import available, resolve
 from bidkv.profiles import DEFAULT_PROFILE, load_profile
 from bidkv.simulator import EngineConfig
-from bidkv.workloads.families import FAMILIES, Split, split_seeds
+from bidkv.workloads.families import FAMILIES, FAMILY_GROUPS, Split, split_seeds
 
 BASELINE = ENGINE_ORDER
 """vLLM's own order: saturation is measured under it, and every figure is relative to it."""
@@ -21,7 +20,7 @@ RECOMMENDED = ("fair", "fast", "on-time")
 """This project's own: pictures name them, and docs/results/single-requests.md lists every cell they lose."""
 
 LOADS = (0.8, 0.95, 1.1, 1.3)
-"""Arrival rates, as shares of the throughput at saturation."""
+"""Arrival rates, as shares of the throughput at saturation; `math.inf` has all queued at the start."""
 
 VARIANTS = (
     "watermark:f=0.01",
@@ -113,6 +112,13 @@ def all_policies() -> list[str]:
     return [*available(), *VARIANTS]
 
 
+_KNOWN_FAMILIES = ", ".join((*FAMILY_GROUPS, *FAMILIES))
+
+
+def _expand_groups(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(family for name in names for family in FAMILY_GROUPS.get(name, (name,)))
+
+
 class TournamentCell(NamedTuple):
     """One workload on one engine, which every policy runs."""
 
@@ -162,11 +168,14 @@ class TournamentPlan:
     ) -> TournamentPlan:
         """Fill in what is None: every family, the sizes of real servers, the first four seeds of the split.
 
+        A name of a group of families stands for all of them. An infinite load has every request queued at the
+        start.
+
         `engine` holds options of the simulated engine at every size, by their names in Python.
         """
         return cls(
             (BASELINE, *(spec for spec in policies if spec != BASELINE)),
-            tuple(FAMILIES) if families is None else tuple(families),
+            tuple(FAMILIES) if families is None else _expand_groups(families),
             DEFAULT_SIZES if sizes is None else tuple(sizes),
             tuple(loads),
             split_seeds(split)[:4] if seeds is None else tuple(seeds),
@@ -179,7 +188,7 @@ class TournamentPlan:
             resolve(spec)
         for name in self.families:
             if name not in FAMILIES:
-                raise ValueError(f"family {name!r} does not exist. Available: {', '.join(FAMILIES)}")
+                raise ValueError(f"family {name!r} does not exist. Available: {_KNOWN_FAMILIES}")
         for name in self.sizes:
             memory_size(name).make_engine(self.engine)
         for what, values in (
@@ -194,7 +203,7 @@ class TournamentPlan:
             if len(set(values)) < len(values):
                 raise ValueError(f"a {what} is named twice: {', '.join(map(str, values))}")
         for load in self.loads:
-            if not (math.isfinite(load) and load > 0.0):
+            if not load > 0.0:
                 raise ValueError(f"a load must be a positive number, got {load!r}")
         if self.requests is not None and self.requests < 1:
             raise ValueError(f"requests must be at least 1, got {self.requests}")

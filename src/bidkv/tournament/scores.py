@@ -18,7 +18,8 @@ class Score:
     Attributes:
         mean_e2e_s: mean end-to-end latency of completed requests.
         p99_e2e_s: its 99th percentile (nearest rank).
-        p99_ttft_s: 99th percentile of the time to first token.
+        mean_ttft_s: mean time to first token.
+        p99_ttft_s: its 99th percentile.
         longest_wait_s: longest time to first token.
         throughput_rps: completed requests over the time from first arrival to last finish.
         recompute_tax: share of the computed tokens that had been computed before.
@@ -30,6 +31,7 @@ class Score:
 
     mean_e2e_s: float
     p99_e2e_s: float
+    mean_ttft_s: float
     p99_ttft_s: float
     longest_wait_s: float
     throughput_rps: float
@@ -49,6 +51,7 @@ class Score:
         return cls(
             mean_e2e_s=sum(e2e_s) / len(e2e_s),
             p99_e2e_s=nearest_rank(e2e_s, 99),
+            mean_ttft_s=sum(ttft_s) / len(ttft_s),
             p99_ttft_s=nearest_rank(ttft_s, 99),
             longest_wait_s=ttft_s[-1],
             throughput_rps=len(done) / run.span_s,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -12,16 +12,16 @@ from bidkv.tournament.paired import LOSS, MeanInterval, geometric_mean, mean_ove
 from bidkv.tournament.plan import BASELINE, TournamentCell, TournamentPlan
 from bidkv.tournament.scores import Score
 
-RATIOS = ("mean_e2e_s", "p99_e2e_s", "p99_ttft_s", "longest_wait_s", "throughput_rps")
+JUDGED = ("mean_e2e_s", "p99_e2e_s", "mean_ttft_s", "p99_ttft_s", "longest_wait_s")
+"""Figures for which lost cells are counted."""
+
+RATIOS = (*JUDGED, "throughput_rps")
 """Figures compared as a ratio to the baseline on the same cell."""
 
 LEVELS = ("recompute_tax", "slo_attainment")
 """Figures compared as they are, because both can be zero."""
 
 _Cells = list[tuple[TournamentCell, Mapping[str, Score]]]
-
-JUDGED = ("mean_e2e_s", "p99_e2e_s")
-"""Figures for which lost cells are counted."""
 
 
 class LostCell(NamedTuple):
@@ -87,18 +87,37 @@ class Standings:
 
         The best rival is known only in hindsight; it could not have been chosen beforehand. Lower is better.
         """
-        logs = []
+        return geometric_mean(
+            log for logs in self._logs_against_best(policy, rivals, metric, size) for log in logs
+        )
+
+    def near_best(
+        self, policy: str, rivals: Sequence[str], metric: str, *, size: str | None = None
+    ) -> tuple[int, int]:
+        """Count the (size, family, load) at which a metric is at most :data:`LOSS` times the best rival's.
+
+        Returns:
+            How many these are, and of how many. The ratio is the geometric mean over the seeds.
+        """
+        ratios = [
+            geometric_mean(logs).value for logs in self._logs_against_best(policy, rivals, metric, size)
+        ]
+        return sum(ratio <= LOSS for ratio in ratios), len(ratios)
+
+    def _logs_against_best(
+        self, policy: str, rivals: Sequence[str], metric: str, size: str | None
+    ) -> Iterator[list[tuple[int, float]]]:
+        """Yield (seed, logarithm of the ratio to the best rival) of each (size, family, load)."""
         for cells in self._places(size).values():
             best = min(rivals, key=lambda rival: _ratio(cells, rival, metric).value)
-            logs += [(cell.seed, _log_ratio(scores, policy, best, metric)) for cell, scores in cells]
-        return geometric_mean(logs)
+            yield [(cell.seed, _log_ratio(scores, policy, best, metric)) for cell, scores in cells]
 
     def most_preemptions(self, policy: str, *, size: str | None = None, load: float | None = None) -> int:
         """Return the most preemptions of one request in any cell."""
         return max(scores[policy].max_preemptions for _, scores in self._cells(size, None, load))
 
     def losses(self, policy: str) -> list[LostCell]:
-        """Return the cells whose interval of mean or p99 latency lies wholly above :data:`LOSS`."""
+        """Return the cells with the interval of a figure of :data:`JUDGED` wholly above :data:`LOSS`."""
         return [loss for loss in self._all_losses if loss.policy == policy]
 
     @cached_property
@@ -140,14 +159,14 @@ class Standings:
         places = [(size, load) for size in plan.sizes for load in (None, *plan.loads)]
         return {
             "baseline": BASELINE,
-            "plan": asdict(plan),
+            "plan": {**asdict(plan), "loads": [_as_json(load) for load in plan.loads]},
             "simulated_requests": self.simulated_requests,
             "busy_s": self.busy_s,
             "policies": {
                 policy: [
                     {
                         "size": size,
-                        "load": load,
+                        "load": None if load is None else _as_json(load),
                         **{m: asdict(self.ratio(policy, m, size=size, load=load)) for m in RATIOS},
                         **{m: asdict(self.level(policy, m, size=size, load=load)) for m in LEVELS},
                         "max_preemptions": self.most_preemptions(policy, size=size, load=load),
@@ -156,10 +175,17 @@ class Standings:
                 ]
                 for policy in plan.policies
             },
-            "losses": [{**loss._asdict(), "ratio": asdict(loss.ratio)} for loss in self._all_losses],
+            "losses": [
+                {**loss._asdict(), "load": _as_json(loss.load), "ratio": asdict(loss.ratio)}
+                for loss in self._all_losses
+            ],
             "broken": self.broken(),
             "cells": [
-                {**cell._asdict(), "scores": {policy: score.as_dict() for policy, score in scores.items()}}
+                {
+                    **cell._asdict(),
+                    "load": _as_json(cell.load),
+                    "scores": {policy: score.as_dict() for policy, score in scores.items()},
+                }
                 for cell, scores in self.scores.items()
             ],
         }
@@ -172,6 +198,11 @@ class Standings:
 
     def __str__(self) -> str:
         return self.text()
+
+
+def _as_json(load: float) -> float | str:
+    """Return a load as JSON has it: it knows no infinity."""
+    return load if math.isfinite(load) else "inf"
 
 
 def _ratio(cells: _Cells, policy: str, metric: str) -> MeanInterval:

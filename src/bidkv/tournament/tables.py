@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from bidkv.evaluation.tables import aligned_table
 from bidkv.tournament.paired import MeanInterval
-from bidkv.tournament.plan import BASELINE
-from bidkv.tournament.standings import JUDGED, Standings
+from bidkv.tournament.plan import BASELINE, RECOMMENDED
+from bidkv.tournament.standings import Standings
 
 HEADINGS = (
     "policy",
     "mean",
     "p99",
+    "TTFT mean",
     "TTFT p99",
     "longest wait",
     "throughput",
@@ -21,9 +22,16 @@ HEADINGS = (
     "most preempted",
     "cells lost",
 )
-HINDSIGHT_HEADINGS = ("policy", "size", "mean", "p99")
+HINDSIGHT_HEADINGS = ("policy", "size", "mean", "p99", "mean within 1 %", "p99 within 1 %")
 LOSS_HEADINGS = ("policy", "size", "family", "load", "figure", "ratio")
-_NAMES = {"mean_e2e_s": "mean", "p99_e2e_s": "p99"}
+_NAMES = {
+    "mean_e2e_s": "mean",
+    "p99_e2e_s": "p99",
+    "mean_ttft_s": "TTFT mean",
+    "p99_ttft_s": "TTFT p99",
+    "longest_wait_s": "longest wait",
+}
+_OF_HINDSIGHT = ("mean_e2e_s", "p99_e2e_s")
 
 
 def size_rows(standings: Standings, size: str, load: float | None = None) -> list[list[str]]:
@@ -45,6 +53,7 @@ def _row(standings: Standings, policy: str, size: str, load: float | None) -> li
         policy,
         str(ratio("mean_e2e_s")),
         str(ratio("p99_e2e_s")),
+        str(ratio("mean_ttft_s")),
         str(ratio("p99_ttft_s")),
         str(ratio("longest_wait_s")),
         str(ratio("throughput_rps")),
@@ -66,7 +75,9 @@ def loss_rows(standings: Standings, policies: Sequence[str]) -> list[list[str]]:
 
 
 def hindsight_rows(standings: Standings) -> list[list[str]]:
-    """Return policy, size, mean and p99 relative to the best watermark of each family and load in hindsight.
+    """Return mean and p99 of each policy and size relative to the best watermark of each family and load.
+
+    The best one is known in hindsight. The last two columns count the cells at most 1 % above it.
 
     Empty without at least two watermarks among the policies.
     """
@@ -77,12 +88,18 @@ def hindsight_rows(standings: Standings) -> list[list[str]]:
         [
             policy,
             size,
-            *(str(standings.against_best(policy, watermarks, m, size=size)) for m in JUDGED),
+            *(str(standings.against_best(policy, watermarks, m, size=size)) for m in _OF_HINDSIGHT),
+            *(_near(standings, policy, watermarks, m, size) for m in _OF_HINDSIGHT),
         ]
         for policy in standings.plan.policies
         if policy not in watermarks
         for size in standings.plan.sizes
     ]
+
+
+def _near(standings: Standings, policy: str, rivals: Sequence[str], metric: str, size: str) -> str:
+    near, cells = standings.near_best(policy, rivals, metric, size=size)
+    return f"{near} of {cells}"
 
 
 def as_text(standings: Standings) -> str:
@@ -91,5 +108,12 @@ def as_text(standings: Standings) -> str:
     for size in standings.plan.sizes:
         parts.append(f"{size}: ratios to {BASELINE}, geometric means, 95 % intervals over seeds")
         parts.append("\n".join(aligned_table(HEADINGS, size_rows(standings, size))))
+    if hindsight := hindsight_rows(standings):
+        parts.append("Ratios to the best watermark of each family and load, known in hindsight")
+        parts.append("\n".join(aligned_table(HINDSIGHT_HEADINGS, hindsight)))
+    recommended = [policy for policy in RECOMMENDED if policy in standings.plan.policies]
+    if losses := loss_rows(standings, recommended):
+        parts.append(f"Lost to {BASELINE}")
+        parts.append("\n".join(aligned_table(LOSS_HEADINGS, losses)))
     parts.extend(f"{policy} failed in {runs} runs" for policy, runs in standings.broken().items())
     return "\n".join(parts)
