@@ -52,9 +52,10 @@ class Served:
         self.log = folder / "decisions.jsonl"
         self.served = 0
         self._path, self._body = path, body
+        self.engine_log = folder / "engine.log"
         self.engine = ChildProcess(
             [*command, "--port", str(port)],
-            folder / "engine.log",
+            self.engine_log,
             {
                 "BIDKV_STRATEGY": "fair",
                 "BIDKV_METRICS_PORT": str(exporter),

@@ -16,6 +16,7 @@ import pytest
 from tests.engine_model import VOCABULARY, write_model
 from tests.served import CLIENTS, Served, setbacks_of, timeline_of
 
+from bidkv._version import __version__
 from bidkv.observability.prometheus_page import get_text
 from bidkv.observability.replay_views import LoggedEngine
 from bidkv.policy.parts.recompute import cheapest_to_recompute
@@ -79,6 +80,24 @@ def test_top_reads_both_addresses(served: Served) -> None:
     assert result.exit_code == 0, result.output
     for part in ("fair", "in charge", "KV memory", "rho", "recompute tax", "vLLM"):
         assert part in result.stdout
+
+
+def test_simulate_reads_the_size_of_the_running_server(served: Served) -> None:
+    from typer.testing import CliRunner
+
+    from bidkv.cli.app import app
+
+    words = ["--trace", "mixed", "--rate", "2", "--limit", "5", "--strategy", "fair", "--json", "-"]
+    result = CliRunner().invoke(app, ["simulate", "--from-server", served.url, *words])
+    assert result.exit_code == 0, result.output
+    config = json.loads(result.stdout)["config"]
+    assert (config["num_gpu_blocks"], config["block_size"], config["max_model_len"]) == (48, 32, 1024)
+    assert config["enable_prefix_caching"] is False
+    assert "assumed: --max-num-seqs 256, --max-num-batched-tokens 2,048" in result.stderr
+
+
+def test_the_log_says_at_the_start_who_is_in_charge(served: Served) -> None:
+    assert f"bidkv {__version__}: policy 'fair' schedules this engine" in served.engine_log.read_text()
 
 
 def test_the_page_passes_promtool(served: Served) -> None:

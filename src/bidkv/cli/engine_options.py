@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from bidkv.cli import options as opt
 from bidkv.cli.errors import bad_input, fail
 from bidkv.command_line.server_options import SchedulerOptions
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 
 FALLBACK_NUM_GPU_BLOCKS = 8192
 """KV blocks where neither an option nor the profile states any: 131,072 tokens at 16 per block."""
+
+
+_TOLD = ("num_gpu_blocks", "block_size", "enable_prefix_caching", "max_model_len")
+"""Options that a running server tells."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +36,7 @@ class EngineOptions(SchedulerOptions):
         max_model_len: longest prompt and output together; None takes what fits.
         schedule_conservativeness: SGLang's factor on reserved output.
         clip_max_new_tokens: SGLang's limit on it.
+        from_server: address of a running vLLM server whose size is taken.
     """
 
     engine: opt.Engine = opt.EngineName.VLLM
@@ -40,6 +47,34 @@ class EngineOptions(SchedulerOptions):
     max_model_len: opt.MaxModelLen = None
     schedule_conservativeness: opt.ScheduleConservativeness = 1.0
     clip_max_new_tokens: opt.ClipMaxNewTokens = 4096
+    from_server: opt.FromServer = None
+
+    def ask_server(self) -> EngineOptions:
+        """Return the options with what the server of `--from-server` tells in place of what is not stated.
+
+        One line on stderr says what was read, and another which options it does not tell.
+        """
+        if self.from_server is None:
+            return self
+        from bidkv.adapters.running_server import UNTOLD, ServerUnreadable, read_running_server
+
+        if self.engine is opt.EngineName.SGLANG:
+            fail("--from-server: expected --engine vllm: SGLang's pages are not read")
+        try:
+            server = read_running_server(self.from_server)
+        except ServerUnreadable as error:
+            fail(f"--from-server: {error}")
+        typer.echo(f"bidkv: --from-server: {server}", err=True)
+        assumed = [
+            f"--{name.replace('_', '-')} {value:,}"
+            for name, value in zip(UNTOLD, self.limits, strict=True)
+            if getattr(self, name) is None
+        ]
+        if assumed:
+            typer.echo(
+                f"bidkv: --from-server: a server does not tell these; assumed: {', '.join(assumed)}", err=True
+            )
+        return replace(self, **{name: getattr(server, name) for name in _TOLD if getattr(self, name) is None})
 
     def blocks(self, profile: StepTimeProfile) -> int:
         """Return the stated number of blocks, or what fits on the profile's GPU beside the weights."""

@@ -130,6 +130,14 @@ Engine = Annotated[
 ]
 Replicas = Annotated[int, typer.Option(metavar="N", help="Equal replicas behind a router, on one clock.")]
 Router = Annotated[RouterName, typer.Option(help="How the router chooses the replica of a request.")]
+FromServer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Take the size of a running vLLM server (http://127.0.0.1:8000) from its own pages; options "
+        "that are stated win.",
+    ),
+]
 ScheduleConservativeness = Annotated[
     float, typer.Option(metavar="F", help="SGLang: scales the output that running requests reserve.")
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,6 +95,7 @@ def command(
     profile: opt.Profile = DEFAULT_PROFILE,
     model: ModelConfig = None,
     machine: MachineOptions = _NO_MACHINE,
+    from_server: opt.FromServer = None,
     num_gpu_blocks: opt.NumGpuBlocks = None,
     block_size: opt.BlockSize = None,
     max_num_seqs: opt.MaxNumSeqs = None,
@@ -130,8 +131,11 @@ def command(
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=machine.max_model_len,
+        from_server=from_server,
         **asdict(scheduler),
-    )
+    ).ask_server()
+    # What a server's prefix cache saves is --cached-prompt-share here.
+    options = replace(options, enable_prefix_caching=scheduler.enable_prefix_caching)
     if model is None:
         machine.refuse_without("--model")
         step_times = read_profile(profile)

@@ -76,6 +76,10 @@ def _print(outcome: Replay) -> None:
         )
     console = table_console()
     console.print(table)
+    console.print(
+        "Tokens to recompute are those that the victims held when they were chosen; `bidkv explain` counts "
+        "what was really computed again until the log's end."
+    )
     if outcome.truncated:
         console.print(f"{outcome.truncated:,} decisions show only some of their candidates.")
 

@@ -80,6 +80,7 @@ def command(
     strategies = [] if strategy is None else check_strategies(strategy)
     columns = read_figures(figures)
     step_times = read_profile(profile)
+    server = server.ask_server()
     replica = server.make_engine(step_times)
     _check(strategies, replicas, duration_s, json_file, html_file, decision_log)
     source = WorkloadOptions(workload or trace, trace_format, rate, limit, hours, seed, starts, stated)
