@@ -169,7 +169,11 @@ class _Option:
         """Return the option of a typer command's parameter."""
         given, *notes = get_args(parameter.annotation)
         kinds = [kind for kind in get_args(given) or (given,) if kind is not NoneType]
-        texts = [text for note in notes for text in getattr(note, "param_decls", ()) if text[:2] == "--"]
+        # Within Annotated, typer keeps the first of several names where a default would stand.
+        stated = [
+            (getattr(note, "default", None), *(getattr(note, "param_decls", None) or ())) for note in notes
+        ]
+        texts = [text for note in stated for text in note if isinstance(text, str) and text[:2] == "--"]
         own = [text.partition("/")[0].removeprefix("--") for text in texts]
         return cls(parameter.name, tuple(own) or (parameter.name.replace("_", "-"),), kinds[0])
 
