@@ -130,14 +130,12 @@ class Controller(GuardedPolicy):
 
     def _choose_victims(self, engine: EngineView, need: int, free: int) -> Sequence[RequestView]:
         running = engine.running
-        preemptable = engine.preemptable(running)
-        if not preemptable:
+        if not (preemptable := engine.preemptable(running)):
             return ()
         candidates = self._candidates(engine, preemptable)
         victims: list[RequestView] = []
         excluded: set[str] = set()
-        last_to_go = len(running) - 1
-        while need > free and candidates and len(victims) < last_to_go:
+        while need > free and candidates and len(victims) < len(running) - 1:
             engine_choice = _tail(running, excluded)
             victim = self._take(engine, candidates, need - free, engine_choice)
             if victim is None:
