@@ -87,6 +87,9 @@ def samples() -> dict[float, list[StabilityState]]:
         for law in LAWS:
             for load, states in sample_loads(law, engine).items():
                 pooled[load] += states
+    for load, states in sorted(pooled.items()):
+        stable = sum(state.is_stable for state in states) / len(states)
+        print(f"at {load:.0%} of the sustainable rate {stable:.1%} of {len(states):,} samples say stable")
     return pooled
 
 
