@@ -61,6 +61,7 @@ ELSEWHERE = {
     "bidkv simulate --trace FILE": "the page's FILE is any trace: the README's command has one",
     "bidkv plan --prompt-tokens": "it simulates fleets: tests/planning/test_plan.py does",
     "bidkv explain decisions.jsonl": "test_printed_commands.py runs it on a log",
+    "bidkv explain FILE --session": "tests/observability/test_session_story.py tells sessions of a real log",
 }
 
 SUCCEEDS_WITH = {"BIDKV_STRATEGY=fair BIDKV_METRICS_PORT=9400 bidkv doctor": (0, 1)}

@@ -17,11 +17,11 @@ _COUNTS = count_deployments(_FILE)
 
 
 @pytest.mark.parametrize(
-    "count", _COUNTS, ids=lambda c: f"{c.model}-{c.gpu}-{c.server.gpus}-{c.server.kv_cache_dtype}"
+    "count",
+    [count for count in _COUNTS if count.model not in _MISSES],
+    ids=lambda c: f"{c.model}-{c.gpu}-{c.server.gpus}-{c.server.kv_cache_dtype}",
 )
 def test_a_documented_deployment_has_the_tokens_that_its_server_logged(count: BlockCount) -> None:
-    if count.model in _MISSES:
-        pytest.skip("listed as a miss; the table has its error")
     assert count.computed == pytest.approx(count.logged, rel=0.05)
 
 

@@ -114,7 +114,7 @@ def describe_memory(summaries: Sequence[Summary]) -> list[str]:
     if unfound:
         parts = [f"{s['strategy']} {percent(share)}" for s, share in unfound]
         sentences.append(
-            "No turn ever found its past in a prefix cache: caching is off, or no context outlives a turn. "
+            "The prefix cache thrashes, or prefix caching is off: no turn ever found its past there. "
             f"Of the computed tokens this share is past computed again: {', '.join(parts)}."
         )
     if thrashing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import math
 import re
 import urllib.request
@@ -74,6 +75,9 @@ def get_text(url: str, body: bytes | None = None, *, timeout_s: float = TIMEOUT_
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
     # The environment's proxy is meant for other machines.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=timeout_s) as answer:
-        text: str = answer.read().decode(errors="replace")
-        return text
+    try:
+        with opener.open(request, timeout=timeout_s) as answer:
+            text: str = answer.read().decode(errors="replace")
+            return text
+    except http.client.HTTPException as error:  # a port that is no number, an answer that is no HTTP
+        raise ValueError(str(error) or type(error).__name__) from error
