@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +16,13 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.machine_options import MachineOptions
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
-from bidkv.cli.workload import FileStatements, WorkloadOptions, check_numbers, read_requests
+from bidkv.cli.workload import (
+    FileStatements,
+    SessionOptions,
+    WorkloadOptions,
+    check_numbers,
+    read_requests,
+)
 from bidkv.command_line.config_file import with_config
 from bidkv.command_line.server_options import SchedulerOptions
 from bidkv.profiles import DEFAULT_PROFILE
@@ -24,6 +31,7 @@ if TYPE_CHECKING:
     from bidkv.evaluation.latency_target import LatencyTarget
     from bidkv.planning import CapacityPlan, Demand, FleetVerification, RateCheck
     from bidkv.profiles import StepTimeProfile
+    from bidkv.protocol.sessions import Session
     from bidkv.simulator import EngineConfig
     from bidkv.stability import ReplicaShape
 
@@ -31,6 +39,9 @@ if TYPE_CHECKING:
 
 _GENERATED_REQUESTS = 4000
 """Requests of a generated workload where no `--limit` states their number: enough for its law of lengths."""
+
+_GENERATED_SESSIONS = 300
+"""Sessions of a workload that a plan looks at where `--sessions` states no number."""
 
 NOT_POSSIBLE = 1
 """Exit code where no number of replicas keeps the target."""
@@ -63,6 +74,13 @@ ModelConfig = Annotated[
 ]
 CachedPromptShare = Annotated[
     float, typer.Option(metavar="F", help="Share of prompt tokens found in the prefix cache.")
+]
+Users = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Plan for N users, each of whom sends the next request after an answer."),
+]
+Think = Annotated[
+    float, typer.Option(metavar="S", help="Seconds from an answer, or a session's end, to the next.")
 ]
 Growth = Annotated[float, typer.Option(metavar="X", help="Plan also for X times the load.")]
 TargetUtilization = Annotated[
@@ -102,6 +120,10 @@ def command(
     max_num_batched_tokens: opt.MaxNumBatchedTokens = None,
     scheduler: SchedulerOptions = _ENGINES_OWN,
     cached_prompt_share: CachedPromptShare = 0.0,
+    sessions: opt.Sessions = None,
+    session_rate: opt.SessionRate = None,
+    users: Users = None,
+    think: Think = 0.0,
     growth: Growth = 2.0,
     target_utilization: TargetUtilization = 0.8,
     slo_ttft_p99_ms: TtftTarget = None,
@@ -122,6 +144,8 @@ def command(
       bidkv plan
       bidkv plan --trace my.jsonl --slo-ttft-p99-ms 500 --growth 3 --picture plan.html
       bidkv plan --prompt-tokens 10:1600 --output-tokens 10:1600 --rate 12 --simulate
+      bidkv plan --prompt-tokens 800 --output-tokens 200 --users 400 --think 20 --slo-ttft-p99-ms 500
+      bidkv plan --trace agents-20-turns --session-rate 0.4
       bidkv plan --model config.json --gpu a100 --tensor-parallel 4 --kv-cache-dtype fp8
     """
     _check_outputs(json_file, picture)
@@ -155,11 +179,30 @@ def command(
     if simulate and cached_prompt_share:
         fail("--simulate: simulated prompts share nothing: leave --cached-prompt-share out")
     target = _target(slo_ttft_p99_ms, slo_tpot_ms)
+    _check_users(users, think, rate, session_rate)
+    many = SessionOptions(sessions=sessions or _GENERATED_SESSIONS, sessions_at_once=True)
+    if prompt_tokens is None and output_tokens is None:
+        found = _sessions(
+            WorkloadOptions(trace, trace_format, rate, limit, sessions=many, statements=stated), engine
+        )
+        if found:
+            if simulate or picture is not None or not target.is_empty or cached_prompt_share:
+                fail(
+                    "--trace: sessions are planned in closed form, without --simulate, --picture, a target "
+                    "or --cached-prompt-share"
+                )
+            asked = (session_rate, users, think, target_utilization)
+            _plan_sessions(found, trace, (engine, step_times), asked, json_file)
+            return
+    if session_rate is not None:
+        fail("--session-rate: expected a workload of sessions")
     source = WorkloadOptions(trace, trace_format, rate, limit, statements=stated)
-    demand = _demand(source, prompt_tokens, output_tokens)
-
+    demand = _demand(source, prompt_tokens, output_tokens, users)
+    closed = None if users is None else (users, think)
     kv_bits = 8 if machine.kv_cache_dtype.value.startswith("fp8") else 16
     run = _Run(demand, engine, step_times, target, growth, target_utilization, cached_prompt_share, kv_bits)
+    if closed is not None:
+        run = run.closed(*closed)
     plan = run.make_plan()
     if plan.service.refused_share > _MOST_REFUSED:
         fail(
@@ -225,6 +268,21 @@ class _Run:
                 kv_bits=self.kv_bits,
             )
 
+    def closed(self, users: int, think_s: float) -> _Run:
+        """Return the run for the rate that so many users make on the replicas that they take."""
+        from bidkv.planning.users import rate_of_users
+
+        with bad_input("--users"):
+            rate_rps = rate_of_users(
+                users, think_s, lambda rate: replace(self, demand=self.at(rate)).make_plan()
+            )
+        return replace(self, demand=self.at(rate_rps))
+
+    def at(self, rate_rps: float) -> Demand:
+        """Return the demand at another rate, as a Poisson process of the same lengths."""
+        arrivals = self.demand.arrivals._replace(value=rate_rps, stderr=0.0)
+        return replace(self.demand, arrivals=arrivals, windows=None, requests=())
+
     def test(self, plan: CapacityPlan, router: str) -> _Tests:
         from bidkv.planning import check_rates, verify_fleet
 
@@ -266,6 +324,73 @@ def _write(plan: CapacityPlan, engine: EngineConfig, tests: _Tests, json_file: s
     return is_stdout_taken
 
 
+def _check_users(users: int | None, think: float, rate: float | None, session_rate: float | None) -> None:
+    if users is None:
+        if think:
+            fail("--think: expected --users, whose requests it separates")
+        return
+    if users < 1:
+        fail(f"--users: expected a whole number above 0, got {users}")
+    if not 0.0 <= think < float("inf"):
+        fail(f"--think: expected seconds, at least 0, got {think}")
+    for option, value in (("--rate", rate), ("--session-rate", session_rate)):
+        if value is not None:
+            fail(f"--users and {option}: expected only one of them, since each says how many requests arrive")
+
+
+def _sessions(source: WorkloadOptions, engine: EngineConfig) -> Sequence[Session]:
+    """Return the sessions of a workload; nothing for single requests."""
+    from bidkv.cli.workload import read_workload
+    from bidkv.workloads.resolver import resolve_workload
+    from bidkv.workloads.traces import open_trace
+
+    with bad_input("--trace"):
+        found = resolve_workload(source.trace)
+        if found.has_sessions is None and source.rate_rps is None:
+            stated = source.statements.make_options()
+            opened = open_trace(found.name, trace_format=source.trace_format, options=stated)
+            has_sessions = opened.has_sessions
+        else:
+            has_sessions = bool(found.has_sessions)
+    if not has_sessions:
+        return ()
+    return read_workload(source, engine.usable_blocks, engine.block_size).sessions
+
+
+def _plan_sessions(
+    sessions: Sequence[Session],
+    source: str,
+    replica: tuple[EngineConfig, StepTimeProfile],
+    asked: tuple[float | None, int | None, float, float],
+    json_file: str | None,
+) -> None:
+    from bidkv.planning.session_plan import plan_sessions, session_plan_text
+    from bidkv.stability import ReplicaShape
+
+    engine, profile = replica
+    session_rate, users, think_s, target_utilization = asked
+    shape = ReplicaShape(
+        engine.usable_blocks, engine.block_size, engine.max_num_seqs, engine.max_num_batched_tokens
+    )
+    with bad_input("options"):
+        plan = plan_sessions(
+            sessions,
+            source,
+            shape,
+            profile,
+            session_rate=session_rate,
+            users=users,
+            think_s=think_s,
+            target_utilization=target_utilization,
+        )
+    if not write_json(plan.as_dict() | {"num_gpu_blocks": engine.num_gpu_blocks}, json_file):
+        typer.echo(
+            f"replica: {engine.num_gpu_blocks:,} KV blocks, {engine.max_num_seqs:,} sequences, "
+            f"{engine.max_num_batched_tokens:,} tokens a step, prefix caching"
+        )
+        typer.echo(session_plan_text(plan))
+
+
 def _check_outputs(json_file: str | None, picture: Path | None) -> None:
     if picture is not None:
         if picture.suffix not in _PICTURES:
@@ -285,12 +410,16 @@ def _target(ttft_p99_ms: float | None, tpot_ms: float | None) -> LatencyTarget:
     )
 
 
-def _demand(source: WorkloadOptions, prompt_tokens: str | None, output_tokens: str | None) -> Demand:
+def _demand(
+    source: WorkloadOptions, prompt_tokens: str | None, output_tokens: str | None, users: int | None
+) -> Demand:
     from bidkv.planning import Demand
 
     if (prompt_tokens is None) != (output_tokens is None):
         fail("--prompt-tokens and --output-tokens: state both or neither")
     if prompt_tokens is not None and output_tokens is not None:
+        if users is not None:
+            source = replace(source, rate_rps=1.0)  # of lengths alone; the users make their own rate
         if source.rate_rps is None:
             fail("--rate: stated lengths have no arrivals of their own: state a rate")
         prompt, output = _bounds("--prompt-tokens", prompt_tokens), _bounds("--output-tokens", output_tokens)
@@ -301,6 +430,8 @@ def _demand(source: WorkloadOptions, prompt_tokens: str | None, output_tokens: s
     check_numbers(source)
     with bad_input("--trace"):
         is_generated = resolve_workload(source.trace).is_generated
+    if is_generated and users is not None:
+        source = replace(source, rate_rps=1.0)
     if is_generated and source.rate_rps is None:
         fail(f"--rate: the workload {source.trace!r} has no arrival times of its own: state a rate")
     with bad_input("--trace"):

@@ -11,6 +11,7 @@ from bidkv.planning.demand import ArrivalWindows, Demand
 from bidkv.profiles import StepTimeProfile
 from bidkv.stability import (
     Assessment,
+    LengthLaw,
     Limit,
     QuantizationAdvisor,
     ReplicaModel,
@@ -83,6 +84,7 @@ class CapacityPlan:
             stationary, else the mean.
         windows: arrivals over time, where the demand comes from a trace that is long enough.
         replicas_over_time: replicas for each window's load.
+        mean_output_tokens: of the requests.
         growth: factor on it to plan for.
         target_utilization: share of the sustainable rate a replica is planned to carry.
         service: what one replica sustains.
@@ -102,6 +104,7 @@ class CapacityPlan:
     busy_rps: float
     windows: ArrivalWindows | None
     replicas_over_time: tuple[int | None, ...]
+    mean_output_tokens: float
     growth: float
     target_utilization: float
     service: ServiceRate
@@ -181,6 +184,7 @@ def make_plan(
         busy_rps=rate,
         windows=windows,
         replicas_over_time=() if windows is None else tuple(now.fewest(r) for r in windows.rates_rps),
+        mean_output_tokens=_mean_output(demand.law),
         growth=growth,
         target_utilization=target_utilization,
         service=now.service,
@@ -193,6 +197,11 @@ def make_plan(
         kv_advice=_advised(now, shape, rate, replicas, kv_bits),
         options=tuple(options),
     )
+
+
+def _mean_output(law: LengthLaw) -> float:
+    points = law.sample()
+    return math.fsum(w * o for _, o, w in points) / math.fsum(w for _, _, w in points)
 
 
 _MOST_REPLICAS = 100_000
