@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, takewhile
 
@@ -135,8 +135,8 @@ class SessionTraffic:
         return [math.nextafter(self._gaps[last * k // number], math.inf) for k in range(1, number + 1)]
 
 
-def _sums(values: Sequence[float] | object) -> tuple[float, ...]:
-    return tuple(accumulate(values, initial=0.0))  # type: ignore[call-overload]
+def _sums(values: Iterable[float]) -> tuple[float, ...]:
+    return tuple(accumulate(values, initial=0.0))
 
 
 def _shared_content(sessions: Sequence[Session]) -> set[int]:
