@@ -32,7 +32,7 @@ WORKLOADS_PER_BATCH = 20
 COMBINED_BATCHES = 12
 COMBINED_RUNS = 15
 LEAST_SHARE_WITH_PREEMPTIONS = 0.5
-LEAST_SHARE_COMBINED = 0.2
+LEAST_SHARE_COMBINED = 0.3
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def run_both(
 @pytest.mark.parametrize("batch", range(COMBINED_BATCHES))
 def test_all_features_together_equal_the_reference(batch: int, profile: StepTimeProfile) -> None:
     """Prefix caching, asynchronous scheduling, priorities and sessions in closed loop, in any combination."""
-    rng = random.Random(1000 + batch)
+    rng = random.Random(5000 + batch)
     names = [name for name in available() if not resolve(name).clairvoyant]
     of_sessions = [name for name in names if resolve(name).needs_sessions]
     preempting = 0
