@@ -66,6 +66,9 @@ def test_json_on_stdout_is_all_there_is() -> None:
         (["--seeds", "99"], "--seeds: expected 1 to 8"),
         (["--docs", "no/such/file.md"], "--docs: no/such/file.md"),
         (["--png", "picture.gif"], "--png: expected a name that ends in .png"),
+        (["--trace", "no/such.csv"], "--trace: no/such.csv"),
+        (["--columns", "time=a"], "--columns: expected together with --trace"),
+        (["--sessions", "--trace", "azure-conv"], "--trace: a tournament of sessions generates them"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(options: list[str], message: str) -> None:
@@ -73,6 +76,24 @@ def test_bad_input_is_one_line_and_exit_code_2(options: list[str], message: str)
     assert result.exit_code == 2
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_files_take_part_as_stated(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("when,in,out\n" + "".join(f"{k * 0.5},{100 + k},{20 + k % 90}\n" for k in range(200)))
+    small = [*("--strategy", "lcf", "--size", "T,9/4", "--load", "1.1", "--seeds", "1"), "--jobs", "1"]
+    small += ["--requests", "50", "--json", "-"]
+    refused = run("--trace", str(log), *small)
+    assert refused.exit_code == 2
+    assert "--columns" in refused.stderr
+    done = run("--trace", str(log), "--columns", "time=when,prompt=in,output=out", "--time-unit", "s", *small)
+    assert done.exit_code == 0, done.output
+    assert "log.csv: columns, 200 requests, timestamps in s over 99.5 s, 2 a second" in done.stderr
+    assert "log.csv at 9/4: left out" in done.stderr
+    document = json.loads(done.stdout)
+    assert document["plan"]["families"] == ["log.csv"]
+    assert document["plan"]["files"][0]["statements"]["time_unit"] == "s"
+    assert {cell["size"] for cell in document["cells"]} == {"T", "9/4"}
 
 
 def test_a_tournament_of_sessions(tmp_path: Path) -> None:

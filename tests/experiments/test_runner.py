@@ -259,7 +259,11 @@ def test_the_contracts_command_lines_run_on_the_simulator_in_full_size(
     words = [*CONTRACT[name].split(), "--output-dir", str(tmp_path / "out"), "--engine", "sim", "--jobs", "1"]
     assert __import__(module, fromlist=["main"]).main(words) == 0
     store = Store.open(tmp_path / "out")
-    assert [load.rate_rps for load in store.plan.loads] == [2.0, 3.8, 5.7]
+    rates = [load.rate_rps for load in store.plan.loads]
+    if name == "vllm":
+        assert rates == [2.0, 3.8, 5.7]
+    else:  # shares of the rate that a real server's size sustains
+        assert [rate / rates[1] for rate in rates] == pytest.approx([0.8, 1.0, 1.3], rel=0.04)
     assert store.plan.requests == 250
     cells: list[ExperimentCell] = store.plan.cells()
     assert len(list(store.runs())) == len(cells) == 9 * len(store.plan.strategies)
@@ -312,6 +316,37 @@ def test_bad_words_are_one_line_and_leave_nothing_behind(
     assert said.startswith("bidkv.experiments.vllm.runner: error: ") or "1 runs" in said
     assert message in said
     assert not list(tmp_path.glob("out/runs/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "kept"),
+    [
+        (
+            "vllm",
+            "simulated vLLM: 27,949 KV blocks of 16 tokens, 256 sequences, 2,048 tokens a step, "
+            "h100-llama3.1-8b",
+            {"num_gpu_blocks": 27949, "max_num_seqs": 256},
+        ),
+        (
+            "sglang",
+            "simulated SGLang: 447,168 KV blocks of 1 token, 256 sequences, 2,048 tokens a step, "
+            "h100-llama3.1-8b",
+            {"max_total_tokens": 447168, "max_running_requests": 256},
+        ),
+    ],
+)
+def test_a_simulated_engine_has_the_sizes_of_a_real_server_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str, kept: dict[str, int]
+) -> None:
+    words = ["--strategies", "lcf", "--engine", "sim", "--jobs", "1", "--requests", "5", "--runs", "1"]
+    words += ["--mixed-rates", "2", "--output-dir", str(tmp_path / "out")]
+    module = __import__(f"bidkv.experiments.{name}.runner", fromlist=["main"])
+    assert module.main(words) == 0
+    assert said in capsys.readouterr().err
+    assert kept.items() <= Store.open(tmp_path / "out").plan.options.items()
+    # Another size is another experiment, though none was stated before.
+    size = "--max-num-seqs" if name == "vllm" else "--max-running-requests"
+    assert module.main([*words, size, "32"]) == 2
 
 
 def test_default_rates_follow_from_saturation(tmp_path: Path) -> None:

@@ -9,15 +9,11 @@ import typer
 
 from bidkv.cli import options as opt
 from bidkv.cli.errors import bad_input, fail
-from bidkv.command_line.server_options import SchedulerOptions
+from bidkv.command_line.server_options import SchedulerOptions, blocks_that_fit
 
 if TYPE_CHECKING:
     from bidkv.profiles import StepTimeProfile
     from bidkv.simulator import EngineConfig, SglangConfig
-
-FALLBACK_NUM_GPU_BLOCKS = 8192
-"""KV blocks where neither an option nor the profile states any: 131,072 tokens at 16 per block."""
-
 
 _TOLD = ("num_gpu_blocks", "block_size", "enable_prefix_caching", "max_model_len")
 """Options that a running server tells."""
@@ -80,10 +76,7 @@ class EngineOptions(SchedulerOptions):
         """Return the stated number of blocks, or what fits on the profile's GPU beside the weights."""
         if self.num_gpu_blocks is not None:
             return self.num_gpu_blocks
-        if profile.num_gpu_blocks is None:
-            return FALLBACK_NUM_GPU_BLOCKS
-        # A profile counts blocks of 16 tokens.
-        return max(profile.num_gpu_blocks * 16 // max(self.tokens_per_block, 1), 2)
+        return blocks_that_fit(profile, self.tokens_per_block)
 
     @property
     def tokens_per_block(self) -> int:

@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from bidkv.command_line.server_options import (
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    DEFAULT_MAX_NUM_SEQS,
     BlockSize,
     MaxModelLen,
     MaxNumBatchedTokens,
@@ -16,7 +19,16 @@ from bidkv.command_line.server_options import (
     NumGpuBlocks,
 )
 
-__all__ = ["BlockSize", "MaxModelLen", "MaxNumBatchedTokens", "MaxNumSeqs", "NumGpuBlocks"]
+__all__ = [
+    "DEFAULT_BLOCK_SIZE",
+    "DEFAULT_MAX_NUM_BATCHED_TOKENS",
+    "DEFAULT_MAX_NUM_SEQS",
+    "BlockSize",
+    "MaxModelLen",
+    "MaxNumBatchedTokens",
+    "MaxNumSeqs",
+    "NumGpuBlocks",
+]
 
 
 class EngineName(StrEnum):
@@ -166,15 +178,6 @@ PrintJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LogArgument = Annotated[
     Path, typer.Argument(metavar="LOG", help="Decision log, of an engine or of bidkv simulate.")
 ]
-
-DEFAULT_BLOCK_SIZE = 16
-"""Tokens per KV block, vLLM's default on a GPU."""
-
-DEFAULT_MAX_NUM_SEQS = 256
-"""vLLM's default limit of running requests for an offline engine and for servers on most GPUs."""
-
-DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
-"""Token budget of a step; the packaged profiles were recorded with it."""
 
 DEFAULT_SESSION_STAGGER_S = 0.2
 """Seconds between the starts of the first concurrent sessions, as in the recorded runs of sessions."""

@@ -15,6 +15,7 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.options import JsonFile, SplitName
 from bidkv.cli.outputs import progress_bar, require_all_writable, require_extra, write_json
+from bidkv.cli.workload import FileStatements, print_report
 from bidkv.command_line.config_file import with_config
 from bidkv.command_line.server_options import (
     BlockSize,
@@ -26,7 +27,8 @@ from bidkv.command_line.server_options import (
 )
 
 if TYPE_CHECKING:
-    from bidkv.tournament import Standings
+    from bidkv.tournament import Standings, TournamentPlan
+    from bidkv.tournament.files import TraceFile
     from bidkv.tournament.session_standings import SessionStandings
 
 _LOADS = "0.8,0.95,1.1,1.3"
@@ -90,6 +92,7 @@ class ServerOptions(SchedulerOptions):
 
 
 _OWN_SERVERS = ServerOptions()
+_NOTHING_STATED = FileStatements()
 
 
 @with_config
@@ -103,9 +106,18 @@ def command(
         str | None,
         typer.Option(
             metavar="A[,B...]",
-            help="Workload families, or a group: ordinary, outside-chat.  [default: all]",
+            help="Workload families, or a group: ordinary, outside-chat.  [default: all; with --trace none]",
         ),
     ] = None,
+    trace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE[,FILE...]",
+            help="Trace files of single requests that take part like families: tuning seeds draw from the "
+            "first half of their rows, held-out seeds from the second.",
+        ),
+    ] = None,
+    stated: FileStatements = _NOTHING_STATED,
     size: Annotated[
         str | None,
         typer.Option(
@@ -163,12 +175,16 @@ def command(
     Examples:
       bidkv tournament --strategy fair,lcf --size T,M --family mixed,sharegpt
       bidkv tournament --split held_out --seeds 12 --output-dir out/tournament --json out/tournament.json
+      bidkv tournament --trace my.csv --strategy fair,lcf --columns time=start,prompt=in,output=out
       bidkv tournament --sessions --strategy fair --family agents-20-turns --size half --output-dir out/s
     """
     require_extra("experiments", "tournament")
     section = of_sessions.section if of_sessions.sessions else "standings"
     _check_outputs(json_file, html_file, png_file, docs_file, section)
-    choice = _Choice(strategy, family, size, load, first_seeds(split, seeds), requests, server)
+    if of_sessions.sessions and trace is not None:
+        fail("--trace: a tournament of sessions generates them: bidkv simulate --trace runs those of a file")
+    files = _read_files(trace, stated)
+    choice = _Choice(strategy, family, size, load, first_seeds(split, seeds), requests, server, files)
     standings: Standings | SessionStandings
     if of_sessions.sessions:
         standings = _play_sessions(choice, of_sessions, jobs, output_dir)
@@ -188,6 +204,40 @@ class _Choice:
     seeds: Sequence[int]
     requests: int | None
     server: ServerOptions
+    files: Sequence[TraceFile]
+
+
+def _read_files(trace: str | None, stated: FileStatements) -> Sequence[TraceFile]:
+    """Return the files of `--trace`, read once, so that what is wrong with them is said before any run."""
+    from bidkv.tournament.files import TraceFile
+
+    statements = stated.statements()
+    if trace is None:
+        if statements:
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in statements)
+            fail(f"{names}: expected together with --trace, whose files need it")
+        return ()
+    files = [TraceFile(path, statements) for path in split_names(trace)]
+    stated.make_options()
+    for file in files:
+        with bad_input("--trace"):
+            print_report(file.report)
+    return files
+
+
+def _check_files(plan: TournamentPlan) -> None:
+    """Say what of the files fits into no memory of a size, and end the command where too little does."""
+    from bidkv.tournament.plan import memory_size
+
+    for file in plan.files:
+        for size in plan.sizes:
+            engine = memory_size(size).make_engine(plan.engine)
+            with bad_input("--trace"):
+                for seed in plan.seeds:
+                    file.make(engine, plan.requests_at(size), 1.0, seed)
+                unfit = file.fitting(engine, plan.seeds[0])[1]
+            if unfit.left_out:
+                typer.echo(f"bidkv: {file.name} at {size}: {unfit}", err=True)
 
 
 def _one_machine(text: str | None) -> str | None:
@@ -214,7 +264,9 @@ def _play(choice: _Choice, machine: str | None, jobs: int, output_dir: Path | No
             seeds=choice.seeds,
             requests=choice.requests,
             engine=choice.server.as_engine(),
+            files=choice.files,
         )
+    _check_files(plan)
     with progress_bar(None, "workloads") as bar:
         return play(
             plan,

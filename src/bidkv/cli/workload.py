@@ -162,14 +162,14 @@ def read_workload(options: WorkloadOptions, usable_blocks: int, block_size: int)
     if trace.has_sessions and (options.rate_rps is None and options.hours is None):
         with bad_input("--trace"):
             sessions = trace.sessions(options.sessions.sessions)
-        _print_report(trace.report)
+        print_report(trace.report)
         return _fit_sessions(options, sessions, usable_blocks * block_size, trace.report)
     _refuse_session_options(options)
     with bad_input("--trace"):
         read = trace.requests(rate_rps=options.rate_rps, limit=options.limit, seed=options.seed)
         workload = _fit_requests(options, read, usable_blocks, block_size, trace.report)
     if found.kind == "file":
-        _print_report(trace.report)
+        print_report(trace.report)
     return workload
 
 
@@ -206,7 +206,7 @@ def finish_stream(workload: Workload) -> Workload:
     requests = workload.requests
     if isinstance(requests, Sequence) or requests.unfit is None or workload.report is None:
         return workload
-    _print_report(workload.report)
+    print_report(workload.report)
     if requests.unfit.left_out:
         typer.echo(f"bidkv: {requests.unfit}", err=True)
     return replace(workload, left_out=requests.unfit.left_out)
@@ -257,7 +257,8 @@ def _open_trace(options: WorkloadOptions, found: WorkloadName) -> Trace:
         return open_trace(found.name, trace_format=options.trace_format, options=stated)
 
 
-def _print_report(report: TraceReport) -> None:
+def print_report(report: TraceReport) -> None:
+    """Print on stderr what was understood of a file."""
     for line in report.lines():
         typer.echo(f"bidkv: {line}", err=True)
 

@@ -1,16 +1,47 @@
 """Options of a server's scheduler under vLLM's own names (and SGLang's, where it has the same option).
 
 Each is declared here once. A simulated engine and a real server take them alike; None leaves an option to the
-engine.
+engine. The sizes of a simulated engine where none are stated are here as well: those of a real vLLM server on
+the profile's GPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from enum import Enum, StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from bidkv.profiles import StepTimeProfile
+
+DEFAULT_BLOCK_SIZE = 16
+"""Tokens per KV block, vLLM's default on a GPU."""
+
+DEFAULT_MAX_NUM_SEQS = 256
+"""vLLM's default limit of running requests for an offline engine and for servers on most GPUs."""
+
+DEFAULT_MAX_NUM_BATCHED_TOKENS = 2048
+"""Token budget of a step; the packaged profiles were recorded with it."""
+
+FALLBACK_NUM_GPU_BLOCKS = 8192
+"""KV blocks of 16 tokens where neither an option nor the profile states any."""
+
+
+def blocks_that_fit(profile: StepTimeProfile, block_size: int) -> int:
+    """Return the KV blocks that fit beside the weights on a profile's GPU, the null block included.
+
+    Args:
+        profile: of step times; one that states no memory stands for :data:`FALLBACK_NUM_GPU_BLOCKS`.
+        block_size: tokens a block.
+    """
+    if profile.num_gpu_blocks is None:
+        return FALLBACK_NUM_GPU_BLOCKS
+    return max(profile.num_gpu_blocks * _TOKENS_A_PROFILES_BLOCK // max(block_size, 1), 2)
+
+
+_TOKENS_A_PROFILES_BLOCK = 16
 
 
 class SchedulingPolicyName(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 from bidkv.evaluation.saturation import queued_throughput_rps
@@ -13,7 +13,7 @@ from bidkv.experiments.plan import ExperimentPlan, LoadPoint, Shard, make_labels
 from bidkv.experiments.session_load import has_sessions
 from bidkv.experiments.simulated_driver import SESSION_DEFAULTS, SimConfig, SimDriver, SimEngine
 from bidkv.policy import PolicySpecError, resolve
-from bidkv.profiles import DEFAULT_PROFILE, ProfileError, load_profile
+from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig
 from bidkv.workloads import leave_out_unfit
 from bidkv.workloads.resolver import make_requests, tokens_per_hash_id
@@ -21,7 +21,8 @@ from bidkv.workloads.traces import TraceError, TraceOptions
 from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
 
 _SATURATION_REQUESTS = 400
-"""Requests simulated to find a saturation rate: enough that fill and drain weigh little."""
+_SATURATION_REQUESTS_A_SEQUENCE = 8
+"""Requests simulated to find a saturation rate, the more of both: enough that fill and drain weigh little."""
 
 _AT_ONCE_RPS = 1e6
 """Arrivals per second at which all of those requests wait from the start."""
@@ -57,6 +58,8 @@ def make_plan(given: RunnerOptions, kind: EngineKind, workload_rates: Mapping[st
     engine = choose_engine(given, kind)
     options = kind.engine_options(given)
     if engine == "sim":
+        # Sizes in effect, those of the defaults too: a folder is not continued on another engine.
+        options |= asdict(read_simulated(given, kind))
         options |= {"scheduler": kind.name, "profile": given.profile, "noise": given.noise}
     else:
         options |= {"server_args": given.server_args, "warmup": given.warmup, "restart": given.restart}
@@ -132,6 +135,18 @@ def read_shard(given: RunnerOptions) -> Shard:
         raise UsageError(f"--shard: {error}") from error
 
 
+def read_simulated(given: RunnerOptions, kind: EngineKind) -> SimConfig:
+    """Return the simulated engine that the options describe.
+
+    Raises:
+        UsageError: options with which no engine could run.
+    """
+    try:
+        return _with_chunks(kind.simulated(given), given)
+    except (ValueError, TraceError) as error:
+        raise UsageError(str(error)) from error
+
+
 def make_sim_driver(given: RunnerOptions, kind: EngineKind) -> SimDriver:
     """Return the simulator that the options describe.
 
@@ -139,15 +154,11 @@ def make_sim_driver(given: RunnerOptions, kind: EngineKind) -> SimDriver:
         UsageError: options with which no engine could run.
         DriverError: `--backend` needs a package that is not installed.
     """
-    try:
-        load_profile(given.profile)
-        if given.noise < 0.0:
-            raise ValueError(f"noise must be at least 0, got {given.noise}")
-        config = _with_chunks(kind.simulated(given), given)
-        unstated = frozenset(name for name in SESSION_DEFAULTS if getattr(given, name, None) is None)
-        engine = SimEngine(config, given.profile, given.noise, given.seed, unstated=unstated)
-    except (ValueError, ProfileError, TraceError) as error:
-        raise UsageError(str(error)) from error
+    if given.noise < 0.0:
+        raise UsageError(f"noise must be at least 0, got {given.noise}")
+    unstated = frozenset(name for name in SESSION_DEFAULTS if getattr(given, name, None) is None)
+    config = read_simulated(given, kind)
+    engine = SimEngine(config, given.profile, given.noise, given.seed, unstated=unstated)
     if given.jobs is not None and given.jobs < 1:
         raise UsageError(f"--jobs: expected at least 1, got {given.jobs}")
     if given.backend not in BACKENDS:
@@ -155,18 +166,19 @@ def make_sim_driver(given: RunnerOptions, kind: EngineKind) -> SimDriver:
     return SimDriver(engine, map_on_cores(given.jobs, cast("Backend", given.backend)))
 
 
-def saturation_rps(workload: str, seed: int, config: SimConfig, options: TraceOptions | None = None) -> float:
+def _saturation_rps(workload: str, given: RunnerOptions, config: SimConfig) -> float:
     """Return the throughput in requests per second when all requests of a workload wait from the start.
 
     Raises:
         ValueError: no such workload, or none of its requests fits.
         TraceError: a file that is no trace.
     """
-    made = make_requests(workload, _SATURATION_REQUESTS, _AT_ONCE_RPS, seed, options)
+    number = max(_SATURATION_REQUESTS, _SATURATION_REQUESTS_A_SEQUENCE * config.max_num_seqs)
+    made = make_requests(workload, number, _AT_ONCE_RPS, given.seed, _read_statements(given))
     requests = list(leave_out_unfit(made, config.usable_blocks, config.block_size)[0])
     if not requests:
         raise ValueError(f"no request of {workload!r} fits into {config.usable_blocks} blocks")
-    return queued_throughput_rps(requests, config, load_profile(DEFAULT_PROFILE))
+    return queued_throughput_rps(requests, config, load_profile(given.profile))
 
 
 def _read_loads(
@@ -213,10 +225,10 @@ def _read_rates(
     text, option = (own, f"--{dashed_name(workload)}-rates") if own is not None else (given.rates, "--rates")
     if text is not None:
         return tuple(_read_rate(part, option) for part in _split(text, option))
-    if workload in DEFAULT_RATES:
+    if workload in DEFAULT_RATES and choose_engine(given, kind) != "sim":
         return DEFAULT_RATES[workload]
     try:
-        most_rps = saturation_rps(workload, given.seed, kind.simulated(given), _read_statements(given))
+        most_rps = _saturation_rps(workload, given, kind.simulated(given))
     except (ValueError, TraceError) as error:
         raise UsageError(f"--workloads: {error}") from error
     return tuple(float(f"{share * most_rps:.2g}") for share in LOAD_SHARES)

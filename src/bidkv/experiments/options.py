@@ -17,7 +17,7 @@ from bidkv.profiles import DEFAULT_PROFILE
 from bidkv.workloads.resolver import DEFAULT_SEED, known_session_workloads, known_workloads
 
 DEFAULT_RATES = {"mixed": (2.0, 3.8, 5.7)}
-"""Requests per second where no rates are given, by workload; other workloads get shares of saturation."""
+"""Requests per second on a real engine where no rates are given; other workloads get shares of saturation."""
 
 LOAD_SHARES = (0.8, 1.0, 1.3)
 """Shares of the saturation rate that make the default rates: below it, at it, and overloaded."""
@@ -30,8 +30,9 @@ class RunnerOptions(FileOptions):
     The same command continues where an interrupted one stopped.
 
     Where no rates are given: 0.8, 1.0, 1.3 of the throughput at which a simulated H100 saturates on the
-    workload with the same blocks and sequences; for mixed 2.0, 3.8, 5.7 requests a second. --WORKLOAD-rates
-    gives the rates of one workload.
+    workload with the same blocks and sequences; for mixed on a real engine 2.0, 3.8, 5.7 requests a second.
+    --WORKLOAD-rates gives the rates of one workload. Sizes of a simulated engine that are not stated are
+    those of a real vLLM server on the GPU of --profile, as in bidkv simulate; the first line says which.
     """
 
     strategies: Annotated[

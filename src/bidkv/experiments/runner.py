@@ -67,7 +67,9 @@ def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[
         plan = make_plan(given, kind, workload_rates)
         shard = read_shard(given)
         if choose_engine(given, kind) == "sim":
-            driver: Driver = make_sim_driver(given, kind)
+            simulated = make_sim_driver(given, kind)
+            _say(simulated.about())
+            driver: Driver = simulated
             store = Store.create(given.output_dir, plan)
         else:
             # First: where no engine is installed, no folder is made.

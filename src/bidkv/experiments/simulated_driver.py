@@ -134,6 +134,24 @@ class SimDriver:
         }
         return EngineFacts(config.usable_blocks, config.block_size, config.model_len, notes)
 
+    def about(self) -> str:
+        """Say in one line what is simulated."""
+        config = self._engine.config
+        name, blocks = (
+            ("vLLM", config.num_gpu_blocks)
+            if isinstance(config, EngineConfig)
+            else (
+                "SGLang",
+                config.usable_blocks,
+            )
+        )
+        tokens = "1 token" if config.block_size == 1 else f"{config.block_size} tokens"
+        return (
+            f"simulated {name}: {blocks:,} KV blocks of {tokens}, "
+            f"{config.max_num_seqs:,} sequences, {config.max_num_batched_tokens:,} tokens a step, "
+            f"{self._engine.profile}"
+        )
+
     def run(self, tasks: Iterable[Task]) -> Iterator[Done]:
         """Run tasks, on several cores if the driver was made so."""
         return iter(self._map_cells(self._engine.run, tasks))

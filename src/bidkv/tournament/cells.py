@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bidkv.evaluation.saturation import queued_throughput_rps
@@ -25,6 +26,8 @@ from bidkv.tournament.scores import Score
 from bidkv.tournament.session_plan import MACHINES, load_machine
 from bidkv.tournament.store import ScoreStore
 from bidkv.workloads.families import FAMILIES
+
+_Make = Callable[[int, float, int], list[WorkloadRequest]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,10 @@ def run_group(
     started = time.perf_counter()
     profile = _load_step_times(profile_name)
     count = plan.requests_at(group.size)
-    family = FAMILIES[group.family]
     engine = memory_size(group.size).make_engine(plan.engine)
+    file = plan.file(group.family)
+    family: _Make = FAMILIES[group.family] if file is None else partial(file.make, engine)
+    engine = engine if file is None else file.fit_engine(engine)
     store = _open_store(plan, group, profile_name, output_dir)
     simulated = 0
 
@@ -104,6 +109,8 @@ def _open_store(
     }
     if plan.engine:
         made_by["options"] = dict(sorted(plan.engine.items()))
+    if trace := plan.file(group.family):
+        made_by |= {"file": trace.fingerprint(), "trace_options": dict(trace.statements)}
     folder = group.size.replace("/", "x")
     file = None if output_dir is None else output_dir / folder / f"{group.family}-{group.seed}.json"
     return ScoreStore(file, made_by, Score)

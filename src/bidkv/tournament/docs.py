@@ -10,12 +10,13 @@ from pathlib import Path
 
 from bidkv.evaluation.tables import markdown_table
 from bidkv.policy import available, resolve
-from bidkv.tournament.plan import BASELINE, RECOMMENDED, memory_size
+from bidkv.tournament.plan import BASELINE, RECOMMENDED
 from bidkv.tournament.standings import Standings
 from bidkv.tournament.tables import (
     HEADINGS,
     HINDSIGHT_HEADINGS,
     LOSS_HEADINGS,
+    describe_size,
     hindsight_rows,
     loss_rows,
     size_rows,
@@ -86,11 +87,9 @@ def standings_text(standings: Standings, command: str) -> str:
         f"seeds {', '.join(map(str, plan.seeds))}.",
     ]
     for name in plan.sizes:
-        size = memory_size(name)
         parts += [
             "",
-            f"### {name}: {size.num_gpu_blocks:,} blocks, {size.max_num_seqs} sequences, "
-            f"{plan.requests_at(name):,} requests a run",
+            f"### {describe_size(standings, name)}",
             "",
             _markdown(HEADINGS, size_rows(standings, name)),
         ]

@@ -11,6 +11,7 @@ from bidkv.baselines import ENGINE_ORDER
 from bidkv.policy import available, resolve
 from bidkv.profiles import DEFAULT_PROFILE, load_profile
 from bidkv.simulator import EngineConfig
+from bidkv.tournament.files import TraceFile
 from bidkv.workloads.families import FAMILIES, FAMILY_GROUPS, Split, split_seeds
 
 BASELINE = ENGINE_ORDER
@@ -140,6 +141,16 @@ class CellGroup(NamedTuple):
 class TournamentPlan:
     """A whole tournament; the baseline always takes part.
 
+    Attributes:
+        policies: by name, the baseline first.
+        families: names of generated families and of files.
+        sizes: of memory.
+        loads: shares of the throughput at saturation.
+        seeds: of the workloads.
+        requests: of a run; None leaves their number to the size.
+        engine: options of the simulated engine at every size.
+        files: trace files that take part under their names.
+
     Raises:
         ValueError: a policy, family or size does not exist, a list is empty or names something twice, a load
             is not positive, or `requests` is below 1; the message lists what exists.
@@ -152,6 +163,7 @@ class TournamentPlan:
     seeds: tuple[int, ...]
     requests: int | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[TraceFile, ...] = ()
 
     @classmethod
     def make(
@@ -165,29 +177,35 @@ class TournamentPlan:
         split: Split = "tuning",
         requests: int | None = None,
         engine: Mapping[str, Any] | None = None,
+        files: Sequence[TraceFile] = (),
     ) -> TournamentPlan:
         """Fill in what is None: every family, the sizes of real servers, the first four seeds of the split.
+
+        Files take part beside the families that are named; where none is named, they are all there is.
 
         A name of a group of families stands for all of them. An infinite load has every request queued at the
         start.
 
         `engine` holds options of the simulated engine at every size, by their names in Python.
         """
+        if families is None:
+            families = () if files else tuple(FAMILIES)
         return cls(
             (BASELINE, *(spec for spec in policies if spec != BASELINE)),
-            tuple(FAMILIES) if families is None else _expand_groups(families),
+            (*_expand_groups(families), *(file.name for file in files)),
             DEFAULT_SIZES if sizes is None else tuple(sizes),
             tuple(loads),
             split_seeds(split)[:4] if seeds is None else tuple(seeds),
             requests,
             engine or {},
+            tuple(files),
         )
 
     def __post_init__(self) -> None:
         for spec in self.policies:
             resolve(spec)
         for name in self.families:
-            if name not in FAMILIES:
+            if name not in FAMILIES and self.file(name) is None:
                 raise ValueError(f"family {name!r} does not exist. Available: {_KNOWN_FAMILIES}")
         for name in self.sizes:
             memory_size(name).make_engine(self.engine)
@@ -207,6 +225,10 @@ class TournamentPlan:
                 raise ValueError(f"a load must be a positive number, got {load!r}")
         if self.requests is not None and self.requests < 1:
             raise ValueError(f"requests must be at least 1, got {self.requests}")
+
+    def file(self, family: str) -> TraceFile | None:
+        """Return the file that a family's name stands for; None for a generated family."""
+        return next((file for file in self.files if file.name == family), None)
 
     def groups(self) -> list[CellGroup]:
         """Return all groups, the longest first, so that no process starts a long one at the end."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from bidkv.evaluation.tables import aligned_table
 from bidkv.tournament.paired import MeanInterval
-from bidkv.tournament.plan import BASELINE, RECOMMENDED
+from bidkv.tournament.plan import BASELINE, RECOMMENDED, memory_size
 from bidkv.tournament.standings import Standings
 
 HEADINGS = (
@@ -32,6 +32,16 @@ _NAMES = {
     "longest_wait_s": "longest wait",
 }
 _OF_HINDSIGHT = ("mean_e2e_s", "p99_e2e_s")
+
+
+def describe_size(standings: Standings, name: str) -> str:
+    """Return a memory size with what its engine is like: blocks, sequences, requests of a run."""
+    plan = standings.plan
+    engine = memory_size(name).make_engine(plan.engine)
+    return (
+        f"{name}: {engine.num_gpu_blocks:,} blocks, {engine.max_num_seqs} sequences, "
+        f"{plan.requests_at(name):,} requests a run"
+    )
 
 
 def size_rows(standings: Standings, size: str, load: float | None = None) -> list[list[str]]:
@@ -106,7 +116,8 @@ def as_text(standings: Standings) -> str:
     """Return the compact table of all sizes, for a terminal or a notebook."""
     parts = []
     for size in standings.plan.sizes:
-        parts.append(f"{size}: ratios to {BASELINE}, geometric means, 95 % intervals over seeds")
+        about = describe_size(standings, size)
+        parts.append(f"{about}: ratios to {BASELINE}, geometric means, 95 % intervals over seeds")
         parts.append("\n".join(aligned_table(HEADINGS, size_rows(standings, size))))
     if hindsight := hindsight_rows(standings):
         parts.append("Ratios to the best watermark of each family and load, known in hindsight")

@@ -10,10 +10,17 @@ from typing import Annotated
 import typer
 
 from bidkv.adapters.sglang.server import RESERVED_NEW_TOKENS
+from bidkv.command_line.server_options import (
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    DEFAULT_MAX_NUM_SEQS,
+    blocks_that_fit,
+)
 from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
 from bidkv.experiments.server_launch import DEFAULT_MODEL
 from bidkv.experiments.sglang_driver import make_sglang_driver
+from bidkv.profiles import load_profile
 from bidkv.simulator import SglangConfig
 
 
@@ -50,12 +57,17 @@ class SglangOptions(RunnerOptions):
 
 
 def simulate_options(given: SglangOptions) -> SglangConfig:
-    """Read the options that a simulated SGLang has too; the others mean nothing there."""
+    """Read the options that a simulated SGLang has too; the others mean nothing there.
+
+    Sizes that are not stated are those of `bidkv simulate`, but for the page: one token, as SGLang has it.
+    """
+    # As many tokens as vLLM would have, whose null block SGLang does not need.
+    fitting = (blocks_that_fit(load_profile(given.profile), DEFAULT_BLOCK_SIZE) - 1) * DEFAULT_BLOCK_SIZE
     return SglangConfig(
-        max_total_tokens=value_or(given.max_total_tokens, 9584),
+        max_total_tokens=value_or(given.max_total_tokens, fitting),
         page_size=value_or(given.page_size, 1),
-        max_running_requests=value_or(given.max_running_requests, 32),
-        chunked_prefill_size=value_or(given.chunked_prefill_size, 2048),
+        max_running_requests=value_or(given.max_running_requests, DEFAULT_MAX_NUM_SEQS),
+        chunked_prefill_size=value_or(given.chunked_prefill_size, DEFAULT_MAX_NUM_BATCHED_TOKENS),
         context_length=given.context_length,
         clip_max_new_tokens=RESERVED_NEW_TOKENS,
     )

@@ -10,17 +10,22 @@ from typing import Annotated
 import typer
 
 from bidkv.command_line.server_options import (
+    DEFAULT_BLOCK_SIZE,
+    DEFAULT_MAX_NUM_BATCHED_TOKENS,
+    DEFAULT_MAX_NUM_SEQS,
     BlockSize,
     MaxModelLen,
     MaxNumBatchedTokens,
     MaxNumSeqs,
     NumGpuBlocks,
     SchedulerOptions,
+    blocks_that_fit,
 )
 from bidkv.experiments.options import EngineKind, RunnerOptions, value_or
 from bidkv.experiments.runner import run_main
 from bidkv.experiments.server_launch import DEFAULT_MODEL
 from bidkv.experiments.vllm_driver import make_vllm_driver
+from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig
 
 
@@ -49,12 +54,18 @@ class VllmOptions(SchedulerOptions, RunnerOptions):
 
 
 def simulate_options(given: VllmOptions) -> EngineConfig:
-    """Read the options that a simulated vLLM has too; the others mean nothing there."""
+    """Read the options that a simulated vLLM has too; the others mean nothing there.
+
+    Sizes that are not stated are those of `bidkv simulate`: a real server's on the profile's GPU.
+    """
+    block_size = value_or(given.block_size, DEFAULT_BLOCK_SIZE)
     return EngineConfig(
-        num_gpu_blocks=value_or(given.num_gpu_blocks_override, 600),
-        block_size=value_or(given.block_size, 16),
-        max_num_seqs=value_or(given.max_num_seqs, 32),
-        max_num_batched_tokens=value_or(given.max_num_batched_tokens, 2048),
+        num_gpu_blocks=value_or(
+            given.num_gpu_blocks_override, blocks_that_fit(load_profile(given.profile), block_size)
+        ),
+        block_size=block_size,
+        max_num_seqs=value_or(given.max_num_seqs, DEFAULT_MAX_NUM_SEQS),
+        max_num_batched_tokens=value_or(given.max_num_batched_tokens, DEFAULT_MAX_NUM_BATCHED_TOKENS),
         max_model_len=given.max_model_len,
         **given.simulated_switches(),
     )
