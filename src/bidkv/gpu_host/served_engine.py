@@ -8,8 +8,9 @@ from typing import Any
 
 from bidkv.policy import resolve
 
-_DRAIN_STEPS = 100
-"""Most steps taken to bring an engine to rest after an abort; asynchronous scheduling needs two or three."""
+_DRAIN_STEPS = 20_000
+"""Most steps taken to bring an engine to rest after an abort. Asynchronous scheduling needs two or three;
+while a KV connector's transfers are in flight, steps are empty and there are many."""
 
 
 class ServedEngine:
@@ -85,12 +86,12 @@ class ServedEngine:
             self.engine.step()
 
     def empty_prefix_cache(self) -> None:
-        """Forget all cached blocks; the engine must be at rest.
+        """Forget all cached blocks, those of a KV connector included; the engine must be at rest.
 
         Raises:
             RuntimeError: blocks are still held.
         """
-        self.engine.reset_prefix_cache()
+        self.engine.reset_prefix_cache(reset_connector=self.scheduler.connector is not None)
         usable, free = self.pool.num_gpu_blocks - 1, self.pool.get_num_free_blocks()
         if free != usable:
             raise RuntimeError(f"expected {usable} free blocks before a run, found {free}")
