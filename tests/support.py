@@ -86,6 +86,7 @@ class FakeRequest:
     turn: int = 0
     gap_hint_s: float | None = None
     is_last_turn: bool = False
+    num_cached_tokens: int = 0
 
 
 @dataclass(eq=False)

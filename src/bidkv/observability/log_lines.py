@@ -68,6 +68,7 @@ class Candidate:
     turn: int = 0
     gap_hint_s: float | None = None
     is_last_turn: bool = False
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ class LoggedRequest:
         self.num_prompt_tokens = prompt_tokens
         self.num_output_tokens = line.output_tokens
         self.num_computed_tokens = 0
+        self.num_cached_tokens = line.cached_tokens if isinstance(line, Admission) else 0
         self.num_preemptions = 0 if isinstance(line, Preemption) else line.preemptions
         self.num_held_blocks = 0
         self.max_tokens: int | None = None

@@ -80,6 +80,10 @@ class RequestView(Protocol):
         """Positions whose KV is computed and held now; 0 while waiting after a preemption."""
 
     @property
+    def num_cached_tokens(self) -> int:
+        """Leading positions the prefix cache held when it entered last; 0 before, or with a KV connector."""
+
+    @property
     def max_tokens(self) -> int | None:
         """The sender's cap on generated tokens, or None when unknown."""
 

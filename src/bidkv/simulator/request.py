@@ -110,5 +110,10 @@ class SimRequest:
         """Tokens generated so far."""
         return self.num_tokens - self.num_prompt_tokens
 
+    @property
+    def num_cached_tokens(self) -> int:
+        """Leading positions that were cached when it entered last."""
+        return self._life_start
+
     def __repr__(self) -> str:
         return f"SimRequest({self.request_id!r}, computed={self.num_computed_tokens}/{self.num_tokens})"

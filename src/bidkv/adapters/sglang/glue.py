@@ -80,7 +80,8 @@ class SglangGlue:
         """`req` was taken into the coming prefill batch."""
         view = self.engine.get_view(req)
         self.engine.admitted(view)
-        self.controller.on_admit(view, self.engine, cached_tokens=int(req.prefix_len))
+        view.num_cached_tokens = int(req.prefix_len)
+        self.controller.on_admit(view, self.engine, cached_tokens=view.num_cached_tokens)
 
     def computed_tokens(self, reqs: Sequence[Any]) -> dict[str, int]:
         """Computed tokens of those that may be preempted now; they are gone afterwards."""

@@ -41,6 +41,7 @@ class SglangRequest:
         "deadline_s",
         "gap_hint_s",
         "is_last_turn",
+        "num_cached_tokens",
         "priority",
         "req",
         "request_id",
@@ -56,6 +57,7 @@ class SglangRequest:
         self.arrival_s = arrival_s = engine.now_s
         self.waiting = True
         self.admission = 0
+        self.num_cached_tokens = 0
         self._engine = engine
         # Which values are more important is the server's choice; here a lower number always is.
         value = 0 if req.priority is None else int(req.priority)

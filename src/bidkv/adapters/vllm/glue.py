@@ -292,7 +292,9 @@ class VllmGlue:
                 view = self.engine.get_view(request)
                 self.engine.admitted(view)
                 cached_tokens = request.num_computed_tokens - scheduled.get(request.request_id, 0)
-                if restoring is not None:
+                if restoring is None:
+                    view.num_cached_tokens = cached_tokens
+                else:  # a connector may have loaded them: `lost_token_price` tells what that cost
                     restoring.returned(request, cached_tokens, self.engine)
                 self.controller.on_admit(view, self.engine, cached_tokens)
             elif restoring is not None and request.status.name == "WAITING_FOR_REMOTE_KVS":

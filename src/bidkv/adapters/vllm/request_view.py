@@ -30,6 +30,7 @@ class VllmRequest:
         "gap_hint_s",
         "is_last_turn",
         "max_tokens",
+        "num_cached_tokens",
         "num_noted_blocks",
         "num_preemptions",
         "num_prompt_tokens",
@@ -64,6 +65,7 @@ class VllmRequest:
         self.gap_hint_s = stated.gap_hint_s
         self.is_last_turn = stated.is_last_turn
         self._shown_cap = stated.shown_cap
+        self.num_cached_tokens = 0
         # The engine's own lists, which it changes in place: the lengths of thousands are read at a time.
         self.output_token_ids: Sequence[int] = request._output_token_ids
         self.blocks: Sequence[Any] = ()

@@ -17,6 +17,9 @@ class Fair(ReservingPolicy):
     preempted requests may return, and new ones may enter with the same kind of room, at most `passes` of both
     before it returns.
 
+    Where most of what preemptions throw away is found in the prefix cache again, preempted requests return as
+    soon as they fit, the last one first: it finds the most.
+
     A request is chosen as a victim at most `cap` times; beyond that the engine's own rule decides, so the
     policy adds at most `cap` preemptions to what the engine would do to one request.
 
@@ -46,7 +49,9 @@ class Fair(ReservingPolicy):
     def select_next(self, engine: EngineView) -> RequestView | None:
         """Return the next request in line that fits with its room to grow; None while that one must wait."""
         queue = self._queue
-        return queue.choose(self.reserve.room(engine)) if queue.holds_preempted else queue.first_new()
+        if not queue.holds_preempted:
+            return queue.first_new()
+        return queue.first_preempted() if self.found.mostly else queue.choose(self.reserve.room(engine))
 
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Queue it behind all others."""
@@ -60,7 +65,7 @@ class Fair(ReservingPolicy):
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """Queue it before all new requests; the reserve rises by what the preemption cost."""
         super().on_preempt(request, lost_tokens, engine)
-        self._queue.preempt(request, blocks_to_enter(request, engine))
+        self._queue.preempt(request, blocks_to_enter(request, engine), first=self.found.mostly)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn from it; it may have been aborted while it waited."""

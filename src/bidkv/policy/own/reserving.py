@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bidkv.policy.parts.cap import validate_cap
+from bidkv.policy.parts.found_again import FoundAgain
 from bidkv.policy.parts.prices import MachinePrices
 from bidkv.policy.parts.recompute import cheapest_to_recompute
 from bidkv.policy.parts.reserve import SelfTuningReserve
@@ -19,7 +20,8 @@ DEFAULT_PREEMPTION_CAP = 8
 class ReservingPolicy(Policy):
     """Base of this project's own policies: it answers which request is preempted and how much stays free.
 
-    A subclass orders the waiting requests and calls the event methods here from its own.
+    A subclass orders the waiting requests and calls the event methods here from its own. Where most of what
+    preemptions throw away is found in the prefix cache again, the victim is the last one admitted.
 
     Args:
         cap: preemptions after which a request is no longer chosen, at least 1.
@@ -40,7 +42,10 @@ class ReservingPolicy(Policy):
     ) -> None:
         self.preemption_cap = validate_cap(cap)
         self.prices = MachinePrices()
-        self.reserve = SelfTuningReserve(self.prices, gain=gain, unit=unit, overhead_s=overhead_s)
+        self.found = FoundAgain()
+        self.reserve = SelfTuningReserve(
+            self.prices, gain=gain, unit=unit, overhead_s=overhead_s, found=self.found
+        )
         # Output tokens of each running request when it was admitted, by request id.
         self._output_at_admission: dict[str, int] = {}
 
@@ -48,6 +53,8 @@ class ReservingPolicy(Policy):
         self, candidates: Sequence[RequestView], need_blocks: int, engine: EngineView
     ) -> RequestView | None:
         """Return the most recent candidate whose recompute cost is within 1.5x of the cheapest."""
+        if self.found.mostly:
+            return candidates[-1]
         return cheapest_to_recompute(candidates, engine)
 
     def reserve_blocks(self, engine: EngineView) -> int:
@@ -57,14 +64,24 @@ class ReservingPolicy(Policy):
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Remember where its output stood."""
         self._output_at_admission[request.request_id] = request.num_output_tokens
+        if engine.prefix_caching:
+            self.found.come_back(request)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """Raise the reserve by what the preemption cost beyond what the request generated meanwhile."""
         generated = request.num_output_tokens
         gained = generated - self._output_at_admission.pop(request.request_id, generated)
         self.reserve.on_preempt(lost_tokens, gained, engine)
+        if engine.prefix_caching and self._is_single(request, engine):
+            self.found.lose(request, lost_tokens)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn the machine's prices and the memory in use."""
         self._output_at_admission.pop(request.request_id, None)
+        if engine.prefix_caching:
+            self.found.forget(request)
         self.reserve.observe(engine)
+
+    def _is_single(self, request: RequestView, engine: EngineView) -> bool:
+        """Whether it is no turn of a session: what turns find again is taken from idle sessions."""
+        return not request.session_id

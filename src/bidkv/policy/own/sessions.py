@@ -257,6 +257,7 @@ class Sessions(Fair):
         if session is None:
             super().on_arrival(request, engine)
             return
+        self.found.clear()
         known = self._known.get(session.session_id)
         if known is None:
             known = self._known[session.session_id] = KnownSession()
@@ -316,6 +317,11 @@ class Sessions(Fair):
         self.retention.start(known.kind, known.since_s)
         if session.session_id in sessions.idle:
             self._idle.add(session, known.kind, known.since_s)
+
+    def _is_single(self, request: RequestView, engine: EngineView) -> bool:
+        """Whether it belongs to no session, and none is there."""
+        sessions = engine.sessions
+        return super()._is_single(request, engine) and (sessions is None or not sessions.in_use)
 
     def on_session_end(self, session: SessionView, engine: EngineView) -> None:
         """Nothing of it is waited for any more."""

@@ -12,12 +12,16 @@ recompute costs. So only the part of a preemption's cost that its progress did n
 
 One thing needs no price: every running request takes a block each `block_size` steps. A request that would be
 preempted within half that time is not admitted.
+
+Where most of what preemptions throw away is found in the prefix cache again, only the rest counts as lost,
+and only that share of the half block is kept.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+from bidkv.policy.parts.found_again import FoundAgain
 from bidkv.policy.parts.prices import MachinePrices
 from bidkv.protocol.policy import EngineView
 
@@ -77,20 +81,30 @@ class SelfTuningReserve:
         gain: k, per second, above 0.
         unit: in units of one request's footprint, above 0.
         overhead_s: seconds a preemption costs beside its recomputed tokens, at least 0.
+        found: what is found again of preempted requests; None: nothing.
 
     Raises:
         ValueError: an option is out of range; the message names it.
     """
 
-    __slots__ = ("_fall_per_s", "_gain", "_overhead_s", "_prices", "_share", "_since_s", "_unit")
+    __slots__ = ("_fall_per_s", "_found", "_gain", "_overhead_s", "_prices", "_share", "_since_s", "_unit")
 
-    def __init__(self, prices: MachinePrices, *, gain: float, unit: float, overhead_s: float) -> None:
+    def __init__(
+        self,
+        prices: MachinePrices,
+        *,
+        gain: float,
+        unit: float,
+        overhead_s: float,
+        found: FoundAgain | None = None,
+    ) -> None:
         for option, value in (("gain", gain), ("unit", unit)):
             if not value > 0:
                 raise ValueError(f"{option} must be > 0, got {value}")
         if not overhead_s >= 0:
             raise ValueError(f"overhead_s must be >= 0, got {overhead_s}")
         self._prices = prices
+        self._found = FoundAgain() if found is None else found
         self._gain = gain
         self._unit = unit
         self._overhead_s = overhead_s
@@ -122,6 +136,7 @@ class SelfTuningReserve:
         self.observe(engine)
         prices = self._prices
         worth_s = PROGRESS_WORTH * gained_tokens * prices.recent_step_s / (engine.num_running or 1)
+        lost_tokens = int(lost_tokens * self._found.lost_share)
         cost_s = prices.token_s * lost_tokens * engine.lost_token_price + self._overhead_s - worth_s
         if cost_s > 0.0:
             raised = self._share + self._gain * self._unit * prices.footprint * cost_s
@@ -142,6 +157,9 @@ class SelfTuningReserve:
     def _blocks(self, engine: EngineView, running: int) -> int:
         # Asked several times an event: comparisons instead of min and max, and nothing is read twice.
         num_blocks = engine.num_blocks
+        lost_share = self._found.lost_share
+        if lost_share < 1.0:
+            running = int(running * lost_share)
         wanted, most = running // 2, int(MOST_SHARE * num_blocks)
         share = self._share
         if share:

@@ -72,11 +72,19 @@ class ReturnQueue:
         self._arrived += 1
         self._places[request.request_id] = self._arrived
 
-    def preempt(self, request: RequestView, blocks: int) -> None:
-        """Queue a preempted request before all new ones; it needs `blocks` to return."""
+    def first_preempted(self) -> RequestView | None:
+        """Return the preempted request that returns first, or None."""
+        return self._returning.first()
+
+    def preempt(self, request: RequestView, blocks: int, *, first: bool = False) -> None:
+        """Queue a preempted request before all new ones; it needs `blocks` to return.
+
+        It returns in its turn, or `first` of all while the one preempted longest ago may be passed.
+        """
         self._turn -= 1
         # A policy that is switched on during a run has not seen every arrival.
-        place = self._places.get(request.request_id, 0) if self._passes else self._turn
+        in_turn = self._passes and not (first and (not self._preempted or self._may_pass()))
+        place = self._places.get(request.request_id, 0) if in_turn else self._turn
         self._returning.push(request, place, blocks)
         self._preempted[request.request_id] = (request, blocks, self._entered)
 

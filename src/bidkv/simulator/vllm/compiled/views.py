@@ -18,7 +18,7 @@ from bidkv.simulator.waiting import priority_key
 
 # A module's own names are found faster than another module's.
 _TOKENS, _COMPUTED, _HELD, _PREEMPTIONS = at.TOKENS, at.COMPUTED, at.HELD, at.PREEMPTIONS
-_UID, _PLACE, _WAITING = at.UID, at.PLACE, at.WAITING
+_UID, _PLACE, _WAITING, _START = at.UID, at.PLACE, at.WAITING, at.START
 _NOW_S, _FREE, _RUNNING_COUNT, _WAITING_COUNT = at.NOW_S, at.FREE, at.RUNNING_COUNT, at.WAITING_COUNT
 _STEPS, _SCHEDULED_TOKENS = at.STEPS, at.SCHEDULED_TOKENS
 
@@ -79,6 +79,11 @@ class KernelRequest:
     def num_computed_tokens(self) -> int:
         """Positions computed and held."""
         return self._rows[_COMPUTED][self._slot]
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Leading positions that were cached when it entered last."""
+        return self._rows[_START][self._slot]
 
     @property
     def num_held_blocks(self) -> int:
