@@ -32,9 +32,10 @@ if [ ! -e "$WORK/started" ]; then
   if [ "$have" -lt "$PARTS" ]; then echo "$have of $PARTS parts"; exit 0; fi
   if [ "$PARTS" -gt 0 ]; then
     mkdir -p "$WORK/site"
-    cat "$WORK"/parts/part.* | tar -xz -C "$WORK/site"
+    cat "$WORK"/parts/part.* >"$WORK/bundle"
+    tar -xf "$WORK/bundle" -C "$WORK/site"
     find "$WORK/site" -name '*.so.xz' -exec xz -d -f {} +
-    rm -rf "$WORK/parts"
+    rm -rf "$WORK/parts" "$WORK/bundle"
   fi
   # The copy keeps running processes apart from what later calls bring.
   cp -r src "$WORK/src"; cp "$plan" "$WORK/plan.json"
