@@ -15,7 +15,8 @@ import random
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from unittest.mock import patch
 
 from tests.engine_model import VOCABULARY
 from tests.vllm.engine_child import scheduler_of
-from tests.vllm.tiny_models import write_tiny_model, write_tokenizer
+from tests.vllm.tiny_models import FIRST_LETTER, write_tiny_model, write_tokenizer
 
 from bidkv.adapters.vllm.plugin import register, unregister
 
@@ -42,6 +43,7 @@ class Feature:
         engine: options of `LLM`.
         serve: sends the requests, see `generate`.
         tokenizer: whether vLLM needs one for it.
+        drafts: whether tokens are proposed and checked several at a time.
         preempts: whether so few blocks lead to preemptions; few requests enter where they do not.
     """
 
@@ -50,6 +52,7 @@ class Feature:
     engine: dict[str, Any] = field(default_factory=dict)
     serve: Callable[[Any, Feature, int, Path], list[list[float]]] | None = None
     tokenizer: bool = False
+    drafts: bool = False
     preempts: bool = True
 
 
@@ -71,14 +74,13 @@ def sampling(length: int) -> Any:
 
 def generate(llm: Any, feature: Feature, count: int, folder: Path) -> list[list[float]]:
     """Serve everything at once; returns the tokens of every request."""
-    made = prompts(count)
-    return _outputs(
-        llm.generate(
-            [{"prompt_token_ids": prompt} for prompt, _ in made],
-            [sampling(length) for _, length in made],
-            use_tqdm=False,
-        )
-    )
+    return _generate(llm, [sampling(length) for _, length in prompts(count)])
+
+
+def _generate(llm: Any, parameters: list[Any], **options: Any) -> list[list[float]]:
+    """Serve one request for each of the sampling parameters."""
+    made = [{"prompt_token_ids": prompt} for prompt, _ in prompts(len(parameters))]
+    return _outputs(llm.generate(made, parameters, use_tqdm=False, **options))
 
 
 def _outputs(results: Any) -> list[list[float]]:
@@ -108,16 +110,33 @@ def adapters(llm: Any, feature: Feature, count: int, folder: Path) -> list[list[
     """Three LoRA adapters, of which two may run at once."""
     from vllm.lora.request import LoRARequest
 
-    made = prompts(count)
     loras = [LoRARequest(f"lora{n}", n, str(write_lora(folder / f"lora{n}", seed=n))) for n in (1, 2, 3)]
-    return _outputs(
-        llm.generate(
-            [{"prompt_token_ids": prompt} for prompt, _ in made],
-            [sampling(length) for _, length in made],
-            use_tqdm=False,
-            lora_request=[loras[number % 3] for number in range(count)],
-        )
-    )
+    parameters = [sampling(length) for _, length in prompts(count)]
+    return _generate(llm, parameters, lora_request=[loras[number % 3] for number in range(count)])
+
+
+def several_outputs(llm: Any, feature: Feature, count: int, folder: Path) -> list[list[float]]:
+    """Three sampled sequences for each request, one behind the other."""
+    parameters = [sampling(length) for _, length in prompts(count)]
+    for seed, each in enumerate(parameters):
+        each.n, each.temperature, each.seed = 3, 1.0, seed
+    return _generate(llm, parameters)
+
+
+def structured(llm: Any, feature: Feature, count: int, folder: Path) -> list[list[float]]:
+    """Letters only: of the first half of the alphabet, the second, or all of it."""
+    from vllm.sampling_params import StructuredOutputsParams
+
+    ranges = ["am", "nz", "az"]
+    allowed = [ranges[number % 3] for number in range(count)]
+    parameters = [sampling(length) for _, length in prompts(count)]
+    for each, (first, last) in zip(parameters, allowed, strict=True):
+        each.structured_outputs = StructuredOutputsParams(regex=f"[{first}-{last}]{{100}}")
+    outputs = _generate(llm, parameters)
+    for tokens, (first, last) in zip(outputs, allowed, strict=True):
+        letters = {chr(ord("a") + int(token) - FIRST_LETTER) for token in tokens}
+        assert all(first <= letter <= last for letter in letters), letters
+    return outputs
 
 
 def write_lora(directory: Path, *, seed: int) -> Path:
@@ -152,8 +171,43 @@ FEATURES: dict[str, Feature] = {
         tokenizer=True,
         preempts=False,
     ),
+    "structured outputs": Feature(
+        24, engine={"structured_outputs_config": {"backend": "xgrammar"}}, serve=structured, tokenizer=True
+    ),
+    "n above 1": Feature(
+        24,
+        # A CPU's generator cannot be set back, as vLLM does where a prompt is cut.
+        engine={"enable_chunked_prefill": False, "max_num_batched_tokens": 1024},
+        serve=several_outputs,
+    ),
+    "latent attention": Feature(
+        48,
+        model="deepseek",
+        engine={
+            "attention_config": {"backend": "CPU_MLA"},  # some processors have another, without float32
+            # With this build's own normalization, outputs of a request depend on what shares its batch.
+            "compilation_config": {"custom_ops": ["none"]},
+            "block_size": 16,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": 1024,
+        },
+    ),
+    "Gemma 3": Feature(24, model="gemma3"),
     "Falcon-H1": Feature(24, model="falcon-h1"),
     "Granite hybrid": Feature(24, model="granite-hybrid", preempts=False),
+    # Last: once its compiler is loaded, vLLM makes no second engine in a process.
+    "n-gram speculation": Feature(
+        24,
+        engine={
+            "speculative_config": {
+                "method": "ngram",
+                "num_speculative_tokens": 4,
+                "prompt_lookup_min": 1,
+                "prompt_lookup_max": 3,
+            }
+        },
+        drafts=True,
+    ),
 }
 
 
@@ -182,6 +236,23 @@ def build(model: str, feature: Feature) -> Any:
     return LLM(model=model, **defaults | feature.engine)
 
 
+@contextmanager
+def watching_drafts(scheduler: Any) -> Iterator[list[int]]:
+    """Yield a list that gets the number of draft tokens of each step."""
+    drafts: list[int] = []
+    original = scheduler.update_from_output
+
+    def update(output: Any, *args: Any, **kwargs: Any) -> Any:
+        drafts.append(sum(map(len, output.scheduled_spec_decode_tokens.values())))
+        return original(output, *args, **kwargs)
+
+    scheduler.update_from_output = update
+    try:
+        yield drafts
+    finally:
+        del scheduler.update_from_output
+
+
 def run(llm: Any, feature: Feature, policy: str, count: int, folder: Path) -> dict[str, Any]:
     """One run under one policy; "" is vLLM's own order."""
     scheduler = scheduler_of(llm)
@@ -194,11 +265,13 @@ def run(llm: Any, feature: Feature, policy: str, count: int, folder: Path) -> di
     before = controller.counters.as_dict()
     named: list[str] = []
     scheduler.bidkv.glue.on_victims = lambda victims: named.extend(victim.request_id for victim in victims)
-    outputs = (feature.serve or generate)(llm, feature, count, folder)
+    with watching_drafts(scheduler) as drafts:
+        outputs = (feature.serve or generate)(llm, feature, count, folder)
     after = controller.counters.as_dict()
     return {
         "outputs": outputs,
         "named": len(named),
+        "drafts": sum(drafts),
         "counters": {name: after[name] - before[name] for name in after},
         "active": controller.active,
         "attached": scheduler.bidkv.glue.attached,

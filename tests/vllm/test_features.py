@@ -13,7 +13,7 @@ from tests.vllm.feature_child import FEATURES, POLICIES
 
 pytestmark = pytest.mark.vllm
 
-GROUPS = {"Falcon-H1": 2, "Granite hybrid": 4}
+GROUPS = {"Falcon-H1": 2, "Granite hybrid": 4, "Gemma 3": 4}
 RUNS = [(feature, policy) for feature in FEATURES for policy in POLICIES]
 
 
@@ -57,6 +57,7 @@ def test_the_policy_stays_in_charge_and_nothing_is_left_behind(reports, feature,
     run = reports[feature]["runs"][policy]
     assert run["attached"]
     assert run["active"], run["breaker"]
+    assert (run["drafts"] > 0) == FEATURES[feature].drafts
     assert run["counters"]["failures"] == 0
     assert run["left"] == 0
     assert run["free"] == reports[feature]["blocks"]

@@ -7,6 +7,9 @@ from typing import Any
 
 from tests.engine_model import VOCABULARY
 
+FIRST_LETTER = 2
+"""The token of the letter "a" in the tokenizer of :func:`write_tokenizer`; the others follow it."""
+
 _SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 64,
@@ -47,6 +50,30 @@ def _config(kind: str) -> Any:
             num_local_experts=0,
             shared_intermediate_size=128,
             position_embedding_type="rope",
+        )
+    if kind == "deepseek":  # multi-head latent attention; the sizes are those of the CPU build's kernel
+        return transformers.DeepseekV3Config(
+            **_SHAPE | {"num_key_value_heads": 4},
+            num_hidden_layers=2,
+            first_k_dense_replace=2,
+            q_lora_rank=32,
+            kv_lora_rank=512,
+            qk_rope_head_dim=64,
+            qk_nope_head_dim=32,
+            v_head_dim=32,
+            n_routed_experts=4,
+            num_experts_per_tok=2,
+            n_group=1,
+            topk_group=1,
+        )
+    if kind == "gemma3":  # windows of 64 tokens, and full attention in each fourth layer
+        return transformers.Gemma3TextConfig(
+            **_SHAPE | {"tie_word_embeddings": True},
+            head_dim=32,
+            num_hidden_layers=4,
+            sliding_window=64,
+            layer_types=["sliding_attention", "sliding_attention", "sliding_attention", "full_attention"],
+            query_pre_attn_scalar=32,
         )
     raise ValueError(f"no tiny model of kind {kind!r}")
 
