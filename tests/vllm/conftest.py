@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,21 @@ if importlib.util.find_spec("vllm") is None:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny random Llama on disk."""
     return write_model(tmp_path_factory.mktemp("model"), max_model_len=1024)
+
+
+@pytest.fixture
+def free_port_pair() -> int:
+    """A port that is free, and the next one too."""
+    for _ in range(100):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port = int(first.getsockname()[1])
+            try:
+                second.bind(("127.0.0.1", port + 1))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("no two neighbouring ports are free")
 
 
 _FIGURES = pytest.StashKey[list[str]]()

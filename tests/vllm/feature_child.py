@@ -15,6 +15,7 @@ import random
 import shutil
 import sys
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from bidkv.adapters.vllm.plugin import register, unregister
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 POLICIES = ("fair", "fast")
+MODEL, FOLDER = "<model>", "<folder>"
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,13 @@ class Feature:
     Attributes:
         blocks: blocks that are left while a policy is in charge.
         model: a kind of `tiny_models`, or "llama".
-        engine: options of `LLM`.
+        engine: options of `LLM`; `MODEL` and `FOLDER` in them become the paths of this run.
         serve: sends the requests, see `generate`.
         tokenizer: whether vLLM needs one for it.
         drafts: whether tokens are proposed and checked several at a time.
+        loads: whether a connector brings KV from outside.
         preempts: whether so few blocks lead to preemptions; few requests enter where they do not.
+        nightly: whether only the long version tries it.
     """
 
     blocks: int
@@ -53,7 +57,9 @@ class Feature:
     serve: Callable[[Any, Feature, int, Path], list[list[float]]] | None = None
     tokenizer: bool = False
     drafts: bool = False
+    loads: bool = False
     preempts: bool = True
+    nightly: bool = False
 
 
 def prompts(count: int) -> list[tuple[list[int], int]]:
@@ -195,6 +201,25 @@ FEATURES: dict[str, Feature] = {
     "Gemma 3": Feature(24, model="gemma3"),
     "Falcon-H1": Feature(24, model="falcon-h1"),
     "Granite hybrid": Feature(24, model="granite-hybrid", preempts=False),
+    # The draft is the model itself.
+    "draft model": Feature(
+        18,
+        engine={"speculative_config": {"method": "draft_model", "model": MODEL, "num_speculative_tokens": 3}},
+        drafts=True,
+        nightly=True,
+    ),
+    "KV kept on disk": Feature(
+        24,
+        engine={
+            "kv_transfer_config": {
+                "kv_connector": "ExampleConnector",
+                "kv_role": "kv_both",
+                "kv_connector_extra_config": {"shared_storage_path": FOLDER + "/kv"},
+            }
+        },
+        loads=True,
+        nightly=True,
+    ),
     # Last: once its compiler is loaded, vLLM makes no second engine in a process.
     "n-gram speculation": Feature(
         24,
@@ -211,13 +236,14 @@ FEATURES: dict[str, Feature] = {
 }
 
 
-def build(model: str, feature: Feature) -> Any:
+def build(model: str, feature: Feature, folder: Path) -> Any:
     """The engine, with more memory than its requests need."""
     from vllm.config import KVTransferConfig
 
     from vllm import LLM
 
-    options = dict(feature.engine)
+    text = json.dumps(feature.engine).replace(MODEL, model).replace(FOLDER, str(folder))
+    options = json.loads(text)
     if "kv_transfer_config" in options:
         options["kv_transfer_config"] = KVTransferConfig(**options["kv_transfer_config"])
     defaults = {
@@ -233,24 +259,35 @@ def build(model: str, feature: Feature) -> Any:
         "enable_prefix_caching": False,
         "disable_log_stats": True,
     }
-    return LLM(model=model, **defaults | feature.engine)
+    return LLM(model=model, **defaults | options)
 
 
 @contextmanager
-def watching_drafts(scheduler: Any) -> Iterator[list[int]]:
-    """Yield a list that gets the number of draft tokens of each step."""
-    drafts: list[int] = []
-    original = scheduler.update_from_output
+def watching(scheduler: Any) -> Iterator[Counter[str]]:
+    """Yield a count of draft tokens, and of tokens whose KV a connector has."""
+    counts: Counter[str] = Counter()
+    update, connector = scheduler.update_from_output, scheduler.connector
 
-    def update(output: Any, *args: Any, **kwargs: Any) -> Any:
-        drafts.append(sum(map(len, output.scheduled_spec_decode_tokens.values())))
-        return original(output, *args, **kwargs)
+    def count_drafts(output: Any, *args: Any, **kwargs: Any) -> Any:
+        counts["drafts"] += sum(map(len, output.scheduled_spec_decode_tokens.values()))
+        return update(output, *args, **kwargs)
 
-    scheduler.update_from_output = update
+    scheduler.update_from_output = count_drafts
+    if connector is not None:
+        ask = connector.get_num_new_matched_tokens
+
+        def count_loads(*args: Any, **kwargs: Any) -> Any:
+            answer = ask(*args, **kwargs)
+            counts["loads"] += answer[0] or 0
+            return answer
+
+        connector.get_num_new_matched_tokens = count_loads
     try:
-        yield drafts
+        yield counts
     finally:
         del scheduler.update_from_output
+        if connector is not None:
+            del connector.get_num_new_matched_tokens
 
 
 def run(llm: Any, feature: Feature, policy: str, count: int, folder: Path) -> dict[str, Any]:
@@ -265,13 +302,14 @@ def run(llm: Any, feature: Feature, policy: str, count: int, folder: Path) -> di
     before = controller.counters.as_dict()
     named: list[str] = []
     scheduler.bidkv.glue.on_victims = lambda victims: named.extend(victim.request_id for victim in victims)
-    with watching_drafts(scheduler) as drafts:
+    with watching(scheduler) as counts:
         outputs = (feature.serve or generate)(llm, feature, count, folder)
     after = controller.counters.as_dict()
     return {
         "outputs": outputs,
         "named": len(named),
-        "drafts": sum(drafts),
+        "drafts": counts["drafts"],
+        "loads": counts["loads"],
         "counters": {name: after[name] - before[name] for name in after},
         "active": controller.active,
         "attached": scheduler.bidkv.glue.attached,
@@ -296,7 +334,7 @@ def report_on(llama: str, name: str, count: int, folder: Path) -> dict[str, Any]
     try:
         with patch.dict(os.environ, {"BIDKV_STRATEGY": "preempt-evict"}):
             register()
-            llm = build(model, feature)
+            llm = build(model, feature, folder)
         scheduler = scheduler_of(llm)
         pool = scheduler.kv_cache_manager.block_pool
         report: dict[str, Any] = {"scheduler": type(scheduler).__name__, "runs": {}}

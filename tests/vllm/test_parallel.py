@@ -11,8 +11,8 @@ from collections import deque
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from tests.vllm.cases import Case, random_case
+from tests.vllm.exports import count_decisions, read_metrics
 from tests.vllm.harness import AsyncScheduler, Scheduler, build_scheduler, make_request, worker_output
 
 from bidkv.adapters.vllm.hooks import BidKVSchedulerMixin, scheduler_class
@@ -140,7 +140,7 @@ def test_two_engines_of_one_process_have_ports_and_logs_of_their_own(monkeypatch
         for scheduler in engines:
             scheduler.bidkv.metrics.close()
     logs = [tmp_path / "decisions.jsonl", tmp_path / "decisions.rank1.jsonl"]
-    decisions = [sum('"decision"' in line for line in log.read_text().splitlines()) for log in logs]
+    decisions = [count_decisions(log) for log in logs]
     assert decisions[0] == decisions[1] > 0
 
 
@@ -155,28 +155,3 @@ def test_a_data_parallel_rank_shifts_the_port_and_names_the_log(monkeypatch, tmp
         scheduler.bidkv.metrics.close()
     assert (tmp_path / "decisions.rank1.jsonl").exists()
     assert not (tmp_path / "decisions.jsonl").exists()
-
-
-def read_metrics(port: int) -> dict[str, float]:
-    from urllib.request import urlopen
-
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        families = text_string_to_metric_families(answer.read().decode())
-    return {sample.name: sample.value for family in families for sample in family.samples}
-
-
-@pytest.fixture
-def free_port_pair() -> int:
-    """A port that is free, and the next one too."""
-    import socket
-
-    for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-            try:
-                second.bind(("127.0.0.1", port + 1))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no two neighbouring ports are free")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,16 @@ from unittest.mock import patch
 import pytest
 from tests.vllm.cases import EngineShape
 from tests.vllm.harness import AsyncScheduler, Scheduler, build_scheduler
+from tests.vllm.kv_groups import KINDS, grouped_case
 from tests.vllm.mutants import Change, changed_vllm, serve
+from vllm.config import ModelConfig
 
 import vllm
 from bidkv.adapters.vllm import hooks, self_test
 from bidkv.adapters.vllm.glue import VllmGlue
 from bidkv.adapters.vllm.hooks import BidKVSchedulerMixin, extend_scheduler_class
 from bidkv.adapters.vllm.self_test import find_mismatch
-from bidkv.adapters.vllm.trial import TrialParts, make_trial_requests
+from bidkv.adapters.vllm.trial import NOT_IN_TRIAL, TrialParts, make_trial_requests
 
 SHAPE = EngineShape(num_blocks=8, max_num_seqs=3, max_num_batched_tokens=64)
 
@@ -129,8 +132,8 @@ class Captured(Scheduler):
         self.arguments = arguments
 
 
-def make_arguments(shape: EngineShape = SHAPE) -> dict[str, Any]:
-    captured: Any = build_scheduler(shape, Captured)
+def make_arguments(shape: EngineShape = SHAPE, **engine: Any) -> dict[str, Any]:
+    captured: Any = build_scheduler(shape, Captured, **engine)
     return captured.arguments
 
 
@@ -218,6 +221,30 @@ def test_a_class_that_takes_no_configuration_is_refused():
         "the self-test could not begin: TrialError: "
         "test_a_class_that_takes_no_configuration_is_refused.<locals>.Strange is not made of a vllm_config"
     )
+
+
+# --- models of other kinds ---------------------------------------------------------------------
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("base", [Scheduler, AsyncScheduler])
+def test_it_passes_for_a_model_with_several_groups(kind, base):
+    case, specs = grouped_case(0, kind, prefix_caching="everywhere" in kind)
+    arguments = make_arguments(case.shape, specs=specs)
+    assert len(arguments["kv_cache_config"].kv_cache_groups) == len(specs)
+    assert find_mismatch(base, (), arguments) is None
+
+
+@pytest.mark.parametrize("trait", [name for name in NOT_IN_TRIAL if hasattr(ModelConfig, name)])
+def test_it_passes_for_a_model_of_another_kind(trait):
+    """The engine's own configuration keeps saying what the model is."""
+    arguments = make_arguments()
+    config = arguments["vllm_config"] = copy.copy(arguments["vllm_config"])
+    model = config.model_config = copy.copy(config.model_config)
+    kind = type(model)
+    model.__class__ = type(kind.__name__, (kind,), {trait: True})
+    vars(model).pop(trait, None)
+    model.multimodal_config = object()
+    assert find_mismatch(Scheduler, (), arguments) is None
+    assert getattr(model, trait) is True
 
 
 # --- schedulers of other people ------------------------------------------------------------------

@@ -58,8 +58,8 @@ class Server:
             **environment,
         }
 
-    def start(self) -> None:
-        """Start it and wait until it is healthy."""
+    def start(self, limit_s: float = 240) -> None:
+        """Start it and wait until it is healthy; fail when it is not within `limit_s`."""
         command = [
             sys.executable,
             "-m",
@@ -76,7 +76,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        wait_until(self._healthy, 240, lambda: self.log.read_text()[-3000:])
+        wait_until(self._healthy, limit_s, lambda: self.log.read_text()[-3000:])
 
     def _healthy(self) -> bool:
         assert self._process.poll() is None, self.log.read_text()[-3000:]
@@ -174,16 +174,20 @@ def wait_until(condition: Callable[[], bool], limit_s: float, why: Callable[[], 
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+def answer_alone(model: Path, folder: Path) -> list[list[int]]:
     """Outputs of the engine alone with memory for everybody."""
-    path = tmp_path_factory.mktemp("alone") / "report.json"
+    path = folder / "report.json"
     options = {"alone": {"num_blocks": 400, "count": COUNT, "attach": False, "shared_prefixes": [0]}}
     command = [sys.executable, "-m", "tests.vllm.engine_child", str(model), json.dumps(options), str(path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     outputs: list[list[int]] = json.loads(path.read_text())["alone"]["outputs"]["0"]
     return outputs
+
+
+@pytest.fixture(scope="module")
+def expected(model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[list[int]]:
+    return answer_alone(model, tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="module")

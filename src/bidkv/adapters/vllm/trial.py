@@ -32,7 +32,7 @@ _LEFT_OUT = (
     "speculative_config",
     "lora_config",
 )
-_NOT_IN_TRIAL = (
+NOT_IN_TRIAL = (
     "is_encoder_decoder",
     "is_multimodal_model",
     "supports_multimodal_inputs",
@@ -151,10 +151,10 @@ def _make_config(config: Any, *, prefix_caching: bool, num_blocks: int) -> Any:
 
 def _make_model_config(config: Any) -> Any:
     plain = _changed(config, max_model_len=8 * BLOCK_SIZE, multimodal_config=None, runner_type="generate")
-    for name in _NOT_IN_TRIAL:
+    for name in NOT_IN_TRIAL:
         vars(plain).pop(name, None)  # a cached property of the original
     kind = type(config)
-    answers = {name: False for name in _NOT_IN_TRIAL if hasattr(kind, name)}
+    answers = {name: False for name in NOT_IN_TRIAL if hasattr(kind, name)}
     plain.__class__ = type(kind.__name__, (kind,), answers)
     return plain
 
