@@ -62,7 +62,7 @@ def crowded_engine(*, waiting: int, spare_blocks: int) -> tuple[Controller, Vllm
 def test_a_step_without_pressure(benchmark: Any) -> None:
     control, engine, _ = crowded_engine(waiting=0, spare_blocks=20_000)
     control.before_step(engine)
-    assert benchmark(lambda: control._drop_idle(engine)) is None
+    assert benchmark(lambda: control.drop_idle(engine)) is None
 
 
 def test_an_event_under_pressure(benchmark: Any) -> None:
@@ -85,9 +85,24 @@ def test_an_event_under_pressure(benchmark: Any) -> None:
 def test_a_plan_of_drops(benchmark: Any) -> None:
     """Every idle session is cheap: those that make room for one cold turn are found."""
     _, engine, policy = crowded_engine(waiting=WAITING, spare_blocks=0)
-    room = policy._cold_room(engine)
-    drops = benchmark(lambda: policy._make_room(room, float("inf"), engine, overdue=False))
-    assert drops
+    cheap = type(policy.costs).memory_price
+    type(policy.costs).memory_price = lambda self: float("inf")  # type: ignore[method-assign]
+    try:
+        assert benchmark(lambda: policy._make_room(engine, overdue=False))
+    finally:
+        type(policy.costs).memory_price = cheap  # type: ignore[method-assign]
+
+
+def test_room_where_every_idle_session_is_cheap(benchmark: Any) -> None:
+    """The room for growth is covered by idle sessions worth less than the price; as many as are looked at."""
+    _, engine, policy = crowded_engine(waiting=WAITING, spare_blocks=0)
+    cheap = type(policy.costs).memory_price
+    type(policy.costs).memory_price = lambda self: float("inf")  # type: ignore[method-assign]
+    policy._turn_blocks = 1e6
+    try:
+        assert benchmark(lambda: policy._cold_room(engine)) < policy._cold.front[0].need_blocks
+    finally:
+        type(policy.costs).memory_price = cheap  # type: ignore[method-assign]
 
 
 def test_the_end_of_a_turn_and_its_return(benchmark: Any) -> None:

@@ -121,19 +121,25 @@ def test_every_idle_session_is_yielded_once() -> None:
     assert sorted(listed) == sorted(view.session_id for view in views)
 
 
-def test_step_costs_are_told_apart() -> None:
+@pytest.mark.parametrize("ahead", [False, True])
+def test_step_costs_are_told_apart(ahead: bool) -> None:
+    """Also where a step's tokens are counted one step before its time has passed."""
     chance = Random(5)
     costs, engine = StepCosts(), FakeEngine(num_blocks=20_000, free_blocks=10_000)
     engine.running = [FakeRequest("r")]
-    for _ in range(3000):
-        tokens = chance.choice([20, 20, 2048])
-        costs.observe(engine)
-        held = (engine.num_blocks - engine.free_blocks) * engine.block_size
-        engine.num_steps += 1
-        engine.num_scheduled_tokens += tokens
-        engine.now_s += 8e-3 + 2.2e-5 * tokens + 4.5e-8 * held
-        costs.observe(engine)
+    counted = 0
+    for _ in range(1500):
         engine.free_blocks = chance.randint(2_000, 18_000)
         costs.observe(engine)
+        held = (engine.num_blocks - engine.free_blocks) * engine.block_size
+        prompt_steps = chance.randint(0, 6)
+        for step in range(chance.randint(8, 40)):
+            tokens = 2048 if step < prompt_steps else 20
+            engine.num_steps += 1
+            engine.num_scheduled_tokens += tokens
+            engine.now_s += 8e-3 + 2.2e-5 * (counted if ahead else tokens) + 4.5e-8 * held
+            counted = tokens
+            if chance.random() < 0.3:
+                costs.observe(engine)
     assert costs.fixed_s == pytest.approx(8e-3, rel=0.15)
     assert costs.token_s == pytest.approx(2.2e-5, rel=0.05)

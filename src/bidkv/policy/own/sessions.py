@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice, takewhile
 from math import inf
 
 from bidkv.policy.own.fair import Fair
@@ -21,10 +22,6 @@ _MOST_DROPS_AT_ONCE = 64
 _GROWTH_WEIGHT = 0.02
 _RESIDENT_SHARE = 0.5
 """A turn is resident if at least this share of its session's past is cached."""
-_PRICE_SHARE = 0.5
-"""Share of the marginal value of memory that is charged. A lost session also waits to enter again, which the
-price of machine time does not show; in simulations completion times were best at one half of it, and turns
-per second alike from one half to one."""
 
 
 class Sessions(Fair):
@@ -32,7 +29,9 @@ class Sessions(Fair):
 
     A turn whose past is cached enters first, in the order of arrival. A *cold* turn, the first of a session
     or one whose past is gone, enters only while its whole context fits beside the resident sessions and their
-    growth. The sessions that came first are first; the first `look_ahead` of them may enter in any order.
+    growth. Room for growth is kept for the sake of idle sessions: it is never more than they hold, and those
+    worth less than the price of memory count as part of it. The sessions that came first are first; the first
+    `look_ahead` of them may enter in any order.
     While none of them fits, idle sessions are dropped whole: the least important first, and of those the ones
     with the lowest retention index (:class:`RetentionIndices`). Only sessions whose index is below the price
     of memory are dropped, and only if a cold turn fits afterwards. The price is what one more running request
@@ -107,7 +106,7 @@ class Sessions(Fair):
         if overdue:
             # What others keep is no obstacle to it any more: they gave up what they could, or lose it now.
             room = max(room, engine.free_blocks - self._pending_blocks(engine))
-        return self._cold.first_fitting(lambda turn: turn.need_blocks <= room, first_only=overdue)
+        return self._cold.first_fitting(room, first_only=overdue)
 
     def wait_reason(self, request: RequestView, engine: EngineView) -> str:
         """Say what a waiting request waits for."""
@@ -157,7 +156,7 @@ class Sessions(Fair):
         second that is worth (fixed step time / mean step time) / (tokens held by running requests) seconds of
         machine time; a return saves the recompute of each token. Infinite while nothing runs.
         """
-        return _PRICE_SHARE * self.costs.memory_price() if engine.num_running else inf
+        return self.costs.memory_price() if engine.num_running else inf
 
     def _plan_drops(self, engine: EngineView) -> list[SessionView]:
         sessions = engine.sessions
@@ -180,33 +179,37 @@ class Sessions(Fair):
         if first is not None and not overdue:
             return []
         room = self._cold_room(engine)
-        if self._cold.first_fitting(lambda turn: turn.need_blocks <= room, first_only=overdue) is not None:
+        if self._cold.first_fitting(room, first_only=overdue) is not None:
             return []
-        price = inf if overdue else self.price(engine)
-        return self._make_room(room, price, engine, overdue=overdue)
+        return self._make_room(engine, overdue=overdue)
 
-    def _make_room(
-        self, room: float, price: float, engine: EngineView, *, overdue: bool
-    ) -> list[SessionView]:
+    def _make_room(self, engine: EngineView, *, overdue: bool) -> list[SessionView]:
         """The idle sessions to drop so that a cold turn fits, none if that cannot be."""
-        candidates: list[SessionView] = []
-        rooms: list[float] = []
+        sessions = engine.sessions
+        assert sessions is not None  # else no turn is cold
+        price = self.price(engine)
+        looked_at = list(islice(self._idle.ascending(engine.now_s), _MOST_DROPS_AT_ONCE))
+        cheap = sum(s.exclusive_blocks for _, s in takewhile(lambda member: member[0] < price, looked_at))
+        retained = sessions.retained_blocks
+        free = engine.free_blocks - retained - self._pending_blocks(engine)
+        growth = self._growth_blocks(engine)
         per_session = self._growth * self._turn_blocks
-        largest = max(turn.need_blocks for turn in (self._cold.front[:1] if overdue else self._cold.front))
-        for index, session in self._idle.ascending(engine.now_s):
-            if index >= price or len(candidates) == _MOST_DROPS_AT_ONCE or room >= largest:
+        dropped: list[SessionView] = []
+        for index, session in looked_at:
+            if index >= price and not overdue:
                 break
-            room += session.exclusive_blocks + per_session
-            candidates.append(session)
-            rooms.append(room)
-        if not candidates:
-            return []
-        turn = self._cold.first_fitting(lambda turn: turn.need_blocks <= room, first_only=overdue)
-        if turn is None:
-            # An overdue turn takes what becomes idle even before it is enough.
-            return candidates if overdue else []
-        enough = next(count for count, after in enumerate(rooms, 1) if turn.need_blocks <= after)
-        return candidates[:enough]
+            dropped.append(session)
+            blocks = session.exclusive_blocks
+            free += blocks
+            retained -= blocks
+            growth -= per_session
+            if index < price:
+                cheap -= blocks
+            room = free - max(0.0, min(growth, retained) - cheap)
+            if self._cold.first_fitting(room, first_only=overdue) is not None:
+                return dropped
+        # An overdue turn takes what becomes idle even before it is enough.
+        return dropped if overdue else []
 
     def _cheapest(self, blocks: int, price: float, engine: EngineView) -> list[SessionView]:
         """The idle sessions of the lowest indices that hold `blocks` together."""
@@ -220,11 +223,26 @@ class Sessions(Fair):
 
     # --- room ------------------------------------------------------------------------------------
     def _cold_room(self, engine: EngineView) -> float:
-        """Blocks a cold turn may take beside the residents and the growth of all."""
+        """Blocks a cold turn may take beside the residents and their growth.
+
+        Growth that finds no room takes the memory of the idle sessions that are worth least. So room is kept
+        only where that would hurt: no more than idle sessions hold, less what those below the price hold.
+        """
         sessions = engine.sessions
         assert sessions is not None  # else no turn is cold
-        room = engine.free_blocks - sessions.retained_blocks - self._pending_blocks(engine)
-        return room - self._growth * self._turn_blocks * (self._num_resident(engine) + 1)
+        kept = min(self._growth_blocks(engine), sessions.retained_blocks)
+        if kept > 0.0:
+            price = self.price(engine)
+            for index, session in islice(self._idle.ascending(engine.now_s), _MOST_DROPS_AT_ONCE):
+                if index >= price or kept <= 0.0:
+                    break
+                kept -= session.exclusive_blocks
+        free = engine.free_blocks - sessions.retained_blocks - self._pending_blocks(engine)
+        return free - max(0.0, kept)
+
+    def _growth_blocks(self, engine: EngineView) -> float:
+        """Blocks that the next turns of all residents and of one more take."""
+        return self._growth * self._turn_blocks * (self._num_resident(engine) + 1)
 
     def _pending_blocks(self, engine: EngineView) -> int:
         """Blocks that the prompts being computed still take."""

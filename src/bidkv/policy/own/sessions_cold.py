@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bidkv.protocol.requests import RequestView
@@ -140,9 +140,9 @@ class ColdQueue:
             self._passes >= self._most_passes or self._turns_since >= self._patience * (1 + num_resident)
         )
 
-    def first_fitting(self, fits: Callable[[ColdTurn], bool], *, first_only: bool) -> ColdTurn | None:
+    def first_fitting(self, room_blocks: float, *, first_only: bool) -> ColdTurn | None:
         """Return the first of those looked at that fits, or None; only the first one where `first_only`."""
         for turn in self._front[:1] if first_only else self._front:
-            if fits(turn):
+            if turn.need_blocks <= room_blocks:
                 return turn
         return None

@@ -18,6 +18,10 @@ _SMOOTHING_S = 20.0
 """Time over which the memory in use and the step time are smoothed, in seconds: several turns."""
 _SCALES = (1.0, 1e3, 1e6)
 """Units of the three unknowns: seconds a step, a thousand computed tokens, a million held tokens."""
+_FEWEST_STEPS = 24
+"""Steps that one observation covers at least. An engine that schedules ahead counts the tokens of a step one
+step before its time has passed; over few steps tokens and time would belong to different steps, and the cost
+of tokens would be taken for a fixed one."""
 _FIRST = (8e-3, 2e-2, 2e-2)
 _FIRST_VARIANCE = (1.0, 1.0, 1.0)
 _MOST_UNCERTAIN = 100.0
@@ -38,9 +42,13 @@ class StepCosts:
     __slots__ = (
         "_blocks",
         "_covariance",
+        "_held_steps",
         "_mark_s",
         "_mark_steps",
         "_mark_tokens",
+        "_seen_s",
+        "_seen_steps",
+        "_seen_tokens",
         "_timing",
         "_unknowns",
         "fixed_s",
@@ -63,6 +71,9 @@ class StepCosts:
         self._mark_steps = 0
         self._mark_tokens = 0
         self._blocks = 0
+        # What the observation that is being made covers so far.
+        self._seen_s = self._held_steps = 0.0
+        self._seen_steps = self._seen_tokens = 0
 
     def observe(self, engine: EngineView) -> None:
         """Take in what happened since the last event."""
@@ -75,7 +86,14 @@ class StepCosts:
             weight = elapsed_s / (elapsed_s + _SMOOTHING_S) if self.held_tokens else 1.0
             self.held_tokens += weight * (held - self.held_tokens)
             self.step_s += weight * (elapsed_s / steps - self.step_s)
-            self._learn((num_tokens - self._mark_tokens) / steps, held, elapsed_s / steps)
+            self._seen_s += elapsed_s
+            self._seen_steps += steps
+            self._seen_tokens += num_tokens - self._mark_tokens
+            self._held_steps += held * steps
+            if (seen := self._seen_steps) >= _FEWEST_STEPS:
+                self._learn(self._seen_tokens / seen, self._held_steps / seen, self._seen_s / seen)
+                self._seen_s = self._held_steps = 0.0
+                self._seen_steps = self._seen_tokens = 0
         if steps or not engine.num_running:
             self._mark_s, self._mark_steps, self._mark_tokens = now_s, num_steps, num_tokens
         self._blocks = blocks
