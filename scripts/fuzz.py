@@ -4,11 +4,11 @@
     .venv/bin/python scripts/fuzz.py --inputs 1000000 profile result
     .venv/bin/python scripts/fuzz.py --inputs 1000000 --seconds 60
 
-Each reader runs in processes of its own, starting from valid inputs. One input in fifty is guided by
+Each reader runs in processes of its own, starting from valid inputs. One input in a hundred is guided by
 coverage, which finds ways into the code but is slow; the rest are random changes of all that was found, many
-times faster. A crash is an error that the reader does not document, an input that takes 10 seconds, or one
-that takes a gigabyte. Its input and output are kept in out/fuzz/. Prints a line for each reader; exits 1
-after a crash.
+times faster. Traces that are not packed are read from memory instead of files. A crash is an error that the
+reader does not document, an input that takes 10 seconds, or one that takes a gigabyte. Its input and output
+are kept in out/fuzz/. Prints a line for each reader; exits 1 after a crash.
 
 A run that was stopped continues where it was: out/fuzz/ holds the number of inputs each reader has seen and
 the inputs that reached new code. Remove the folder to start over.
@@ -43,13 +43,15 @@ if GUIDED in sys.argv:
 else:
     from tests.reliability.readers import Reader, feed, readers
 
-from tests.reliability.valid_inputs import HOSTILE  # noqa: E402  after the readers, which may be instrumented
+# After the readers, which may be instrumented:
+from tests.reliability.scratch import traces_in_memory  # noqa: E402
+from tests.reliability.valid_inputs import HOSTILE  # noqa: E402
 
 FOUND = Path("out/fuzz")
 LONGEST_INPUT_BYTES = 8192
 LONGEST_INPUT_S = 10
 MOST_MEMORY_MIB = 1024
-GUIDED_PART = 50
+GUIDED_PART = 100
 """One input in so many is coverage-guided."""
 SLICE_INPUTS = 200_000
 """Inputs a process; what a stopped run can lose."""
@@ -209,6 +211,8 @@ def main(
     chosen = [known[name] for name in names or known]
     if guided_here or blind_here:
         logging.disable(logging.CRITICAL)
+        if chosen[0].name.startswith("trace-"):
+            traces_in_memory()
         here = fuzz_guided if guided_here else fuzz_blind
         here(chosen[0], inputs, seconds)
         return
