@@ -349,6 +349,17 @@ def test_a_simulated_engine_has_the_sizes_of_a_real_server_and_says_so(
     assert module.main([*words, size, "32"]) == 2
 
 
+def test_options_that_the_engine_does_not_read_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--strategies", "lcf", "--jobs", "1", "--requests", "5", "--runs", "1", "--mixed-rates", "2"]
+    words += ["--output-dir", str(tmp_path / "out")]
+    assert main([*words, "--engine", "sim", "--restart", "--gpu-memory-utilization", "0.5"]) == 0
+    assert "not read by sim: --restart, --gpu-memory-utilization\n" in capsys.readouterr().err
+    assert main([*words, "--engine", "vllm", "--noise", "0.1"]) == 2  # no vLLM here
+    assert "not read by vllm: --noise, --jobs\n" in capsys.readouterr().err
+
+
 def test_default_rates_follow_from_saturation(tmp_path: Path) -> None:
     words = [
         "--strategies",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any, cast
 
 from bidkv.evaluation.saturation import queued_throughput_rps
@@ -121,6 +121,22 @@ def choose_engine(given: RunnerOptions, kind: EngineKind) -> str:
     if given.engine not in (None, kind.name, "sim"):
         raise UsageError(f"--engine: expected {kind.name} or sim, got {given.engine!r}")
     return given.engine or kind.name
+
+
+_OF_SIMULATOR = ("noise", "jobs", "backend")
+_OF_SERVER = ("server_args", "warmup", "drain_s", "send_lag_limit_ms", "restart", "model")
+_OF_SERVER += ("gpu_memory_utilization", "mem_fraction_static")
+
+
+def unread_options(given: RunnerOptions, kind: EngineKind) -> str:
+    """Return a line that names the options which were stated and the chosen engine does not read, or ""."""
+    names = _OF_SERVER if choose_engine(given, kind) == "sim" else _OF_SIMULATOR
+    plain = {field.name: field.default for field in fields(given)}
+    stated = [name for name in names if name in plain and getattr(given, name) != plain[name]]
+    if not stated:
+        return ""
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in stated)
+    return f"not read by {choose_engine(given, kind)}: {options}"
 
 
 def read_shard(given: RunnerOptions) -> Shard:

@@ -15,7 +15,14 @@ from bidkv.command_line.config_file import (
     read_config,
     with_config,
 )
-from bidkv.experiments.cli_args import UsageError, choose_engine, make_plan, make_sim_driver, read_shard
+from bidkv.experiments.cli_args import (
+    UsageError,
+    choose_engine,
+    make_plan,
+    make_sim_driver,
+    read_shard,
+    unread_options,
+)
 from bidkv.experiments.driver import Driver, DriverError
 from bidkv.experiments.execute import Tally, run_experiment
 from bidkv.experiments.options import EngineKind, RunnerOptions, dashed_name, take_workload_rates
@@ -66,6 +73,8 @@ def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[
     try:
         plan = make_plan(given, kind, workload_rates)
         shard = read_shard(given)
+        if unread := unread_options(given, kind):
+            _say(unread)
         if choose_engine(given, kind) == "sim":
             simulated = make_sim_driver(given, kind)
             _say(simulated.about())
