@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 
 import pytest
 from tests.support import FakeEngine, FakeRequest
 
+from bidkv.control import Controller
 from bidkv.policy import resolve
 from bidkv.policy.published import (
     SESSION_POLICIES,
@@ -108,6 +109,65 @@ def test_active_programs_fit_the_memory_after_a_check() -> None:
         result.totals.scheduled_tokens
         < 0.8 * _run(resolve("preempt-evict"), _sessions(30, 8, gap_s=2.0)).totals.scheduled_tokens
     )
+
+
+class _NoCache:
+    """An engine in which nothing is ever cached."""
+
+    def cached_tokens(self, request: RequestView) -> int:
+        return 0
+
+    def block_keys(self, request: RequestView) -> Sequence[Hashable]:
+        return ()
+
+    def is_cached(self, key: Hashable) -> bool:
+        return False
+
+    def reuse_first(self, keys: Sequence[Hashable]) -> int:
+        return 0
+
+
+def _paused_program(*turns: FakeRequest) -> tuple[Controller, FakeEngine]:
+    """An engine where these turns of one session wait while a single request fills the memory."""
+    engine = FakeEngine(num_blocks=100, free_blocks=100, prefix_caching=True)
+    control = Controller(ProgramPausing(), time_budget_s=None)
+    engine.sessions = control.track_sessions(_NoCache())
+    first = FakeRequest("first", num_prompt_tokens=1200)
+    engine.running.append(first)
+    control.on_arrival(first, engine)
+    control.on_admit(first, engine)
+    for turn in turns:
+        engine.queue.append(turn)
+        control.on_arrival(turn, engine)
+    assert control.select_next(engine) is None
+    return control, engine
+
+
+def test_a_paused_program_whose_waiting_turn_is_given_up() -> None:
+    turn = FakeRequest("a#0", num_prompt_tokens=400, session_id="a")
+    control, engine = _paused_program(turn)
+    engine.queue.remove(turn)
+    control.on_finish(engine.running.pop(), engine, completed=True)
+    engine.now_s = 100.0
+    control.on_finish(turn, engine, completed=False)
+    later = FakeRequest("a#1", num_prompt_tokens=400, session_id="a")
+    engine.queue.append(later)
+    control.on_arrival(later, engine)
+    assert control.counters.failures == 0
+    assert control.select_next(engine) is later
+
+
+def test_all_turns_that_wait_enter_when_their_program_resumes() -> None:
+    turns = [FakeRequest(f"a#{number}", num_prompt_tokens=400, session_id="a") for number in range(3)]
+    control, engine = _paused_program(*turns)
+    engine.now_s = 100.0
+    control.on_finish(engine.running.pop(), engine, completed=True)
+    for turn in turns:
+        assert control.select_next(engine) is turn
+        engine.queue.remove(turn)
+        engine.running.append(turn)
+        control.on_admit(turn, engine)
+    assert control.counters.failures == 0
 
 
 def test_window_of_agents_follows_equation_1() -> None:

@@ -14,8 +14,10 @@ from tests.support import requests_of, steady_profile, workloads
 
 from bidkv.control import Controller
 from bidkv.policy import resolve
+from bidkv.protocol import Session, SessionArrivals, Turn
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.simulator import EngineConfig, SimRequest, VllmStepEngine, simulate
+from bidkv.simulator import EngineConfig, SimRequest, VllmStepEngine, simulate, simulate_sessions
+from bidkv.simulator.run import Backend
 
 ENGINE = EngineConfig(
     num_gpu_blocks=5, block_size=4, max_num_seqs=4, max_num_batched_tokens=64, async_scheduling=True
@@ -93,6 +95,25 @@ def test_what_is_in_flight_for_an_aborted_request_is_dropped() -> None:
     engine.abort(gone)
     engine.step()
     assert (gone.num_output_tokens, stays.num_output_tokens) == (1, 2)
+
+
+@pytest.mark.parametrize("backend", ["python", "compiled"])
+def test_an_engine_that_clients_leave_idle_waits_for_nothing(backend: Backend) -> None:
+    if backend == "compiled":
+        pytest.importorskip("numba")
+    turn = Turn(4, 1, max_tokens=1)
+    sessions = [Session(f"s{number}", (turn,), start_s=start) for number, start in enumerate((0.0, 0.0, 9.0))]
+    run = simulate_sessions(
+        sessions,
+        SessionArrivals.at_own_times(),
+        resolve("preempt-evict"),
+        replace(ENGINE, max_num_seqs=1),
+        steady_profile(),
+        patience_s=1.0,
+        backend=backend,
+    )
+    # s1 is given up while the step that held no place for it is at work; nothing of that is left at 9 s.
+    assert [record.finish_s for record in run.records] == [1.0, None, 10.0]
 
 
 def test_an_arrival_waits_for_the_step_after_the_next() -> None:

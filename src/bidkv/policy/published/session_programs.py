@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bidkv.policy.parts.ordering import WaitingHeap
 from bidkv.protocol.policy import EngineView, Policy
@@ -27,7 +27,8 @@ class _Program:
     acting: bool = False
     active: bool = False
     marked: bool = False
-    request: RequestView | None = None  # its turn that waits while it is paused
+    # Its turns that have not entered yet, by id: a session may send several at once.
+    waiting: dict[str, RequestView] = field(default_factory=dict)
 
 
 class ProgramPausing(Policy):
@@ -86,7 +87,7 @@ class ProgramPausing(Policy):
             program.turns += 1
             self._set_tokens(program, request.num_prompt_tokens)
         program.acting = False
-        program.request = request
+        program.waiting[request.request_id] = request
         if program.active:
             self._ready.push(request, self._places[request.request_id])
         self._check(engine)
@@ -96,7 +97,7 @@ class ProgramPausing(Policy):
         self._ready.discard(request)
         program = self._programs.get(_program_name(request, engine))
         if program is not None:
-            program.request = None
+            program.waiting.pop(request.request_id, None)
             if not program.active:  # the engine was empty and took it all the same
                 self._resume(program)
         self._check(engine)
@@ -106,9 +107,12 @@ class ProgramPausing(Policy):
         self._ready.push(request, self._places[request.request_id])
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
-        """A single request's program ends with it."""
+        """A single request's program ends with it; a turn may have been given up before it entered."""
         self._ready.discard(request)
         self._places.pop(request.request_id, None)
+        program = self._programs.get(_program_name(request, engine))
+        if program is not None:
+            program.waiting.pop(request.request_id, None)
         self._end(f"request {request.request_id}")
         self._check(engine)
 
@@ -117,7 +121,7 @@ class ProgramPausing(Policy):
         program = self._programs.get(session.session_id)
         if program is None:
             return
-        program.acting, program.request = True, None
+        program.acting = True
         self._set_tokens(program, session.context_tokens)
         if program.marked:
             self._pause(program)
@@ -168,8 +172,8 @@ class ProgramPausing(Policy):
         self._num_paused -= 1
         self._num_active += 1
         self._active_tokens += program.tokens
-        if program.request is not None:
-            self._ready.push(program.request, self._places[program.request.request_id])
+        for name, request in program.waiting.items():
+            self._ready.push(request, self._places[name])
 
     def _pause(self, program: _Program) -> None:
         program.active = program.marked = False
@@ -190,7 +194,7 @@ class ProgramPausing(Policy):
 
 def _resume_key(program: _Program) -> tuple[int, int]:
     """ThunderAgent's order: a waiting later turn, a new program, a program whose tool runs; small first."""
-    group = 2 if program.acting else 1 if program.turns == 1 else 0
+    group = 2 if not program.waiting else 1 if program.turns == 1 else 0
     return group, program.tokens
 
 

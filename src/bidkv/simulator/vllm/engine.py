@@ -61,6 +61,7 @@ class VllmStepEngine(VllmState):
         else:
             raise ValueError(f"{request!r} neither runs nor waits")
         self._expect_nothing_of({request})
+        self._end_if_idle()
         self.books.close_life(request, request.num_computed_tokens)
         self._control.on_finish(request, self, completed=False)
 
@@ -90,10 +91,13 @@ class VllmStepEngine(VllmState):
             duration = arriving.duration_s
             self.now_s += duration
             self._deliver(arriving.sampled)
-        if self._asynchronous and self.idle:
-            self._in_flight = None  # it computes nothing, and no request waits for its end
+        self._end_if_idle()
         self._control.after_step(self, self.num_scheduled_tokens - before)
         return duration
+
+    def _end_if_idle(self) -> None:
+        if self._asynchronous and self.idle:
+            self._in_flight = None  # it computes nothing, and no request waits for its end
 
     def _rearrange(self, victims: Sequence[Any]) -> None:
         """Move victims to the tail, first choice last, so that the engine's own rule evicts exactly them."""

@@ -140,6 +140,12 @@ def _expect_nothing_of_finished(t: Tables) -> None:
 
 
 @compile_part
+def _end_if_idle(state: Array) -> None:
+    if state[at.ASYNCHRONOUS] and is_idle(state):
+        state[at.FLIGHT_COUNT] = -1  # it computes nothing, and no request is left to wait for its end
+
+
+@compile_part
 def abort(t: Tables, slot: int) -> None:
     """The client of the live request in `slot` gives it up between two steps; what it holds becomes free."""
     table, running, state = t.requests, t.running, t.state
@@ -163,6 +169,7 @@ def abort(t: Tables, slot: int) -> None:
             kept += 1
     if state[at.FLIGHT_COUNT] > 0:
         state[at.FLIGHT_COUNT] = kept
+    _end_if_idle(state)
     close_life(table, state, slot)
     forget_answers(state)
     state[at.ABORTS] += 1
@@ -194,8 +201,7 @@ def retire(t: Tables) -> int:
     recycle_slot(t.free_slots, t.state)
     if state[at.FINISHED_COUNT]:
         _drop_finished(t)
-    if state[at.ASYNCHRONOUS] and is_idle(state):
-        state[at.FLIGHT_COUNT] = -1  # it computes nothing, and no request is left to wait for its end
+    _end_if_idle(state)
     t.clock[at.USED_BLOCK_SECONDS] += state[at.USED] * t.clock[at.STEP_S]
     offer_timeline(t, state[at.USED], state[at.RUNNING_COUNT])
     state[at.PHASE] = at.P_LEAP
