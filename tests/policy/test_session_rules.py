@@ -128,11 +128,11 @@ class _NoCache:
 
 
 def _paused_program(*turns: FakeRequest) -> tuple[Controller, FakeEngine]:
-    """An engine where these turns of one session wait while a single request fills the memory."""
+    """An engine where these turns of one session wait while the only turn of another fills the memory."""
     engine = FakeEngine(num_blocks=100, free_blocks=100, prefix_caching=True)
     control = Controller(ProgramPausing(), time_budget_s=None)
     engine.sessions = control.track_sessions(_NoCache())
-    first = FakeRequest("first", num_prompt_tokens=1200)
+    first = FakeRequest("first", num_prompt_tokens=1200, session_id="first", is_last_turn=True)
     engine.running.append(first)
     control.on_arrival(first, engine)
     control.on_admit(first, engine)
@@ -168,6 +168,66 @@ def test_all_turns_that_wait_enter_when_their_program_resumes() -> None:
         engine.running.append(turn)
         control.on_admit(turn, engine)
     assert control.counters.failures == 0
+
+
+def test_a_turn_that_waits_for_half_an_hour_enters_whatever_its_size() -> None:
+    turn = FakeRequest("a#0", num_prompt_tokens=900, session_id="a")
+    control, engine = _paused_program(turn)
+    for seconds, entering in ((1799.0, None), (1805.0, turn)):
+        engine.now_s = seconds
+        other = FakeRequest(f"r{seconds}", num_prompt_tokens=16)
+        engine.queue.append(other)
+        control.on_arrival(other, engine)
+        control.on_admit(other, engine)
+        engine.queue.remove(other)
+        assert control.select_next(engine) is entering
+
+
+def test_more_programs_are_not_marked_while_those_marked_make_room() -> None:
+    policy, engine = ProgramPausing(), FakeEngine(num_blocks=100, free_blocks=100)
+    for number in range(3):
+        request = FakeRequest(f"r{number}", num_prompt_tokens=500)
+        policy.on_arrival(request, engine)
+        policy.on_admit(request, engine)
+    marked = []
+    for check in range(1, 4):
+        engine.now_s = check * 5.0
+        policy._check(engine)
+        marked.append([program.marked for program in policy._programs.values()])
+    assert marked == [[True, False, False]] * 3
+
+
+def test_requests_without_a_session_end_their_program() -> None:
+    policies = ProgramPausing(), AgentCongestion()
+    for policy in policies:
+        engine = FakeEngine(num_blocks=100, free_blocks=100, prefix_caching=True)
+        control = Controller(policy, time_budget_s=None)
+        engine.sessions = control.track_sessions(_NoCache())
+        for number in range(50):
+            request = FakeRequest(f"r{number}", num_prompt_tokens=1200)
+            engine.queue.append(request)
+            control.on_arrival(request, engine)
+            assert control.select_next(engine) is request, policy.name
+            engine.queue.remove(request)
+            engine.running.append(request)
+            control.on_admit(request, engine)
+            control.on_finish(engine.running.pop(), engine, completed=True)
+    assert policies[0]._programs == policies[1]._active == {}
+
+
+def test_the_hit_rate_of_agents_is_that_of_the_past_of_their_sessions() -> None:
+    """Whether an engine tells an admission before the step's tokens count as computed makes no difference."""
+    hits = []
+    for computed in (0, 320):
+        engine = FakeEngine(num_blocks=100, free_blocks=100, prefix_caching=True)
+        policy = AgentCongestion()
+        control = Controller(policy, time_budget_s=None)
+        engine.sessions = control.track_sessions(_NoCache())
+        turn = FakeRequest("a#0", num_prompt_tokens=320, num_computed_tokens=computed, session_id="a")
+        control.on_arrival(turn, engine)
+        control.on_admit(turn, engine)
+        hits.append((policy._hit_tokens, policy._prompt_tokens))
+    assert hits == [(0, 320)] * 2
 
 
 def test_window_of_agents_follows_equation_1() -> None:

@@ -23,6 +23,7 @@ OTHER_POLICIES = (
     "program-pausing",
     "session-fcfs",
     "most-remaining",
+    "agent-congestion",
 )
 """Run in turn beside `sessions`, which every workload meets; all of them in the campaign."""
 

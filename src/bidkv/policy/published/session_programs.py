@@ -13,9 +13,22 @@ _TOKENS_PER_PROGRAM = 256
 """Room for decoding that ThunderAgent adds to the context of every program, in tokens."""
 
 
+def _request_name(request: RequestView) -> str:
+    return f"request {request.request_id}"
+
+
+def _session_name(session: SessionView) -> str:
+    return f"session {session.session_id}"
+
+
 def _program_name(request: RequestView, engine: EngineView) -> str:
+    """Name what `request` belongs to: the session that its client named, or a program of its own.
+
+    The rules here were published for clients that name their programs. What is found by its prefix alone has
+    no end that anybody would tell, so as a program it would be in the way for ever.
+    """
     session = None if engine.sessions is None else engine.sessions.session_for(request)
-    return f"request {request.request_id}" if session is None else session.session_id
+    return _session_name(session) if session is not None and session.is_told else _request_name(request)
 
 
 @dataclass(slots=True)
@@ -34,19 +47,23 @@ class _Program:
 class ProgramPausing(Policy):
     """`program-pausing`: whole programs are paused while the contexts of the active ones exceed the memory.
 
-    Every `interval_s` seconds paused programs resume while they fit (those with a waiting turn first, then
-    new ones, then those whose tool runs; small contexts first), and while the active ones do not fit,
-    programs are paused: those whose tool runs first, then those that compute, at the end of their turn; small
-    contexts first. A new program starts at once if none is paused and it fits. Among active programs the
-    engine's order holds, and the KV of paused ones is left to its LRU.
+    Every `interval_s` seconds programs are paused while the active ones do not fit: those whose tool runs
+    first, then those that compute, at the end of their turn; small contexts first. Then paused programs
+    resume as far as each fits (those with a waiting turn first, then new ones, then those whose tool runs;
+    small contexts first), and one whose turn has waited for half an hour resumes all the same. A new program
+    starts at once if none is paused and it fits. Among active programs turns enter in the order of arrival,
+    and the KV of paused ones is left to the engine's LRU. A request whose client names no session is a
+    program of its own.
 
     Source: ThunderAgent, arXiv 2602.13692, and its implementation (an interval of 5 s, 256 tokens a program
-    for decoding, tool time counted in full, prompts shared by all programs counted once). The check runs at
-    the first event after the interval.
+    for decoding, tool time counted in full, prompts shared by all programs counted once, 1,800 s). The check
+    runs at the first event after the interval. A program counts with the prompt of its turn while it
+    computes, and with all of its context between two turns.
     """
 
     name = "program-pausing"
     reads_sessions = True
+    _LONGEST_WAIT_S = 1800.0
 
     def __init__(self, *, interval_s: float = 5.0) -> None:
         if not interval_s > 0:
@@ -54,6 +71,7 @@ class ProgramPausing(Policy):
         self._interval_s = interval_s
         self._checked_s = 0.0
         self._programs: dict[str, _Program] = {}
+        self._by_request: dict[str, _Program] = {}
         self._ready = WaitingHeap()
         self._arrived = 0
         self._places: dict[str, int] = {}
@@ -88,6 +106,7 @@ class ProgramPausing(Policy):
             self._set_tokens(program, request.num_prompt_tokens)
         program.acting = False
         program.waiting[request.request_id] = request
+        self._by_request[request.request_id] = program
         if program.active:
             self._ready.push(request, self._places[request.request_id])
         self._check(engine)
@@ -95,7 +114,7 @@ class ProgramPausing(Policy):
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Its program computes."""
         self._ready.discard(request)
-        program = self._programs.get(_program_name(request, engine))
+        program = self._by_request.get(request.request_id)
         if program is not None:
             program.waiting.pop(request.request_id, None)
             if not program.active:  # the engine was empty and took it all the same
@@ -110,15 +129,15 @@ class ProgramPausing(Policy):
         """A single request's program ends with it; a turn may have been given up before it entered."""
         self._ready.discard(request)
         self._places.pop(request.request_id, None)
-        program = self._programs.get(_program_name(request, engine))
+        program = self._by_request.pop(request.request_id, None)
         if program is not None:
             program.waiting.pop(request.request_id, None)
-        self._end(f"request {request.request_id}")
+        self._end(_request_name(request))
         self._check(engine)
 
     def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
         """Its tool runs; a marked program is paused now."""
-        program = self._programs.get(session.session_id)
+        program = self._programs.get(_session_name(session))
         if program is None:
             return
         program.acting = True
@@ -128,31 +147,41 @@ class ProgramPausing(Policy):
 
     def on_session_end(self, session: SessionView, engine: EngineView) -> None:
         """Its program is over."""
-        self._end(session.session_id)
+        self._end(_session_name(session))
 
     # --- pausing and resuming ----------------------------------------------------------------------
     def _check(self, engine: EngineView) -> None:
         if engine.now_s - self._checked_s < self._interval_s:
             return
         self._checked_s = engine.now_s
+        self._pause_excess(engine)
         if self._num_paused:
             paused = [program for program in self._programs.values() if not program.active]
             for program in sorted(paused, key=_resume_key):
-                if not self._fits(program.tokens, engine):
-                    break
-                self._resume(program)
+                if self._fits(program.tokens, engine) or self._is_overdue(program, engine.now_s):
+                    self._resume(program)
+
+    def _pause_excess(self, engine: EngineView) -> None:
         excess = self._needed_tokens(0, 0) - engine.num_blocks * engine.block_size
         if excess <= 0:
             return
-        active = [program for program in self._programs.values() if program.active and not program.marked]
+        active = [program for program in self._programs.values() if program.active]
+        # Those marked before will make room without further ado.
+        excess -= sum(program.tokens + _TOKENS_PER_PROGRAM for program in active if program.marked)
         for program in sorted(active, key=lambda program: (not program.acting, program.tokens)):
             if excess <= 0:
                 break
+            if program.marked:
+                continue
             excess -= program.tokens + _TOKENS_PER_PROGRAM
             if program.acting:
                 self._pause(program)
             else:
                 program.marked = True
+
+    def _is_overdue(self, program: _Program, now_s: float) -> bool:
+        waiting = program.waiting.values()
+        return any(now_s - request.arrival_s >= self._LONGEST_WAIT_S for request in waiting)
 
     def _needed_tokens(self, extra_tokens: int, extra_programs: int) -> float:
         count = self._num_active + extra_programs
@@ -204,10 +233,11 @@ class AgentCongestion(Policy):
     The window of active agents grows by 2 while less than 20 % of the memory is in use, is halved when more
     than 50 % is in use and less than 20 % of the prompt tokens are found in the cache, and stays otherwise.
     An agent beyond the window is paused at the end of its turn; waiting turns of paused agents enter before
-    new agents, in the order of arrival.
+    new agents, in the order of arrival. A request whose client names no session is an agent of its own.
 
     Source: CONCUR, arXiv 2601.22705, equation 1 with its constants (2, 0.5, 0.2, 0.5, 0.2). Memory in use is
-    what running requests hold. The paper gives neither the interval nor the first window: here 1 s and 2.
+    what running requests hold, and the hit rate is that of the past of sessions. The paper gives neither the
+    interval nor the first window: here 1 s and 2.
     """
 
     name = "agent-congestion"
@@ -240,7 +270,7 @@ class AgentCongestion(Policy):
         """A turn of an active agent may enter; that of another waits for room in the window."""
         self._arrived += 1
         session = None if engine.sessions is None else engine.sessions.session_for(request)
-        is_new = session is None or session.num_turns == 1
+        is_new = session is None or not session.is_told or session.num_turns == 1
         self._places[request.request_id] = (int(is_new), self._arrived)
         queue = self._ready if _program_name(request, engine) in self._active else self._held_back
         queue.push(request, self._places[request.request_id])
@@ -250,8 +280,11 @@ class AgentCongestion(Policy):
         """Its agent is active; learn the hit rate."""
         self._discard(request)
         self._active[_program_name(request, engine)] = None
-        self._prompt_tokens += request.num_prompt_tokens
-        self._hit_tokens += min(request.num_computed_tokens, request.num_prompt_tokens)
+        session = None if engine.sessions is None else engine.sessions.session_for(request)
+        if session is not None:
+            # Not what the request itself has computed: engines tell an admission before or after its step.
+            self._prompt_tokens += request.num_prompt_tokens
+            self._hit_tokens += session.cached_blocks * engine.block_size
         self._control(engine)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
@@ -262,17 +295,17 @@ class AgentCongestion(Policy):
         """A single request is an agent of its own, and over now."""
         self._discard(request)
         self._places.pop(request.request_id, None)
-        self._active.pop(f"request {request.request_id}", None)
+        self._active.pop(_request_name(request), None)
         self._control(engine)
 
     def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
         """An agent beyond the window is paused."""
         if len(self._active) > int(self._window):
-            self._active.pop(session.session_id, None)
+            self._active.pop(_session_name(session), None)
 
     def on_session_end(self, session: SessionView, engine: EngineView) -> None:
         """Its place in the window is free."""
-        self._active.pop(session.session_id, None)
+        self._active.pop(_session_name(session), None)
 
     def _discard(self, request: RequestView) -> None:
         self._ready.discard(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right, insort
 from collections.abc import Mapping
+from itertools import accumulate
 
 from bidkv.policy.parts.ordering import WaitingHeap, blocks_to_enter
 from bidkv.policy.parts.prices import MachinePrices
@@ -23,11 +24,14 @@ class _SeenGaps:
     def __init__(self) -> None:
         self._in_order: list[float] = []
         self._sorted: list[float] = []
+        # Of each sorted gap the sum of those from it on; empty until it is asked for after a gap came.
+        self._sums_from: list[float] = []
 
     def __len__(self) -> int:
         return len(self._sorted)
 
     def add(self, gap_s: float) -> None:
+        self._sums_from.clear()
         self._in_order.append(gap_s)
         insort(self._sorted, gap_s)
         if len(self._in_order) > _MOST_GAPS:
@@ -40,9 +44,13 @@ class _SeenGaps:
 
     def mean_beyond(self, idle_s: float) -> float:
         """Mean time left of the gaps longer than `idle_s`; as long again where none was."""
+        count = len(self._sorted)
         place = bisect_right(self._sorted, idle_s)
-        longer = self._sorted[place:]
-        return sum(longer) / len(longer) - idle_s if longer else max(idle_s, 1.0)
+        if place == count:
+            return max(idle_s, 1.0)
+        if not self._sums_from:
+            self._sums_from = list(accumulate(reversed(self._sorted)))[::-1]
+        return self._sums_from[place] / (count - place) - idle_s
 
 
 class KvTtl(Policy):
