@@ -124,8 +124,10 @@ def choose_engine(given: RunnerOptions, kind: EngineKind) -> str:
 
 
 _OF_SIMULATOR = ("noise", "jobs", "backend")
-_OF_SERVER = ("server_args", "warmup", "drain_s", "send_lag_limit_ms", "restart", "model")
-_OF_SERVER += ("gpu_memory_utilization", "mem_fraction_static")
+_OF_SERVER = (
+    *("server_args", "warmup", "drain_s", "send_lag_limit_ms", "restart", "model"),
+    *("gpu_memory_utilization", "mem_fraction_static"),
+)
 
 
 def unread_options(given: RunnerOptions, kind: EngineKind) -> str:
