@@ -17,7 +17,8 @@ import os
 import sys
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 os.environ.update({"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "OMP_NUM_THREADS": "1"})
 
@@ -31,39 +32,63 @@ from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.simulator import EngineConfig
 
 
-def drive(scheduler: Any, arrivals: deque[Request], profile: StepTimeProfile) -> dict[str, float]:
-    """Serve all requests; return the counters of the run and the seconds it took."""
-    now_s = arrivals[0].arrival_time
-    steps = tokens = preemptions = 0
-    calls_cpu_s = 0.0
-    count = len(arrivals)
-    first, first_wall = time.process_time(), time.perf_counter()
-    while arrivals or scheduler.running or scheduler.waiting:
-        if not scheduler.running and not scheduler.waiting:
-            now_s = max(now_s, arrivals[0].arrival_time)
+class TimedScheduler:
+    """A real scheduler on a clock that the profile moves; counts what it did and what that took.
+
+    Attributes:
+        now_s: seconds on that clock; the caller moves it over idle times.
+    """
+
+    def __init__(self, engine: EngineConfig, profile: str, now_s: float) -> None:
+        shape = EngineShape(
+            num_blocks=engine.num_gpu_blocks,
+            max_num_seqs=engine.max_num_seqs,
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            max_model_len=engine.model_len,
+            prefix_caching=engine.enable_prefix_caching,
+        )
+        self.now_s = now_s
+        self._scheduler: Any = build_scheduler(shape)
+        self._profile = load_profile(profile).for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
+        self._steps = self._tokens = self._preemptions = 0
+        self._calls_cpu_s = 0.0
+        self._first, self._first_wall = time.process_time(), time.perf_counter()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request runs or waits."""
+        return not self._scheduler.running and not self._scheduler.waiting
+
+    def step(self, arrived: Iterable[Request]) -> Iterable[str]:
+        """Take in requests, run one step and return the ids of those it scheduled."""
+        scheduler = self._scheduler
         started = time.process_time()
-        while arrivals and arrivals[0].arrival_time <= now_s:
-            scheduler.add_request(arrivals.popleft())
+        for request in arrived:
+            scheduler.add_request(request)
         output = scheduler.schedule()
-        calls_cpu_s += time.process_time() - started
+        self._calls_cpu_s += time.process_time() - started
         made = worker_output(scheduler, output)
-        now_s += step_seconds(scheduler, output.num_scheduled_tokens, profile)
-        steps += 1
-        tokens += output.total_num_scheduled_tokens
-        preemptions += len(output.preempted_req_ids or ())
+        self.now_s += step_seconds(scheduler, output.num_scheduled_tokens, self._profile)
+        self._steps += 1
+        self._tokens += output.total_num_scheduled_tokens
+        self._preemptions += len(output.preempted_req_ids or ())
         started = time.process_time()
         scheduler.update_from_output(output, made)
-        calls_cpu_s += time.process_time() - started
-    return {
-        "requests": count,
-        "steps": steps,
-        "scheduled_tokens": tokens,
-        "preemptions": preemptions,
-        "simulated_s": now_s,
-        "calls_cpu_s": calls_cpu_s,
-        "cpu_s": time.process_time() - first,
-        "wall_s": time.perf_counter() - first_wall,
-    }
+        self._calls_cpu_s += time.process_time() - started
+        return cast("Iterable[str]", output.num_scheduled_tokens)
+
+    def figures(self, requests: int) -> dict[str, float]:
+        """Return the counters of the run, which served so many requests, and the seconds it took."""
+        return {
+            "requests": requests,
+            "steps": self._steps,
+            "scheduled_tokens": self._tokens,
+            "preemptions": self._preemptions,
+            "simulated_s": self.now_s,
+            "calls_cpu_s": self._calls_cpu_s,
+            "cpu_s": time.process_time() - self._first,
+            "wall_s": time.perf_counter() - self._first_wall,
+        }
 
 
 def step_seconds(scheduler: Any, scheduled: dict[str, int], profile: StepTimeProfile) -> float:
@@ -87,12 +112,6 @@ def step_seconds(scheduler: Any, scheduled: dict[str, int], profile: StepTimePro
 def main(trace: str, limit: str, num_gpu_blocks: str, max_num_seqs: str, profile: str) -> None:
     """Run one engine size."""
     engine = EngineConfig(num_gpu_blocks=int(num_gpu_blocks), max_num_seqs=int(max_num_seqs))
-    shape = EngineShape(
-        num_blocks=engine.num_gpu_blocks,
-        max_num_seqs=engine.max_num_seqs,
-        max_num_batched_tokens=engine.max_num_batched_tokens,
-        max_model_len=engine.model_len,
-    )
     arrivals = deque(
         Request(
             request_id=request.request_id,
@@ -103,8 +122,16 @@ def main(trace: str, limit: str, num_gpu_blocks: str, max_num_seqs: str, profile
         )
         for request in requests_of(trace, int(limit), engine)
     )
-    timed = load_profile(profile).for_engine(engine.max_num_seqs, engine.max_num_batched_tokens)
-    print(json.dumps(drive(build_scheduler(shape), arrivals, timed)))
+    count = len(arrivals)
+    scheduler = TimedScheduler(engine, profile, arrivals[0].arrival_time)
+    while arrivals or not scheduler.idle:
+        if scheduler.idle:
+            scheduler.now_s = max(scheduler.now_s, arrivals[0].arrival_time)
+        arrived = []
+        while arrivals and arrivals[0].arrival_time <= scheduler.now_s:
+            arrived.append(arrivals.popleft())
+        scheduler.step(arrived)
+    print(json.dumps(scheduler.figures(count)))
 
 
 if __name__ == "__main__":

@@ -61,14 +61,19 @@ def lagged_case(seed: int, **kind: Any) -> Case:
     return dataclasses.replace(case, requests=tuple(requests))
 
 
-class _Worker:
-    """The executor of an engine core: one step is at work, one may wait behind it."""
+class Worker:
+    """The executor of an engine core: one step is at work, one may wait behind it.
 
-    def __init__(self, scheduler: Any, clock: SecondClock, lengths: dict[str, int], served: Served) -> None:
+    Attributes:
+        lengths: tokens of the answer of every request, by id.
+        preempted: requests preempted since the last step, for whoever watches the scheduler to fill.
+        idle: whether nobody has a request here, so that no time passes.
+    """
+
+    def __init__(self, scheduler: Any, clock: SecondClock, lengths: dict[str, int]) -> None:
         self._scheduler = scheduler
         self._clock = clock
-        self._lengths = lengths
-        self._served = served
+        self.lengths = lengths
         self._made: Counter[str] = Counter()
         self._output: ModelRunnerOutput | None = None
         self.preempted: list[str] = []
@@ -81,10 +86,7 @@ class _Worker:
         sampled = [self._sample(request_id) for request_id in request_ids]
         step = Step(tuple(output.num_scheduled_tokens.items()), tuple(self.preempted))
         self.preempted.clear()
-        if self.idle:
-            assert step == Step((), ())
-        else:
-            self._served.steps.append(step)
+        self.note(step, output)
         positions = {request_id: i for i, request_id in enumerate(request_ids)}
         self._output = ModelRunnerOutput(
             req_ids=request_ids, req_id_to_index=positions, sampled_token_ids=sampled
@@ -101,12 +103,34 @@ class _Worker:
         if self._scheduler.requests[request_id].is_prefill_chunk:
             return []
         self._made[request_id] += 1
-        ended = self._made[request_id] == self._lengths[request_id]
-        return [STOP_TOKEN if ended else 20_000_000 + self._made[request_id]]
+        made = self._made[request_id]
+        return [STOP_TOKEN if made == self.lengths[request_id] else self.first_token(request_id) + made]
+
+    def note(self, step: Step, output: SchedulerOutput) -> None:
+        """Remember a step at the moment it was scheduled."""
+        raise NotImplementedError
+
+    def first_token(self, request_id: str) -> int:
+        """Return a number below the tokens of an answer, which count up from it."""
+        return 20_000_000
 
     def _wait(self) -> None:
         if not self.idle:
             self._clock.now_s += 1.0
+
+
+class _ServingWorker(Worker):
+    """Remembers the steps of all that live."""
+
+    def __init__(self, scheduler: Any, clock: SecondClock, lengths: dict[str, int], served: Served) -> None:
+        super().__init__(scheduler, clock, lengths)
+        self._served = served
+
+    def note(self, step: Step, output: SchedulerOutput) -> None:
+        if self.idle:
+            assert step == Step((), ())
+        else:
+            self._served.steps.append(step)
 
 
 @dataclasses.dataclass
@@ -129,7 +153,7 @@ def serve_lagged(case: Case, policy: str | None) -> Served:
         scheduler = build_ours(case, policy, AsyncScheduler)
         clock = scheduler.bidkv_clock
     served = Served()
-    worker = _Worker(scheduler, clock, {r.request_id: r.output_tokens for r in case.requests}, served)
+    worker = _ServingWorker(scheduler, clock, {r.request_id: r.output_tokens for r in case.requests}, served)
     core = _core(scheduler, worker)
     preempt = scheduler._preempt_request
 
@@ -162,7 +186,7 @@ def serve_lagged(case: Case, policy: str | None) -> Served:
     return served
 
 
-def _core(scheduler: Any, worker: _Worker) -> EngineCore:
+def _core(scheduler: Any, worker: Worker) -> EngineCore:
     """An engine core of vLLM's own class around a scheduler, two batches deep as with async scheduling."""
     core: Any = EngineCore.__new__(EngineCore)
     core.scheduler = scheduler

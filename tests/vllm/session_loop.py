@@ -9,21 +9,19 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
-from collections import Counter
-from itertools import count
 from typing import Any, cast
 from unittest.mock import patch
 
 from tests.vllm.cases import Case, EngineShape, Step
 from tests.vllm.harness import MAX_STEPS, AsyncScheduler, Scheduler, SecondClock, build_scheduler
-from tests.vllm.lagged import STOP_TOKEN, _at_work, _core, _Future
+from tests.vllm.lagged import STOP_TOKEN, Worker, _at_work, _core
 from tests.vllm.ours import build_ours
+from tests.vllm.session_prompts import SessionPrompts
 from tests.vllm.simulated import OneSecondSteps, engine_config
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
 from bidkv.control import Controller
@@ -38,9 +36,6 @@ from bidkv.simulator import SessionSource, SimRequest, VllmStepEngine
 from bidkv.simulator.arrivals import Arrival
 from bidkv.simulator.books import TokenBooks
 from bidkv.simulator.stepping import SteppingRun
-
-_TOKENS_PER_KEY = 100_000
-"""Tokens of different content keys are different numbers."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -159,35 +154,18 @@ def _random_session(
     return Session(name, tuple(turns), priority=priority, chunk_tokens=64)
 
 
-class _Worker:
-    """The executor of an engine core. It also notes what every step did, at the moment it was scheduled."""
+class _Worker(Worker):
+    """Notes what every step did."""
 
     def __init__(self, scheduler: Any, clock: SecondClock, run: Run) -> None:
-        self._scheduler = scheduler
-        self._clock = clock
+        super().__init__(scheduler, clock, {})
         self._run = run
-        self._made: Counter[str] = Counter()
-        self._output: ModelRunnerOutput | None = None
-        self.lengths: dict[str, int] = {}
         self.answers: dict[str, int] = {}
-        self.preempted: list[str] = []
-        self.idle = False
 
-    def execute_model(self, output: SchedulerOutput, *, non_block: bool) -> _Future:
-        """Start a step; every request whose known tokens are all computed then makes one more."""
-        assert non_block
-        request_ids = list(output.num_scheduled_tokens)
-        sampled = [self._sample(request_id) for request_id in request_ids]
-        step = Step(tuple(output.num_scheduled_tokens.items()), tuple(self.preempted))
-        self.preempted.clear()
-        self._note(step, output)
-        positions = {request_id: i for i, request_id in enumerate(request_ids)}
-        self._output = ModelRunnerOutput(
-            req_ids=request_ids, req_id_to_index=positions, sampled_token_ids=sampled
-        )
-        return _Future(self._output, self._wait)
+    def first_token(self, request_id: str) -> int:
+        return self.answers[request_id]
 
-    def _note(self, step: Step, output: SchedulerOutput) -> None:
+    def note(self, step: Step, output: SchedulerOutput) -> None:
         self._run.steps.append(step)
         resumed = output.scheduled_cached_reqs
         hits = {new.req_id: new.num_computed_tokens for new in output.scheduled_new_reqs} | {
@@ -199,23 +177,6 @@ class _Worker:
         queue = self._scheduler.kv_cache_manager.block_pool.free_block_queue
         self._run.free_blocks.append(tuple(block.block_id for block in queue.get_all_free_blocks()))
 
-    def sample_tokens(self, grammar: object, *, non_block: bool) -> _Future:
-        """The tokens of the step just started."""
-        assert non_block
-        assert grammar is None
-        return _Future(self._output, self._wait)
-
-    def _sample(self, request_id: str) -> list[int]:
-        if self._scheduler.requests[request_id].is_prefill_chunk:
-            return []
-        self._made[request_id] += 1
-        made = self._made[request_id]
-        return [STOP_TOKEN if made == self.lengths[request_id] else self.answers[request_id] + made]
-
-    def _wait(self) -> None:
-        if not self.idle:
-            self._clock.now_s += 1.0
-
 
 class _Client:
     """Sends turns to the real engine, each with the tokens that its past really got."""
@@ -224,9 +185,7 @@ class _Client:
         self._shape = session_case.case.shape
         self._scheduler = scheduler
         self._worker = worker
-        self._bases = count(_TOKENS_PER_KEY, _TOKENS_PER_KEY)
-        self._base_of_key: dict[int, int] = {}
-        self._contexts: dict[str, list[int]] = {}
+        self._prompts = SessionPrompts()
         self.live: dict[str, tuple[WorkloadRequest, Request]] = {}
         init_none_hash(sha256)
         self._hasher = get_request_block_hasher(self._shape.block_size, sha256)
@@ -236,20 +195,9 @@ class _Client:
         turn = arrival.request
         name = turn.request_id
         assert arrival.new_tokens is not None
-        past = turn.prompt_tokens - arrival.new_tokens
-        prompt = self._contexts.get(turn.session_id, [])[:past]
-        assert len(prompt) == past
-        position = 0
-        for key, tokens in turn.content:
-            if position >= past:
-                if key not in self._base_of_key:
-                    self._base_of_key[key] = next(self._bases)
-                base = self._base_of_key[key]
-                prompt += range(base, base + tokens)
-            position += tokens
-        assert len(prompt) == turn.prompt_tokens
+        prompt = self._prompts.write(turn, arrival.new_tokens)
         self._worker.lengths[name] = turn.output_tokens
-        self._worker.answers[name] = next(self._bases)
+        self._worker.answers[name] = self._prompts.new_content()
         cap = turn.max_tokens or self._shape.max_model_len - turn.prompt_tokens
         stated = {"bidkv_session_id": turn.session_id, "bidkv_session_end": turn.is_last_turn}
         request = Request(
@@ -269,8 +217,7 @@ class _Client:
     def take(self, name: str) -> tuple[WorkloadRequest, int]:
         """A turn has left: return it and the length of its answer, which is part of the next turn's past."""
         turn, request = self.live.pop(name)
-        assert request.prompt_token_ids is not None
-        self._contexts[turn.session_id] = [*request.prompt_token_ids, *request.output_token_ids]
+        self._prompts.keep(turn, request)
         return turn, len(request.output_token_ids)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from types import SimpleNamespace
 
@@ -127,9 +127,7 @@ async def _exchange(
             if response.status != 200:
                 text = (await response.text())[:200]
                 raise ValueError(f"HTTP {response.status}: {text}")
-            finished = await _read(response, dialect, sample, start_s, clock)
-        if not finished:
-            raise ValueError("the stream ended without [DONE]")
+            await _read(response, dialect, sample, start_s, clock)
         if sample.tokens != request.tokens:
             raise ValueError(f"{sample.tokens} tokens came, {request.tokens} were asked for")
         sample.done_s = clock() - start_s
@@ -143,20 +141,30 @@ async def _read(
     sample: Sample,
     start_s: float,
     clock: Callable[[], float],
-) -> bool:
-    """Read server-sent events; return whether `[DONE]` came."""
-    finished = False
+) -> None:
+    """Note the tokens of an answer as they come."""
     seen = 0
-    async for line in response.content:
+    async for event in read_events(response):
         now_s = clock() - start_s
-        if not line.startswith(b"data:"):
-            continue
-        text = line[5:].strip()
-        if text == b"[DONE]":
-            finished = True
-            continue
-        count = tokens_so_far(dialect, json.loads(text))
+        count = tokens_so_far(dialect, json.loads(event))
         if count is not None and count > seen:
             sample.chunks.append((now_s, count - seen))
             seen = count
-    return finished
+
+
+async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Yield the data of every server-sent event of an answer but the last, which is `[DONE]`.
+
+    Raises:
+        ValueError: the stream ended before that.
+    """
+    finished = False
+    async for line in response.content:
+        if line.startswith(b"data:"):
+            data = line[5:].strip()
+            if data == b"[DONE]":
+                finished = True
+            else:
+                yield data
+    if not finished:
+        raise ValueError("the stream ended without [DONE]")

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import aiohttp
 
-from bidkv.experiments.load_client import LEAD_S, open_session, touch_server
+from bidkv.experiments.load_client import LEAD_S, open_session, read_events, touch_server
 from bidkv.experiments.load_samples import LoadReport
 from bidkv.experiments.session_bodies import Answer, Conversations
 from bidkv.experiments.session_samples import SessionSamples, TurnSample
@@ -145,26 +145,19 @@ class SessionClient:
         self._answer_ended.set()
 
     async def _read(self, response: aiohttp.ClientResponse, answer: Answer, sample: TurnSample) -> None:
-        """Read server-sent events to their end.
+        """Read an answer to its end.
 
         Raises:
             ValueError: an error of the server, or a stream that ends too early.
         """
-        finished = False
-        async for line in response.content:
-            if not line.startswith(b"data:"):
-                continue
-            text = line[5:].strip()
-            if text == b"[DONE]":
-                finished = True
-                continue
-            new = self._conversations.take_event(json.loads(text), answer)
-            if new:
-                self._note_tokens(sample, new)
-        sample.prompt_tokens = answer.prompt_tokens or sample.prompt_tokens
-        sample.cached_tokens = answer.cached_tokens
-        if not finished:
-            raise ValueError("the stream ended without [DONE]")
+        try:
+            async for event in read_events(response):
+                new = self._conversations.take_event(json.loads(event), answer)
+                if new:
+                    self._note_tokens(sample, new)
+        finally:
+            sample.prompt_tokens = answer.prompt_tokens or sample.prompt_tokens
+            sample.cached_tokens = answer.cached_tokens
 
     def _note_tokens(self, sample: TurnSample, new: int) -> None:
         now_s = self._now_s()
