@@ -24,6 +24,8 @@ def experienced(dial: float = 1.0) -> Fast:
     """Return a policy that has seen so many requests finish that it trusts its estimates."""
     policy = Fast(dial=dial)
     policy.remaining.num_finished = 10**9
+    for kind in policy.remaining._classes:  # as long as what is assumed, so that costs stay the same
+        kind.seen, kind.first, kind.second = 1e9, 200e9, 2 * 200**2 * 1e9
     return policy
 
 
@@ -92,6 +94,17 @@ def test_nobody_is_put_back_further_than_dial_times_the_backlog_it_met(dial: flo
     late = request("late", 2.0, 1400, weight=weight)
     arrive(policy, engine, late)
     assert 2.0 <= policy.bids["late"].key_s <= 2.0 + dial * backlog_s
+
+
+def test_prompts_of_a_length_that_nothing_finished_of_keep_the_order_of_arrival() -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=1000)
+    crowd(policy, engine)
+    unknown = policy.remaining._classes[26]  # prompts from 8,192 to 12,287 tokens
+    unknown.seen = unknown.first = unknown.second = 0.0
+    arrive(policy, engine, request("long", 1.0, 9000))
+    assert policy.bids["long"].put_back == 0.5
+    arrive(policy, engine, request("longer", 1.1, 13000))
+    assert policy.bids["longer"].put_back > 0.9
 
 
 def test_weight_brings_a_request_forward() -> None:

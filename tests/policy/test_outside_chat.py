@@ -13,6 +13,7 @@ from bidkv.policy import resolve
 from bidkv.profiles import DEFAULT_PROFILE, load_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
+from bidkv.workloads.families import FAMILIES
 
 SEEDS = (1, 2, 3)
 NOISE = 1.01
@@ -88,6 +89,21 @@ def test_no_figure_of_fair_is_worse_than_the_engines_own_order(case: str) -> Non
 def test_fair_is_as_good_as_a_fixed_watermark(case: str) -> None:
     against = ratios(case, "fair", "watermark")
     assert max(against.values()) <= NOISE, against
+
+
+def drifting(seed: int) -> list[WorkloadRequest]:
+    """Prompts shrink or grow while outputs do the opposite: what finished first tells little of the rest."""
+    return FAMILIES["drifting"](500, math.inf, seed)
+
+
+@pytest.mark.parametrize("seed", [5, 8])
+def test_fast_does_not_trust_lengths_of_prompts_that_nothing_finished_of(seed: int) -> None:
+    engine, profile = EngineConfig(2048, max_num_seqs=128), load_profile(DEFAULT_PROFILE)
+    mean_s = {
+        spec: simulate(drifting(seed), resolve(spec), engine, profile).summary()["e2e_s"]["mean"]
+        for spec in ("fast", "preempt-evict")
+    }
+    assert mean_s["fast"] < 1.1 * mean_s["preempt-evict"]  # 1.2 and more with one certainty for all
 
 
 def test_fast_is_not_slower_than_the_engines_own_order_before_it_knows_any_length() -> None:

@@ -73,7 +73,8 @@ class Fast(ReservingPolicy):
 
     so only requests arriving within dial * B seconds can overtake it; a deadline pulls the key forward to the
     last moment it can start. Lengths are learned from finished requests, and certainty grows from 0 to 1 with
-    their number: before anything is known, arrival orders. As lengths become known, waiting requests are
+    their number and with the number of those of about the same prompt length: before anything is known,
+    arrival orders. As lengths become known, waiting requests are
     priced again. A preempted request keeps its key, and while more than 2,048 wait all keys stay. While all
     waiting requests fit at once there is no auction and arrival orders.
 
@@ -96,7 +97,7 @@ class Fast(ReservingPolicy):
         self,
         *,
         dial: float = 1.0,
-        passes: int = 30,
+        passes: int = 8,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,
         unit: float = 0.6,
@@ -151,7 +152,7 @@ class Fast(ReservingPolicy):
         """Return the share of the backlog by which a request of this cost is put back, from 0 to the dial."""
         # Written so that an infinite quotient (an extreme weight) gives 0 or 1.
         cheapness = self.typical_s * request.weight / cost_s if cost_s else math.inf
-        certainty = self.remaining.certainty
+        certainty = self.remaining.certainty_of(request)
         # Without knowledge all are put back by half the backlog, which keeps the order of arrival.
         return self._dial * (0.5 * (1.0 - certainty) + certainty / (1.0 + cheapness * cheapness))
 
@@ -234,8 +235,10 @@ class Fast(ReservingPolicy):
     def _next_fitting(self, head: RequestView, free: int, engine: EngineView) -> RequestView | None:
         """Return the request that enters now, `head` or one in its place; None while it waits for memory."""
         bid = self.bids[head.request_id]
-        if bid.blocks <= free:
-            return head
+        return head if bid.blocks <= free else self._in_place_of(bid, free, engine)
+
+    def _in_place_of(self, bid: Bid, free: int, engine: EngineView) -> RequestView | None:
+        """Return one of the next few that enters in place of a head that does not fit, or None."""
         if not self._may_be_passed(bid):
             return None
         other = self._fitting(self._waiting, free, engine)
@@ -244,7 +247,7 @@ class Fast(ReservingPolicy):
         return other
 
     def _may_be_passed(self, bid: Bid) -> bool:
-        return self.remaining.certainty >= _KNOWN and bid.passed_s < self._passes * self.typical_s
+        return bid.passed_s < self._passes * self.typical_s and self.remaining.certainty >= _KNOWN
 
     def _fitting(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
         """Return one of the next few that may enter in place of a head that does not fit."""
@@ -257,7 +260,10 @@ class Fast(ReservingPolicy):
         head = self._waiting.first()
         if head is None:
             return None
-        return self._next_fitting(head, self.reserve.free_blocks(engine), engine) or head
+        free, bid = self.reserve.free_blocks(engine), self.bids[head.request_id]
+        if bid.blocks <= free:
+            return head
+        return self._in_place_of(bid, free, engine) or head
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:

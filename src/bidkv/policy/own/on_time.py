@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import heapq
+import math
+
 from bidkv.policy.own.fast import Fast
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.parts.ordering import WaitingHeap
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
+_Due = tuple[float, int, RequestView]
+"""When a request turns late, the number of its arrival, and the request."""
 _KEEP = 0.98
 """Weight that one more admission leaves the older ones in the share of late requests: about 50 count."""
 _MARGIN_S = 0.1
@@ -59,17 +64,38 @@ class OnTime(Fast):
         self._slo_s = ttft_slo_s
         self._late_share = late_share
         self._on_time = WaitingHeap()  # by cost
-        self._due = WaitingHeap()  # the same requests by when they turn late
-        self._due_s: dict[str, float] = {}
+        # The same requests by when they turn late; those that left stay in the heap until then.
+        self._due: list[_Due] = []
+        self._due_of: dict[str, _Due] = {}
+        self._next_due_s = math.inf  # none turns late before
+        self._arrived = 0
         self._entered_late_s = 0.0
         self._entered_s = 0.0
 
     def _expire(self, now_s: float) -> None:
         """Move requests that can no longer be on time to the late ones."""
-        while (request := self._due.first()) is not None and self._due_s[request.request_id] <= now_s:
-            self._forget_due(request)
-            bid = self.bids[request.request_id]
-            self._waiting.push(request, bid.key_s, bid.blocks)
+        due_of = self._due_of
+        while due := self._due:
+            first = due[0]
+            due_s, _, request = first
+            is_on_time = due_of.get(request.request_id) is first
+            if is_on_time and due_s > now_s:
+                self._next_due_s = due_s
+                return
+            heapq.heappop(due)
+            if is_on_time:
+                self._forget_due(request)
+                bid = self.bids[request.request_id]
+                self._waiting.push(request, bid.key_s, bid.blocks)
+        self._next_due_s = math.inf
+
+    def _note_due(self, request: RequestView, due_s: float) -> None:
+        """`request` is on time until `due_s`."""
+        self._arrived += 1
+        entry = self._due_of[request.request_id] = (due_s, self._arrived, request)
+        heapq.heappush(self._due, entry)
+        if due_s < self._next_due_s:
+            self._next_due_s = due_s
 
     def _turns_late_s(self, request: RequestView, engine: EngineView) -> float:
         due_s = request.arrival_s + self._slo_s
@@ -80,10 +106,12 @@ class OnTime(Fast):
 
     def _forget_due(self, request: RequestView) -> bool:
         """Take `request` from those on time; return whether it was one of them."""
-        if self._due_s.pop(request.request_id, None) is None:
+        due, due_of = self._due, self._due_of
+        if due_of.pop(request.request_id, None) is None:
             return False
-        self._due.discard(request)
         self._on_time.discard(request)
+        if len(due) > 64 and len(due) > 2 * len(due_of):  # it must not outgrow what is alive
+            self._due = sorted(due_of.values())
         return True
 
     # --- questions -------------------------------------------------------------------------------
@@ -92,11 +120,13 @@ class OnTime(Fast):
 
         Where none of the first few of one kind fits, one of the other may enter.
         """
-        if self._due_s:
-            self._expire(engine.now_s)
-        cheapest, head = self._on_time.first(), self._waiting.first()
+        now_s = engine.now_s
+        if self._next_due_s <= now_s:
+            self._expire(now_s)
+        cheapest = self._on_time.first()
         if cheapest is None:
             return super().select_next(engine)
+        head = self._waiting.first()
         free = self.reserve.free_blocks(engine)
         if head is None:
             return self._next_on_time(cheapest, free, engine) or cheapest
@@ -129,8 +159,7 @@ class OnTime(Fast):
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Take its bid; it is on time for now."""
         bid = self._join(request, engine)
-        due_s = self._due_s[request.request_id] = self._turns_late_s(request, engine)
-        self._due.push(request, due_s)
+        self._note_due(request, self._turns_late_s(request, engine))
         cost_s = bid.cost_s / request.weight
         known = self.remaining.num_finished >= _FIRST_KNOWN
         self._on_time.push(request, cost_s if known else request.arrival_s - _BEFORE_ALL_S, bid.blocks)

@@ -22,7 +22,8 @@ _KEEP_IN_CLASS = 0.98
 _HALF_CERTAIN = 32.0
 """Finished requests after which an estimate is trusted half."""
 _CLASS_WEIGHT = 2.0
-"""Finished requests of one prompt class that count as much as all other classes together."""
+"""Finished requests of one prompt class that count as much as all other classes together, and after which an
+estimate for the class is trusted half as much as with many."""
 
 
 class _PromptClass:
@@ -87,6 +88,11 @@ class RemainingTokens:
     def certainty(self) -> float:
         """How far estimates can be trusted: 0 before anything finished, half after 32 requests, towards 1."""
         return self.num_finished / (self.num_finished + _HALF_CERTAIN)
+
+    def certainty_of(self, request: RequestView) -> float:
+        """How far the estimate of a new request can be trusted: less while few of its class finished."""
+        seen = self._classes[_prompt_class(request.num_prompt_tokens)].seen
+        return self.certainty * seen / (seen + _CLASS_WEIGHT)
 
     @property
     def mean_tokens(self) -> float:
