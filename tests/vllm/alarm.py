@@ -1,6 +1,6 @@
 """The alarm of a live server, tried on vLLM's real scheduler with simulated seconds.
 
-    .venv-vllm/bin/python -m tests.vllm.alarm FILE    # 48 runs, about 20 minutes of CPU time
+    .venv-vllm/bin/python -m tests.vllm.alarm FILE    # 48 runs, about 40 minutes of CPU time
 
 The real scheduler with the adapter, its queueing controller and its metrics exporter serve ten minutes of
 Poisson arrivals at eight shares of the rate that they sustain of the same lengths, for three laws and two
@@ -114,7 +114,7 @@ def watch(law: str, shape: EngineShape, load: float, rate_rps: float, end_s: flo
 
 
 def shorten(samples: list[int]) -> str:
-    """Write samples as promtool does, runs of equal ones together: `_x2 1x30 0x4` (`_` is no data)."""
+    """Write samples with runs of equal ones together: `_x2 1x30 0x4` (30 times 1; `_` is no data)."""
     parts = []
     for value, run in groupby(samples):
         parts.append(f"{'_' if value < 0 else value}x{len(list(run))}")
