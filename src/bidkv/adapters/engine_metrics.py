@@ -32,6 +32,7 @@ HELP = {
     "prompt_tokens": "Prompt tokens of all requests, counted at the first admission.",
     "prefix_hit_tokens": "Prompt tokens found in the prefix cache at the first admission.",
     "lost_prefix_tokens": "Prompt tokens that an earlier turn had computed and that were no longer cached.",
+    "desired_replicas": "Replicas that this server's load needs; the sum over a fleet is its size.",
     "limit_cycle": "1 while requests are preempted and come back in waves at a steady beat.",
 }
 """Name, without the `bidkv_` prefix and `_total`, to help text."""

@@ -21,7 +21,7 @@ from bidkv.observability.watchdog import PROCESS_WATCHDOG
 from bidkv.policy import resolve
 from bidkv.policy.parts.classes import WithinClasses
 from bidkv.protocol.policy import EngineView, Policy
-from bidkv.stability import QueueingConfig, QueueingController
+from bidkv.stability import QueueingConfig, QueueingController, ReplicaAdvisor
 
 if TYPE_CHECKING:
     from bidkv.observability.metrics import MetricsExporter
@@ -76,6 +76,7 @@ class EngineService(ABC):
         self.metrics: MetricsExporter | None = None
         self._policy_figures: dict[str, float] = {}
         self._cycles = CycleWatch(self.controller.counters, max_running)
+        self._replicas = ReplicaAdvisor()
 
     def _say_in_charge(self, engine: str) -> None:
         """Write the one line at the start: policy, version, and what it is in charge of."""
@@ -100,7 +101,7 @@ class EngineService(ABC):
             obey(command, self.controller, self.resolve)
 
     def _look(self, engine: EngineView) -> None:
-        """Feed the queueing controller and the cycle watch, and read the policy's own figures.
+        """Feed the queueing controller, the advisor of replicas and the cycle watch; read policy figures.
 
         Called in the engine's thread; a few times a second is plenty.
         """
@@ -111,8 +112,20 @@ class EngineService(ABC):
         stability = self.controller.stability
         if stability is not None:
             blocks = engine.num_blocks
-            stability.compute_flow_state(
+            state = stability.compute_flow_state(
                 blocks, blocks, num_waiting=engine.num_waiting, max_num_seqs=engine.max_num_seqs
+            )
+            counters = self.controller.counters
+            self._replicas.update(
+                self._clock(),
+                state,
+                is_known=stability.service_time().enough,
+                arrivals=counters.arrivals,
+                steps=counters.steps,
+                tokens=counters.scheduled_tokens,
+                running=engine.num_running,
+                waiting=engine.num_waiting,
+                token_budget=engine.max_num_batched_tokens,
             )
         self._cycles.look(self._clock(), engine.num_running)
 
@@ -125,6 +138,7 @@ class EngineService(ABC):
                 **readers,
                 **make_session_readers(self.controller, self._policy_figures),
                 "limit_cycle": lambda: self._cycles.cycling,
+                "desired_replicas": lambda: self._replicas.desired,
             }
         )
         return MetricsExporter(self.controller, port, sources)

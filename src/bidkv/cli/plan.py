@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from bidkv.cli import options as opt
+from bidkv.cli import plan_options as own
 from bidkv.cli.engine_options import EngineOptions, read_profile
 from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.machine_options import MachineOptions
@@ -29,7 +30,7 @@ from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
     from bidkv.evaluation.latency_target import LatencyTarget
-    from bidkv.planning import CapacityPlan, Demand, FleetVerification, RateCheck
+    from bidkv.planning import CapacityPlan, Demand, FleetVerification, RateCheck, Sizing
     from bidkv.profiles import StepTimeProfile
     from bidkv.protocol.sessions import Session
     from bidkv.simulator import EngineConfig
@@ -57,61 +58,18 @@ _NO_MACHINE = MachineOptions()
 _PICTURES = (".html", ".svg", ".png")
 
 
-PromptTokens = Annotated[
-    str | None,
-    typer.Option(metavar="N|LOW:HIGH", help="Prompt length, or uniform lengths, instead of a trace."),
-]
-OutputTokens = Annotated[
-    str | None,
-    typer.Option(metavar="N|LOW:HIGH", help="Output length, or uniform lengths, instead of a trace."),
-]
-PlannedRate = Annotated[
-    float | None, typer.Option(metavar="RPS", help="Arrivals per second.  [default: the trace's own]")
-]
-ModelConfig = Annotated[
-    str | None,
-    typer.Option(metavar="MODEL", help="Compute steps and blocks from a config.json, instead of --profile."),
-]
-CachedPromptShare = Annotated[
-    float, typer.Option(metavar="F", help="Share of prompt tokens found in the prefix cache.")
-]
-Users = Annotated[
-    int | None,
-    typer.Option(metavar="N", help="Plan for N users, each of whom sends the next request after an answer."),
-]
-Think = Annotated[
-    float, typer.Option(metavar="S", help="Seconds from an answer, or a session's end, to the next.")
-]
-Growth = Annotated[float, typer.Option(metavar="X", help="Plan also for X times the load.")]
-TargetUtilization = Annotated[
-    float, typer.Option(metavar="F", help="Share of the sustainable rate a replica should carry.")
-]
-TtftTarget = Annotated[
-    float | None, typer.Option(metavar="MS", help="Target: 99th percentile of the time to first token.")
-]
-TpotTarget = Annotated[float | None, typer.Option(metavar="MS", help="Target: mean time per output token.")]
-TestBySimulation = Annotated[
-    bool,
-    typer.Option("--simulate", help="Test the plan: simulate 0.9, 1.0 and 1.1 of the rate, and fleets."),
-]
-Picture = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Draw a replica from idle to its limit (.html, .svg or .png)."),
-]
-
-
 @with_config
 @expand_groups
 def command(
     trace: opt.Trace = "azure-conv",
     trace_format: opt.TraceFormatOption = "auto",
     stated: FileStatements = _NOTHING_STATED,
-    prompt_tokens: PromptTokens = None,
-    output_tokens: OutputTokens = None,
-    rate: PlannedRate = None,
+    prompt_tokens: own.PromptTokens = None,
+    output_tokens: own.OutputTokens = None,
+    rate: own.PlannedRate = None,
     limit: opt.Limit = None,
     profile: opt.Profile = DEFAULT_PROFILE,
-    model: ModelConfig = None,
+    model: own.ModelConfig = None,
     machine: MachineOptions = _NO_MACHINE,
     from_server: opt.FromServer = None,
     num_gpu_blocks: opt.NumGpuBlocks = None,
@@ -119,25 +77,27 @@ def command(
     max_num_seqs: opt.MaxNumSeqs = None,
     max_num_batched_tokens: opt.MaxNumBatchedTokens = None,
     scheduler: SchedulerOptions = _ENGINES_OWN,
-    cached_prompt_share: CachedPromptShare = 0.0,
+    cached_prompt_share: own.CachedPromptShare = 0.0,
     sessions: opt.Sessions = None,
     session_rate: opt.SessionRate = None,
-    users: Users = None,
-    think: Think = 0.0,
-    growth: Growth = 2.0,
-    target_utilization: TargetUtilization = 0.8,
-    slo_ttft_p99_ms: TtftTarget = None,
-    slo_tpot_ms: TpotTarget = None,
-    simulate: TestBySimulation = False,
+    users: own.Users = None,
+    think: own.Think = 0.0,
+    growth: own.Growth = 2.0,
+    target_utilization: own.TargetUtilization = None,
+    slo_ttft_p99_ms: own.TtftTarget = None,
+    slo_tpot_ms: own.TpotTarget = None,
+    simulate: own.TestBySimulation = False,
+    closed_form: own.ClosedForm = False,
     router: opt.Router = opt.RouterName.ROUND_ROBIN,
     json_file: opt.JsonFile = None,
-    picture: Picture = None,
+    picture: own.Picture = None,
 ) -> None:
     """Plan capacity: what a replica sustains, how many it takes, what limits them, what more would buy.
 
     In closed form, from the lengths of a trace (or stated ones) and a step-time profile;
-    docs/reference/stability.md has the theory and its errors against simulation. --simulate also runs the
-    planned fleets. Exit code 1 when no number of replicas keeps the target.
+    docs/reference/stability.md has the theory and its errors against simulation. The replicas for a target
+    are found by simulating fleets. --simulate tests any plan so. Exit code 1 when no number of replicas
+    keeps the target.
 
     \b
     Examples:
@@ -209,8 +169,11 @@ def command(
             f"--num-gpu-blocks: {plan.service.refused_share:.0%} of the requests exceed the "
             f"{engine.usable_blocks * engine.block_size:,} tokens of the KV cache, and a server refuses them"
         )
+    sizing = None
+    if run.is_sized_by_simulation(closed_form, forced=simulate):
+        plan, sizing = run.size(plan, router.value)
     tests = run.test(plan, router.value) if simulate else ([], None)
-    is_stdout_taken = _write(plan, engine, tests, json_file)
+    is_stdout_taken = _write(plan, sizing, engine, tests, json_file)
     if picture is not None:
         run.draw(plan, picture)
         typer.echo(f"picture: {picture}", err=is_stdout_taken)
@@ -235,7 +198,7 @@ class _Run:
     profile: StepTimeProfile
     target: LatencyTarget
     growth: float
-    target_utilization: float
+    target_utilization: float | None
     cached_prompt_share: float
     kv_bits: int
 
@@ -283,6 +246,33 @@ class _Run:
         arrivals = self.demand.arrivals._replace(value=rate_rps, stderr=0.0)
         return replace(self.demand, arrivals=arrivals, windows=None, requests=())
 
+    def is_sized_by_simulation(self, closed_form: bool, *, forced: bool) -> bool:
+        """Tell whether fleets are simulated to find the replicas for a target; say why where they are not."""
+        if self.target.is_empty or closed_form:
+            return False
+        why = ""
+        if self.cached_prompt_share:
+            why = "simulated prompts share nothing (--cached-prompt-share)"
+        elif find_spec("numba") is None and not forced:
+            why = "numba is not installed (pip install 'bidkv[sim]'); --simulate takes minutes without it"
+        if why:
+            typer.echo(f"bidkv: note: the replicas for the target are the closed form's: {why}", err=True)
+        return not why
+
+    def size(self, plan: CapacityPlan, router: str) -> tuple[CapacityPlan, Sizing]:
+        """Find the replicas for the target by simulating fleets."""
+        from bidkv.planning import size_plan
+
+        return size_plan(
+            plan,
+            self.demand,
+            self.engine,
+            self.profile,
+            target=self.target,
+            kv_bits=self.kv_bits,
+            router=router,
+        )
+
     def test(self, plan: CapacityPlan, router: str) -> _Tests:
         from bidkv.planning import check_rates, verify_fleet
 
@@ -304,7 +294,9 @@ class _Run:
         save_chart(file, plan_chart(plan, curve), _PICTURES)
 
 
-def _write(plan: CapacityPlan, engine: EngineConfig, tests: _Tests, json_file: str | None) -> bool:
+def _write(
+    plan: CapacityPlan, sizing: Sizing | None, engine: EngineConfig, tests: _Tests, json_file: str | None
+) -> bool:
     """Write the plan as JSON or text; return whether stdout is taken by JSON."""
     from bidkv.planning.text import plan_text
 
@@ -313,6 +305,7 @@ def _write(plan: CapacityPlan, engine: EngineConfig, tests: _Tests, json_file: s
         "num_gpu_blocks": engine.num_gpu_blocks,
         "checks": [asdict(check) for check in checks],
         "fleet": None if fleet is None else asdict(fleet),
+        "sizing": None if sizing is None else asdict(sizing),
     }
     is_stdout_taken = write_json(document, json_file)
     if not is_stdout_taken:
@@ -320,7 +313,7 @@ def _write(plan: CapacityPlan, engine: EngineConfig, tests: _Tests, json_file: s
             f"replica: {engine.num_gpu_blocks:,} KV blocks, {engine.max_num_seqs:,} sequences, "
             f"{engine.max_num_batched_tokens:,} tokens a step"
         )
-        typer.echo(plan_text(plan, checks, fleet))
+        typer.echo(plan_text(plan, checks, fleet, sizing))
     return is_stdout_taken
 
 
@@ -361,9 +354,10 @@ def _plan_sessions(
     sessions: Sequence[Session],
     source: str,
     replica: tuple[EngineConfig, StepTimeProfile],
-    asked: tuple[float | None, int | None, float, float],
+    asked: tuple[float | None, int | None, float, float | None],
     json_file: str | None,
 ) -> None:
+    from bidkv.planning.capacity import UNPROMISED_UTILIZATION
     from bidkv.planning.session_plan import plan_sessions, session_plan_text
     from bidkv.stability import ReplicaShape
 
@@ -381,7 +375,7 @@ def _plan_sessions(
             session_rate=session_rate,
             users=users,
             think_s=think_s,
-            target_utilization=target_utilization,
+            target_utilization=UNPROMISED_UTILIZATION if target_utilization is None else target_utilization,
         )
     if not write_json(plan.as_dict() | {"num_gpu_blocks": engine.num_gpu_blocks}, json_file):
         typer.echo(

@@ -37,6 +37,13 @@ Simulated runs have 0.9 to 1.3 times the prediction, above 1.2 only for short an
 """
 
 
+UNPROMISED_UTILIZATION, PROMISED_UTILIZATION = 0.8, 0.95
+"""Share of the sustainable rate that a replica carries at most: without a target, and with one.
+
+Without a target the share alone keeps latencies in bounds; with one the target does.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class ReplicaOption:
     """A change of the replica, and what it would buy.
@@ -94,7 +101,8 @@ class CapacityPlan:
             carries, 0 when the target cannot be kept.
         replicas: for the load now; None when no number keeps the target.
         replicas_grown: for the grown load.
-        each: one of `replicas` under its share of `busy_rps`.
+        each: one of `replicas` under its share of `busy_rps`, in closed form; None where there is no number,
+            or where :func:`bidkv.planning.sizing.size_plan` found it by simulation.
         kv_advice: the controller's advice for KV values at that share.
         options: changes of the replica, and what they would buy.
     """
@@ -135,7 +143,7 @@ def make_plan(
     *,
     target: LatencyTarget = NO_TARGET,
     growth: float = 2.0,
-    target_utilization: float = 0.8,
+    target_utilization: float | None = None,
     cached_prompt_share: float = 0.0,
     kv_bits: int = 16,
 ) -> CapacityPlan:
@@ -148,7 +156,8 @@ def make_plan(
         target: bounds on the 99th percentile of the time to first token, and on the mean time per output
             token.
         growth: factor on the load, above 0.
-        target_utilization: in (0, 1].
+        target_utilization: in (0, 1]; None for :data:`UNPROMISED_UTILIZATION` or
+            :data:`PROMISED_UTILIZATION`.
         cached_prompt_share: share of prompt tokens found in the prefix cache, in [0, 1).
         kv_bits: bits of a KV value now; fewer are among the changes that a plan prices. Their shorter
             attention is left out, so that they may buy a little more than stated.
@@ -158,6 +167,8 @@ def make_plan(
     """
     if not 0.0 < growth < math.inf:
         raise ValueError("growth must be > 0 and finite")
+    if target_utilization is None:
+        target_utilization = UNPROMISED_UTILIZATION if target.is_empty else PROMISED_UTILIZATION
     if not 0.0 < target_utilization <= 1.0:
         raise ValueError("target_utilization must be in (0, 1]")
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
@@ -194,7 +205,9 @@ def make_plan(
         replicas=replicas,
         replicas_grown=now.fewest(growth * rate),
         each=None if replicas is None else now.model.at(rate / replicas, replicas=replicas),
-        kv_advice=_advised(now, shape, rate, replicas, kv_bits),
+        kv_advice=advise_kv(
+            rate / max(replicas or 1, 1) / now.service.sustainable_rps, shape.num_blocks, kv_bits
+        ),
         options=tuple(options),
     )
 
@@ -274,10 +287,13 @@ def _changes(shape: ReplicaShape, service: ServiceRate, kv_bits: int) -> list[tu
     return changes
 
 
-def _advised(
-    replica: _Replica, shape: ReplicaShape, rate_rps: float, replicas: int | None, kv_bits: int
-) -> KvAdvice:
-    """Return what the controller advises for the KV values of a replica that carries its share."""
-    utilization = rate_rps / max(replicas or 1, 1) / replica.service.sustainable_rps
+def advise_kv(utilization: float, blocks: int, kv_bits: int) -> KvAdvice:
+    """Return what the controller advises for the KV values of a replica.
+
+    Args:
+        utilization: arrivals at it over what it sustains.
+        blocks: its blocks now.
+        kv_bits: bits of a KV value now.
+    """
     bits = min(QuantizationAdvisor().advise(utilization), kv_bits)
-    return KvAdvice(utilization, bits, blocks_at_bits(shape.num_blocks, kv_bits, bits))
+    return KvAdvice(utilization, bits, blocks_at_bits(blocks, kv_bits, bits))

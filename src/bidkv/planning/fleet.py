@@ -114,9 +114,9 @@ def verify_fleet(
         return None
 
     def trial(growth: float, planned: int) -> Callable[[int], FleetCheck]:
-        workload = _workload(demand, engine, growth, requests_each * planned, seed)
+        workload = make_workload(demand, engine, growth, requests_each * planned, seed)
         rate_rps = growth * demand.arrivals.value
-        return lambda replicas: _simulate(workload, engine, profile, target, router, replicas, rate_rps)
+        return lambda replicas: simulate_size(workload, engine, profile, target, router, replicas, rate_rps)
 
     return FleetVerification(
         router,
@@ -126,16 +126,25 @@ def verify_fleet(
     )
 
 
-def _workload(
-    demand: Demand, engine: EngineConfig, growth: float, number: int, seed: int
+def make_workload(
+    demand: Demand, engine: EngineConfig, growth: float, number: int, seed: int, *, part: int = 1
 ) -> list[WorkloadRequest]:
-    """Return a trace's own requests, faster by `growth`, or `number` requests of a stated law."""
+    """Return a trace's own requests, faster by `growth`, or `number` requests of a stated law.
+
+    Args:
+        demand: the requests.
+        engine: whose limit on lengths leaves out what it refuses.
+        growth: factor on the rate.
+        number: requests of a stated law.
+        seed: of a stated law.
+        part: take the `part`-th part of the load: every `part`-th request of a trace.
+    """
     if not demand.requests:
         pairs = [pair for pair in demand.draw(number, seed) if pair[0] < engine.model_len]
-        return poisson_requests(pairs, growth * demand.arrivals.value, seed)
+        return poisson_requests(pairs, growth / part * demand.arrivals.value, seed)
     return [
         replace(request, arrival_s=request.arrival_s / growth)
-        for request in demand.requests
+        for request in demand.requests[::part]
         if request.prompt_tokens + request.output_tokens <= engine.model_len
     ]
 
@@ -155,7 +164,7 @@ def _answer(trial: Callable[[int], FleetCheck], planned: int) -> FleetAnswer:
     return FleetAnswer(first, best)
 
 
-def _simulate(
+def simulate_size(
     workload: Sequence[WorkloadRequest],
     engine: EngineConfig,
     profile: StepTimeProfile,
@@ -164,6 +173,7 @@ def _simulate(
     replicas: int,
     rate_rps: float,
 ) -> FleetCheck:
+    """Simulate a fleet of `replicas` and judge it; `rate_rps` is what the check calls its load."""
     result = simulate_fleet(
         workload, resolve(ENGINE_ORDER), engine, profile, replicas=replicas, router=router
     ).merged

@@ -9,6 +9,7 @@ from bidkv.planning.capacity import CapacityPlan
 from bidkv.planning.check import RateCheck
 from bidkv.planning.demand import BUSY_SHARE
 from bidkv.planning.fleet import FleetAnswer, FleetCheck, FleetVerification
+from bidkv.planning.sizing import Sizing
 from bidkv.stability import Limit
 
 _MOST_TIMES = 24
@@ -22,7 +23,10 @@ _LIMITS = {
 
 
 def plan_text(
-    plan: CapacityPlan, checks: Sequence[RateCheck] = (), fleet: FleetVerification | None = None
+    plan: CapacityPlan,
+    checks: Sequence[RateCheck] = (),
+    fleet: FleetVerification | None = None,
+    sizing: Sizing | None = None,
 ) -> str:
     """Return the plan as lines of text."""
     service, one = plan.service, plan.one_replica
@@ -47,6 +51,8 @@ def plan_text(
     if plan.promised_rps is not None:
         lines.append(f"within the target      {rate(plan.promised_rps)} req/s on one replica alone")
     lines.append(_replicas(plan))
+    if sizing is not None:
+        lines += _found(sizing, plan.growth)
     if plan.each is not None:
         lines.append(
             f"  each then            {percent(plan.each.memory_fill)} of KV in use, "
@@ -135,10 +141,27 @@ def _fleet(check: FleetCheck, has_target: bool) -> str:
     )
 
 
+def _found(sizing: Sizing, growth: float) -> list[str]:
+    """Say how the numbers of replicas were found, and what the fleets then do."""
+    alone = ["no number" if n is None else str(n) for n in (sizing.closed_form, sizing.closed_form_grown)]
+    lines = [
+        f"  found by             simulation behind a {sizing.router} router; the closed form says "
+        f"{alone[0]} now, {alone[1]} at {growth:g}x"
+    ]
+    for when, check in (("now", sizing.now), (f"at {growth:g}x", sizing.grown)):
+        if check is not None:
+            lines.append(
+                f"  simulated {when:<10} {percent(check.kv_use)} of KV in use, {1e3 * check.tpot_s:.1f} ms a "
+                f"token, first token p99 {seconds(check.ttft_p99_s)}"
+            )
+    return lines
+
+
 def _replicas(plan: CapacityPlan) -> str:
     if plan.replicas is None:
         return "replicas               no number of replicas keeps the target"
+    grown = "no number" if plan.replicas_grown is None else str(plan.replicas_grown)
     return (
-        f"replicas               {plan.replicas} now, {plan.replicas_grown} at {plan.growth:g}x "
+        f"replicas               {plan.replicas} now, {grown} at {plan.growth:g}x "
         f"({rate(plan.planned_rps)} req/s each)"
     )

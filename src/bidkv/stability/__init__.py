@@ -11,11 +11,13 @@ from bidkv.stability.limit_cycle import CycleReport, LimitCycleDetector
 from bidkv.stability.occupancy import ReplicaShape
 from bidkv.stability.quantization import QuantizationAdvisor, blocks_at_bits
 from bidkv.stability.replica_model import ReplicaModel, ReplicaState
+from bidkv.stability.replicas import TARGET_LOAD, ReplicaAdvisor
 from bidkv.stability.service_rate import Limit, ServiceRate, service_rate
 from bidkv.stability.state import AdmissionDecision, DecisionReason, StabilityState
 from bidkv.stability.step_mix import StepTime
 
 __all__ = [
+    "TARGET_LOAD",
     "AdmissionDecision",
     "AgentCounts",
     "ArrivalRate",
@@ -33,6 +35,7 @@ __all__ = [
     "QuantizationAdvisor",
     "QueueingConfig",
     "QueueingController",
+    "ReplicaAdvisor",
     "ReplicaModel",
     "ReplicaShape",
     "ReplicaState",

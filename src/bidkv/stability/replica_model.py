@@ -140,6 +140,8 @@ class ReplicaModel:
         ttft_p99_s = max(
             pace.longest_prompt_s + queue_s + pace.rest_s, pace.prompt_s + max(seat_tail, queue_tail)
         )
+        # G/G/c: behind a round-robin router 1/replicas takes the place of Poisson's 1 in 1 + cv^2.
+        evenness = (self._output_spread - 1.0 + 1.0 / replicas) / self._output_spread
         work_tail = _work_tail(arrivals_rps, pace, replicas)
         return ReplicaState(
             arrivals_rps=arrivals_rps,
@@ -153,7 +155,7 @@ class ReplicaModel:
             ttft_p99_high_s=max(
                 ttft_s,
                 pace.longest_prompt_s + queue_s + pace.rest_s * self._odds_of_a_step(arrivals_rps, pace),
-                pace.prompt_s + max(seat_tail, queue_tail),
+                pace.prompt_s + max(evenness * seat_tail, queue_tail),
                 pace.prompt_s + work_tail,
                 pace.longest_prompt_s + 0.5 * work_tail + pace.step_s,
             ),
