@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from typing import Any
 
 from tests.vllm.cases import Case, Step
 
@@ -23,8 +24,8 @@ class OneSecondSteps:
         return 1.0
 
 
-def engine_config(case: Case, *, async_scheduling: bool = False) -> EngineConfig:
-    """The simulated engine of a case's shape."""
+def engine_config(case: Case, **options: Any) -> EngineConfig:
+    """The simulated engine of a case's shape, with further options."""
     shape = case.shape
     return EngineConfig(
         num_gpu_blocks=shape.num_blocks,
@@ -38,13 +39,13 @@ def engine_config(case: Case, *, async_scheduling: bool = False) -> EngineConfig
         watermark=shape.watermark,
         scheduling_policy=shape.scheduling_policy,
         long_prefill_token_threshold=shape.long_prefill_token_threshold,
-        async_scheduling=async_scheduling,
+        **options,
     )
 
 
-def simulate_case(case: Case, policy: Policy) -> tuple[list[Step], Controller]:
+def simulate_case(case: Case, policy: Policy, **options: Any) -> tuple[list[Step], Controller]:
     """Serve a case to its end in the simulator; return its steps and the controller that was in charge."""
-    config = engine_config(case)
+    config = engine_config(case, **options)
     controller = Controller(policy, time_budget_s=None)
     engine = VllmStepEngine(config, OneSecondSteps(), controller)
     arrivals = deque(enumerate(case.requests))

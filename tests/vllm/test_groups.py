@@ -10,8 +10,10 @@ import pytest
 from tests.vllm.harness import AsyncScheduler, Scheduler, run_case
 from tests.vllm.kv_groups import BLOCK, KINDS, grouped_case, mamba, sliding
 from tests.vllm.ours import build_ours, run_ours
+from tests.vllm.simulated import simulate_case
 
 from bidkv.adapters.vllm.groups import CacheGroup, UnknownGroupError, read_groups
+from bidkv.policy import resolve
 
 MODELS = [
     (kind, caching) for kind in KINDS for caching in (False, True) if caching or "everywhere" not in kind
@@ -61,6 +63,29 @@ def test_the_engines_own_order_is_kept_to_the_letter(kind, prefix_caching, campa
             alone = run_case(case, base, engine={"specs": specs})
             assert steps == alone, f"seed {seed}"
             assert scheduler.bidkv.controller.counters.failures == 0
+
+
+WINDOWS = {"sliding window": (64,), "sliding windows": (48, 48, 48)}
+
+
+@pytest.mark.parametrize("kind", WINDOWS)
+def test_the_simulator_repeats_the_real_scheduler(kind, campaign, note_figures):
+    """Rules 22 to 24 of the simulator: tokens and victims of every step are equal."""
+    steps = preemptions = 0
+    seeds = 60 if campaign else 2
+    for seed in range(seeds):
+        policies = ("preempt-evict", "lcf", "fair", "fast", "largest-first")
+        for policy in policies if campaign else (policies[0], policies[1 + 2 * seed]):
+            case, specs = grouped_case(seed, kind, prefix_caching=False)
+            real, _ = run_ours(case, policy, engine={"specs": specs})
+            simulated, _ = simulate_case(case, resolve(policy), sliding_windows=WINDOWS[kind])
+            assert simulated == real, f"seed {seed}, {policy}"
+            steps += len(real)
+            preemptions += sum(len(step.preempted) for step in real)
+    note_figures(
+        f"{kind}: {seeds} workloads, {steps} steps and {preemptions} preemptions of the simulator as vLLM's"
+    )
+    assert preemptions >= 20
 
 
 @pytest.mark.parametrize(

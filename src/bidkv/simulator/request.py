@@ -15,6 +15,7 @@ class SimRequest:
         "_coming",
         "_ends_session",
         "_first_token_s",
+        "_given_back",
         "_high_tokens",
         "_labeled_blocks",
         "_last_token_s",
@@ -96,6 +97,8 @@ class SimRequest:
         self._high_tokens = 0
         self._life_start = 0
         self._prefilling = False
+        # Blocks that its sliding windows gave back in its current life.
+        self._given_back = 0
         # With prefix caching only: block ids held, how many of them have a key, the keys known so far, and
         # the segments (end, node of the content tree) that the further keys come from.
         self._blocks: list[int] = []

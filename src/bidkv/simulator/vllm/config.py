@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,8 @@ class EngineConfig:
         long_prefill_token_threshold: longest chunk of one prefill while others are there; 0 is off.
         async_scheduling: schedule a step before the output of the one before it is known, as vLLM does by
             default on a GPU.
+        sliding_windows: tokens that a group of layers sees, for each group that does not see all of them; one
+            group with full attention is always there. Every group has blocks of its own, of the same size.
 
     Raises:
         ValueError: for a value no engine could run with; the message names the field.
@@ -60,6 +63,7 @@ class EngineConfig:
     reserve_full_isl: bool = True
     long_prefill_token_threshold: int = 0
     async_scheduling: bool = False
+    sliding_windows: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, (least, most) in _LIMITS.items():
@@ -77,11 +81,21 @@ class EngineConfig:
             raise ValueError(
                 f"scheduling_policy must be 'fcfs' or 'priority', got {self.scheduling_policy!r:.80}"
             )
+        if self.sliding_windows != ():
+            self._check_windows()
         if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.model_len:
             raise ValueError(
                 "max_num_batched_tokens must be >= max_model_len when chunked prefill is off, "
                 f"got {self.max_num_batched_tokens} < {self.model_len}"
             )
+
+    def _check_windows(self) -> None:
+        windows = self.sliding_windows
+        if type(windows) is not tuple or any(type(w) is not int or not 1 <= w <= 10**9 for w in windows):
+            raise ValueError(f"sliding_windows must be a tuple of integers >= 1, got {windows!r:.80}")
+        for name in ("enable_prefix_caching", "async_scheduling"):
+            if getattr(self, name):
+                raise ValueError(f"sliding_windows are not simulated together with {name}")
 
     @property
     def usable_blocks(self) -> int:
@@ -91,8 +105,31 @@ class EngineConfig:
     @property
     def model_len(self) -> int:
         """Longest sequence the engine takes."""
-        capacity = self.usable_blocks * self.block_size
+        capacity = self._find_most_rows() * self.block_size
         return capacity if self.max_model_len is None else min(self.max_model_len, capacity)
+
+    @property
+    def window_blocks(self) -> tuple[int, ...]:
+        """Blocks that one request holds at most in each group with a window.
+
+        What a step computes is added to the window, and one block more, since a window may begin within one.
+        """
+        most = self.max_num_batched_tokens
+        tokens = [window - 1 + most for window in self.sliding_windows]
+        if self.max_model_len is not None:
+            tokens = [min(each, self.max_model_len) for each in tokens]
+        return tuple(-(-each // self.block_size) + 1 for each in tokens)
+
+    def _find_most_rows(self) -> int:
+        """Return the blocks of full attention of the longest sequence that the memory holds; at least one."""
+        usable, caps = self.usable_blocks, self.window_blocks
+        if not caps:
+            return usable
+        # Each further row takes a block of full attention, and one of each window that is not filled yet.
+        rows = bisect.bisect_right(
+            range(usable + 1), usable, key=lambda rows: rows + sum(min(rows, cap) for cap in caps)
+        )
+        return max(1, rows - 1)
 
     @property
     def longest_prompt(self) -> int:

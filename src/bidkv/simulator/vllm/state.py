@@ -14,6 +14,7 @@ from bidkv.simulator.state import EngineState
 from bidkv.simulator.vllm.config import EngineConfig
 from bidkv.simulator.vllm.content import BlockKey, ContentTree
 from bidkv.simulator.vllm.prefix_cache import PrefixCache
+from bidkv.simulator.vllm.windows import WindowBlocks
 
 
 class VllmState(EngineState):
@@ -30,6 +31,8 @@ class VllmState(EngineState):
         self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
         self._content = ContentTree(config.block_size, config.prefix_chunk_tokens)
         self._asynchronous = config.async_scheduling
+        self._windows = WindowBlocks(config) if config.sliding_windows else None
+        self.blocks_per_growth = 1 if self._windows is None else self._windows.groups
 
     # --- what a policy may ask -------------------------------------------------------------------
     @property
@@ -44,11 +47,16 @@ class VllmState(EngineState):
         return request.num_held_blocks
 
     def block_demand(self, excluded: frozenset[str]) -> int:
-        """Blocks the running list takes in the coming step without the requests `excluded`."""
+        """Blocks the running list takes in the coming step without the requests `excluded`.
+
+        With sliding windows each request gives blocks back before it takes new ones, in the order of the
+        list, so this is the most that is taken at any moment of the step.
+        """
+        windows = self._windows
         budget = self.max_num_batched_tokens
         size = self.block_size
         threshold = self.config.long_prefill_token_threshold
-        demand = 0
+        demand = taken = 0
         for request in self.running:
             if request.request_id in excluded:
                 continue
@@ -60,9 +68,13 @@ class VllmState(EngineState):
             if tokens <= 0:
                 continue
             budget -= tokens
-            missing = -(-(computed + tokens) // size) - request.num_held_blocks
-            if missing > 0:
-                demand += missing
+            if windows is not None:
+                taken += windows.count_missing(request, computed + tokens) - windows.count_given_back(request)
+                demand = max(demand, taken)
+            else:
+                missing = -(-(computed + tokens) // size) - request.num_held_blocks
+                if missing > 0:
+                    demand += missing
             if budget <= 0:
                 break
         return demand
@@ -121,6 +133,13 @@ class VllmState(EngineState):
             self.free_blocks = cache.free_blocks
         self._label(cache, request, min(end, request.num_tokens))
 
+    def _give_back(self, windows: WindowBlocks, request: SimRequest) -> None:
+        """Rule 23: free what has left the windows of `request`, whether or not it gets new blocks."""
+        blocks = windows.count_given_back(request)
+        request._given_back += blocks
+        request.num_held_blocks -= blocks
+        self.free_blocks += blocks
+
     def _label(self, cache: PrefixCache, request: SimRequest, end: int) -> None:
         """Rule 15: full blocks up to the position `end`, all of them known, can be found from now on."""
         full = end // self.block_size
@@ -138,7 +157,7 @@ class VllmState(EngineState):
             request._blocks = []
             request._labeled_blocks = 0
             self.free_blocks = self._cache.free_blocks
-        request.num_held_blocks = 0
+        request.num_held_blocks = request._given_back = 0
 
     def _cached_prefix(self, request: SimRequest) -> list[int]:
         """Rule 14: the cached blocks a request can start from; the last token is always computed."""
