@@ -5,43 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import typer
+from bidkv.command_line.declared import valued
 
-TimeUnit = Annotated[
-    str | None, typer.Option(metavar="s|ms|us|ns", help="Unit of the trace's timestamps, where it is open.")
-]
+TimeUnit = Annotated[str | None, valued("s|ms|us|ns", "Unit of the trace's timestamps, where it is open.")]
 TokensPerHashId = Annotated[
-    int | None, typer.Option(metavar="N", help="Prompt tokens that one of the trace's hash ids stands for.")
+    int | None, valued("N", "Prompt tokens that one of the trace's hash ids stands for.")
 ]
 Columns = Annotated[
     str | None,
-    typer.Option(
-        metavar="ROLE=NAME,...",
-        help="Columns of a table of no known format: time=start,prompt=in_tokens,output=out_tokens.",
+    valued(
+        "ROLE=NAME,...",
+        "Columns of a table of no known format: time=start,prompt=in_tokens,output=out_tokens.",
     ),
 ]
 TokensPerImage = Annotated[
-    int | None, typer.Option(metavar="N", help="Prompt tokens of one image, in traces that count images.")
+    int | None, valued("N", "Prompt tokens of one image, in traces that count images.")
 ]
 CharactersPerToken = Annotated[
     float | None,
-    typer.Option(metavar="N", help="Estimate the tokens of texts by their length; 4 suits English."),
+    valued("N", "Estimate the tokens of texts by their length; 4 suits English."),
 ]
-Tokenizer = Annotated[
-    str | None, typer.Option(metavar="FILE", help="Count the tokens of texts with a tokenizer.json.")
-]
+Tokenizer = Annotated[str | None, valued("FILE", "Count the tokens of texts with a tokenizer.json.")]
 InputLengths = Annotated[
     str | None,
-    typer.Option(
-        metavar="new|whole",
-        help="Whether a turn's input_length counts its new tokens or the whole prompt.",
-    ),
+    valued("new|whole", "Whether a turn's input_length counts its new tokens or the whole prompt."),
 ]
 AnswerTokensPerS = Annotated[
     float | None,
-    typer.Option(
-        metavar="N",
-        help="Speed of recorded answers, to take their time off the gaps of a trace that has arrivals only.",
+    valued(
+        "N", "Speed of recorded answers, to take their time off the gaps of a trace that has arrivals only."
     ),
 ]
 
