@@ -233,6 +233,8 @@ def test_a_clear_gain_is_called_better() -> None:
         ({"failures": 2}, "lcf", "vllm", "failed 6 times"),
         ({"decisions": 0, "overrides": 0}, "preempt-evict-sjf", "vllm", ""),
         ({"decisions": 0, "overrides": 0, "admissions": 0}, "preempt-evict-sjf", "vllm", "never called"),
+        ({"decisions": 0, "session_drops": 4}, "queueing-floor", "vllm", ""),
+        ({"decisions": 0, "session_drops": 0}, "queueing-floor", "vllm", "never called"),
     ],
 )
 def test_a_claim_needs_a_policy_that_was_in_charge(

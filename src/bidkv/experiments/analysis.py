@@ -329,7 +329,7 @@ def idle_reason(plan: ExperimentPlan, label: str, runs: Sequence[StoredRun]) -> 
     total = {name: sum(c.get(name, 0) for c in counters) for name in counters[0]}
     if total.get("failures", 0):
         return f"the policy failed {total['failures']} times and the engine went on alone"
-    if admits and total.get("admissions", 0):
+    if (admits and total.get("admissions", 0)) or total.get("session_drops", 0):
         return ""
     if not total.get("decisions", 0):
         return "the policy was never called"
