@@ -11,6 +11,7 @@ from bidkv.policy.own.sessions import Sessions
 from bidkv.profiles import load_profile
 from bidkv.protocol import Session, SessionArrivals, Turn, WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate, simulate_sessions
+from bidkv.simulator.state import EngineState
 
 
 def _lives(records: object) -> list[tuple[object, ...]]:
@@ -60,6 +61,25 @@ def test_keeps_residents_where_the_engine_thrashes() -> None:
     assert ours.notes["control"]["session_failures"] == ours.notes["control"]["failures"] == 0
     assert ours.notes["control"]["completions"] == 160
     assert ours.totals.scheduled_tokens < 0.7 * own.totals.scheduled_tokens
+
+
+def test_is_fair_where_a_lost_past_costs_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a KV connector that brings every past back: nobody waits for room, and nothing is dropped."""
+    monkeypatch.setattr(EngineState, "lost_past_price", 0.1)
+    fair, ours = (
+        simulate_sessions(
+            _agents(20, 8),
+            SessionArrivals.at_once(),
+            resolve(name),
+            _CONFIG,
+            _PROFILE,
+            backend="python",
+            tells_ends=False,  # blocks of a session that is told to be over are reused first, here too
+        )
+        for name in ("fair", "sessions")
+    )
+    assert _lives(ours.records) == _lives(fair.records)
+    assert ours.notes["control"]["session_drops"] == ours.notes["control"]["failures"] == 0
 
 
 def test_the_oldest_session_is_first_among_cold_ones() -> None:

@@ -74,6 +74,7 @@ class Worker:
         self._scheduler = scheduler
         self._clock = clock
         self.lengths = lengths
+        self._takes_s = 0.0
         self._made: Counter[str] = Counter()
         self._output: ModelRunnerOutput | None = None
         self.preempted: list[str] = []
@@ -88,9 +89,14 @@ class Worker:
         self.preempted.clear()
         self.note(step, output)
         positions = {request_id: i for i, request_id in enumerate(request_ids)}
+        connector = self._scheduler.connector
         self._output = ModelRunnerOutput(
-            req_ids=request_ids, req_id_to_index=positions, sampled_token_ids=sampled
+            req_ids=request_ids,
+            req_id_to_index=positions,
+            sampled_token_ids=sampled,
+            kv_connector_output=None if connector is None else connector.step_output(),
         )
+        self._takes_s = self.measure_s(output)
         return _Future(self._output, self._wait)
 
     def sample_tokens(self, grammar: object, *, non_block: bool) -> _Future:
@@ -110,13 +116,17 @@ class Worker:
         """Remember a step at the moment it was scheduled."""
         raise NotImplementedError
 
+    def measure_s(self, output: SchedulerOutput) -> float:
+        """Return the seconds that a step takes."""
+        return 1.0
+
     def first_token(self, request_id: str) -> int:
         """Return a number below the tokens of an answer, which count up from it."""
         return 20_000_000
 
     def _wait(self) -> None:
         if not self.idle:
-            self._clock.now_s += 1.0
+            self._clock.now_s += self._takes_s
 
 
 class _ServingWorker(Worker):

@@ -7,6 +7,7 @@ request may be kept from the pool while they are "sent". Set in `kv_connector_ex
     load_steps: steps a load takes; 0 loads within the step.
     fail_every: of so many loads one fails; 0: none.
     send_steps: steps for which a finished request's blocks are pinned.
+    forgets: 1: it keeps nothing, so nothing is ever loaded.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class RemoteStore(KVConnectorBase_V1):
         self._load_steps = options.get("load_steps", 2)
         self._fail_every = options.get("fail_every", 0)
         self._send_steps = options.get("send_steps", 0)
+        self._forgets = bool(options.get("forgets", 0))
         self._size = vllm_config.cache_config.block_size
         self._stored: set[bytes] = set()
         self._live: dict[str, Any] = {}
@@ -79,7 +81,8 @@ class RemoteStore(KVConnectorBase_V1):
         for request_id, tokens in scheduler_output.num_scheduled_tokens.items():
             request = self._live[request_id]
             computed = (request.num_computed_tokens + tokens) // self._size
-            self._stored.update(request.block_hashes[:computed])
+            if not self._forgets:
+                self._stored.update(request.block_hashes[:computed])
         return KVConnectorMetadata()
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, None]:

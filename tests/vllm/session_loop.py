@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from unittest.mock import patch
 
@@ -157,13 +158,19 @@ def _random_session(
 class _Worker(Worker):
     """Notes what every step did."""
 
-    def __init__(self, scheduler: Any, clock: SecondClock, run: Run) -> None:
+    def __init__(
+        self, scheduler: Any, clock: SecondClock, run: Run, step_s: Callable[[SchedulerOutput], float]
+    ) -> None:
         super().__init__(scheduler, clock, {})
         self._run = run
+        self._step_s = step_s
         self.answers: dict[str, int] = {}
 
     def first_token(self, request_id: str) -> int:
         return self.answers[request_id]
+
+    def measure_s(self, output: SchedulerOutput) -> float:
+        return self._step_s(output)
 
     def note(self, step: Step, output: SchedulerOutput) -> None:
         self._run.steps.append(step)
@@ -221,19 +228,36 @@ class _Client:
         return turn, len(request.output_token_ids)
 
 
-def serve_sessions(session_case: SessionCase, policy: str | None, *, asynchronous: bool) -> Run:
-    """Serve sessions by the real engine core: plain vLLM's scheduler, or the adapter's under a policy."""
+def serve_sessions(
+    session_case: SessionCase,
+    policy: str | None,
+    *,
+    asynchronous: bool,
+    engine: Mapping[str, Any] | None = None,
+    step_s: Callable[[SchedulerOutput], float] = lambda _: 1.0,
+    watch: Callable[[Any], None] | None = None,
+) -> Run:
+    """Serve sessions by the real engine core: plain vLLM's scheduler, or the adapter's under a policy.
+
+    Args:
+        session_case: the engine and the sessions.
+        policy: by its name; None: plain vLLM.
+        asynchronous: whether steps are scheduled ahead of the outputs.
+        engine: further settings for `build_scheduler`.
+        step_s: seconds that a step takes.
+        watch: called with the scheduler at the end.
+    """
     case = session_case.case
     base = AsyncScheduler if asynchronous else Scheduler
     if policy is None:
-        scheduler, clock = build_scheduler(case.shape, base), SecondClock()
+        scheduler, clock = build_scheduler(case.shape, base, **engine or {}), SecondClock()
     else:
-        scheduler = build_ours(case, policy, base)
+        scheduler = build_ours(case, policy, base, engine=engine)
         clock = scheduler.bidkv_clock
     run = Run()
     if policy is not None:
         run.note_drops(scheduler.bidkv.controller)
-    worker = _Worker(scheduler, clock, run)
+    worker = _Worker(scheduler, clock, run, step_s)
     core: Any = _core(scheduler, worker)
     step = core.step_with_batch_queue if asynchronous else core.step
     preempt = scheduler._preempt_request
@@ -283,6 +307,8 @@ def serve_sessions(session_case: SessionCase, policy: str | None, *, asynchronou
                 leave(output.request_id, completed=True)
     free = scheduler.kv_cache_manager.block_pool.get_num_free_blocks()
     assert free == case.shape.num_blocks - 1, f"case {case.seed}: blocks lost"
+    if watch is not None:
+        watch(scheduler)
     return run
 
 

@@ -93,10 +93,12 @@ def test_while_a_transfer_is_about_to_free_blocks_nobody_is_named():
     assert not any(step.preempted for step in steps[::2])
 
 
-def test_sessions_are_left_to_vllm():
-    """What a connector can bring back is not worth what retention pays for it."""
+def test_where_requests_go_on_to_another_engine_sessions_are_left_to_vllm():
+    """Their blocks are pinned while they are sent, and their next turn may come to any engine."""
     case = random_case(2, prefix_caching=True)
-    _, scheduler = run_ours(case, "sessions", engine={"kv_transfer": remote_store(load_steps=2)})
+    settings = remote_store(load_steps=2)
+    settings.kv_role = "kv_producer"
+    _, scheduler = run_ours(case, "sessions", engine={"kv_transfer": settings})
     engine, counters = scheduler.bidkv.glue.engine, scheduler.bidkv.controller.counters
     assert engine.sessions is engine.cache is None
     assert counters.session_drops == counters.failures == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from tests.support import FakeClock, FakeEngine
 from tests.vllm.cases import random_case
@@ -47,6 +49,45 @@ def test_the_price_is_that_of_computing_until_enough_came_back():
 
 def test_what_is_loaded_within_a_step_is_priced_as_computed():
     assert priced(0.0, 1000, loads=False) == 1.0
+
+
+def past_priced(took_s: float, ready_tokens: int, returns: int = LEAST_RETURNS) -> float:
+    """The price after some turns came back, 200 of their 1,000 tokens cached; 10 blocks of 16 tokens.
+
+    A step takes 10 ms and all of it is fixed; a token takes 1 ms. So holding a load for 0.16 s costs a token.
+    """
+    clock = FakeClock()
+    price = RestorePrice(clock)
+    engine = FakeEngine([], num_blocks=10)
+    session = SimpleNamespace(context_tokens=1009, num_turns=2, cached_blocks=12)
+    for turn in range(returns):
+        request = SimpleNamespace(num_prompt_tokens=1100, turn=turn)
+        price.comes_back(id(request), session, request.num_prompt_tokens, engine)
+        price.loads(id(request))
+        clock.now_s += took_s
+        price._prices.token_s = 1e-3
+        price.returned(id(request), ready_tokens, engine)
+    assert price.num_lost_pasts == returns
+    assert price.lost_token_price == 1.0
+    return price.lost_past_price
+
+
+@pytest.mark.parametrize(
+    ("took_s", "ready_tokens", "expected"),
+    [
+        (0.0, 1008, 0.0),  # all is loaded at once
+        (0.04, 1008, 0.25),
+        (0.04, 600, 0.625),  # half of what was lost is loaded
+        (0.0, 192, 1.0),  # nothing is
+        (9.0, 1008, 1.0),  # never above the cost of computing it
+    ],
+)
+def test_a_lost_past_costs_the_memory_that_its_load_holds(took_s, ready_tokens, expected):
+    assert past_priced(took_s, ready_tokens) == pytest.approx(expected)
+
+
+def test_a_lost_past_is_free_until_enough_came_back():
+    assert past_priced(9.0, 0, LEAST_RETURNS - 1) == 0.0
 
 
 def test_requests_that_leave_are_forgotten():

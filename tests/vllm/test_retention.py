@@ -277,7 +277,10 @@ def test_caches_that_are_not_understood_are_left_alone():
     scheduler: Any = build_scheduler(SHAPE)
     assert read_unsupported_cache(scheduler) is None
     scheduler.connector = object()
-    assert "connector" in str(read_unsupported_cache(scheduler))
+    scheduler.vllm_config.kv_transfer_config = SimpleNamespace(kv_role="kv_consumer")
+    assert "another engine" in str(read_unsupported_cache(scheduler))
+    scheduler.vllm_config.kv_transfer_config.kv_role = "kv_both"
+    assert read_unsupported_cache(scheduler) is None
     scheduler.connector = None
     managers = scheduler.kv_cache_manager.coordinator.single_type_managers
     scheduler.kv_cache_manager.coordinator.single_type_managers = (*managers, *managers)

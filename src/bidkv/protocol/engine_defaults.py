@@ -15,6 +15,7 @@ class EngineViewDefaults:
     most_preemptions: int | None = None
     blocks_per_growth: int = 1
     lost_token_price: float = 1.0
+    lost_past_price: float = 1.0
 
     def preemptable(self, running: Sequence[RequestView]) -> Sequence[RequestView]:
         """Return `running`: every request gives its blocks up at once."""

@@ -57,6 +57,13 @@ class EngineView(Protocol):
         """What a token that a preemption loses costs to bring back, in computed tokens; at most 1."""
 
     @property
+    def lost_past_price(self) -> float:
+        """What a token of a session's past costs once it is evicted, in computed tokens; at most 1.
+
+        Below 1 where something beside the prefix cache brings pasts back, such as host memory.
+        """
+
+    @property
     def free_blocks(self) -> int:
         """KV blocks that no request holds now, cached ones included."""
 

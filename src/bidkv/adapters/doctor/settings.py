@@ -62,7 +62,8 @@ def examine_sessions(policy: Policy, engines: Collection[str]) -> list[Finding]:
     if "vllm" in engines:
         text = (
             "vLLM: told by bidkv_session_id in vllm_xargs or by vLLM's own session_id, else found by the "
-            "past that a request repeats; needs prefix caching, one group of KV cache, and no KV connector"
+            "past that a request repeats; needs prefix caching, one group of KV cache, and no KV connector "
+            "between engines"
         )
         findings.append(Finding("sessions", Status.OK, text))
     if "sglang" in engines:

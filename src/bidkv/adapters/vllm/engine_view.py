@@ -96,6 +96,11 @@ class VllmEngineView(EngineViewDefaults):
         """What a lost token costs, in computed tokens; below 1 where a KV connector loads it."""
         return 1.0 if self.restoring is None else self.restoring.lost_token_price
 
+    @property
+    def lost_past_price(self) -> float:  # type: ignore[override]
+        """What a lost token of a session's past costs; below 1 where a KV connector loads it."""
+        return 1.0 if self.restoring is None else self.restoring.lost_past_price
+
     def _gave_up_blocks(self, view: VllmRequest) -> None:
         if self._sharing is not None:
             self._sharing.left(view)

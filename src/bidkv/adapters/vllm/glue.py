@@ -304,7 +304,12 @@ class VllmGlue:
     @_guarded
     def arrived(self, request: Any) -> None:
         """`request` waits: new, or a streaming session's next turn."""
-        self.controller.on_arrival(self.engine.get_view(request), self.engine)
+        engine, view = self.engine, self.engine.get_view(request)
+        self.controller.on_arrival(view, engine)
+        if engine.restoring is not None and engine.sessions is not None:
+            session = engine.sessions.session_for(view)
+            if session is not None:
+                engine.restoring.comes_back(request, session, view.num_prompt_tokens, engine)
 
     @_guarded
     def about_to_preempt(self, request: Any) -> None:

@@ -135,8 +135,8 @@ def read_unsupported_cache(scheduler: Any) -> str | None:
     kind = type(managers[0]).__name__
     if kind != "FullAttentionManager":
         return f"the model's KV cache is managed by {kind}"
-    if scheduler.connector is not None:
-        return "a KV connector can bring evicted blocks back"
+    if scheduler.connector is not None and scheduler.vllm_config.kv_transfer_config.kv_role != "kv_both":
+        return "a KV connector hands requests over to another engine"
     if managers[0].block_size != scheduler.block_size:
         return f"a cache block has {managers[0].block_size} tokens, the scheduler's {scheduler.block_size}"
     return None

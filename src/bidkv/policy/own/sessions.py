@@ -22,6 +22,9 @@ _MOST_DROPS_AT_ONCE = 64
 _GROWTH_WEIGHT = 0.02
 _RESIDENT_SHARE = 0.5
 """A turn is resident if at least this share of its session's past is cached."""
+_LEAST_LOSS = 0.5
+"""Least price of a lost past at which sessions are kept. Below it something brings most pasts back, and a
+turn that waits for room costs more than a lost past."""
 
 
 class Sessions(Fair):
@@ -37,7 +40,9 @@ class Sessions(Fair):
     of memory are dropped, and only if a cold turn fits afterwards. The price is what one more running request
     is worth: it shares the fixed time of a step.
 
-    Without requests that belong to a session every decision is that of `fair`.
+    Without requests that belong to a session every decision is that of `fair`. So is it where a lost past is
+    cheap, because something beside the prefix cache brings it back (`EngineView.lost_past_price`): then every
+    turn is taken for a resident one and no session is dropped.
 
     Bound: while a cold turn is first, at most `most_passes` other cold turns and at most
     `patience` * (1 + resident sessions) resident turns enter before it. After that only preempted requests
@@ -154,13 +159,15 @@ class Sessions(Fair):
 
         One more running request shares the fixed part of a step with the others. Per token of memory and
         second that is worth (fixed step time / mean step time) / (tokens held by running requests) seconds of
-        machine time; a return saves the recompute of each token. Infinite while nothing runs.
+        machine time; a return saves the recompute of each token, or what takes its place. Infinite while
+        nothing runs or nothing is lost.
         """
-        return self.costs.memory_price() if engine.num_running else inf
+        loss = engine.lost_past_price
+        return self.costs.memory_price() / loss if engine.num_running and loss > 0 else inf
 
     def _plan_drops(self, engine: EngineView) -> list[SessionView]:
         sessions = engine.sessions
-        if sessions is None or not sessions.in_use:
+        if sessions is None or not sessions.in_use or (_is_loss_cheap(engine) and not self._cold):
             return []
         free = engine.free_blocks
         # What the coming step may take, so that the engine's LRU never reaches a session that is kept.
@@ -286,7 +293,8 @@ class Sessions(Fair):
             self._idle.discard(session)
         past = min(session.context_tokens, request.num_prompt_tokens)
         cached = session.cached_blocks * engine.block_size
-        if session.num_turns > 1 and cached >= _RESIDENT_SHARE * past:
+        is_resident = session.num_turns > 1 and cached >= _RESIDENT_SHARE * past
+        if is_resident or _is_loss_cheap(engine):
             super().on_arrival(request, engine)
             self._resident_live.add(request.request_id)
             return
@@ -347,3 +355,8 @@ class Sessions(Fair):
         if known is not None and known.since_s is not None:
             self.retention.forget(known.kind, known.since_s)
         self._idle.discard(session)
+
+
+def _is_loss_cheap(engine: EngineView) -> bool:
+    """Return whether a lost past is brought back for less than it is worth to keep it."""
+    return engine.lost_past_price < _LEAST_LOSS

@@ -108,7 +108,7 @@ class KernelView:
     def __init__(self, config: EngineConfig, kernel: Kernel, feed: Feed, *, tells_sessions: bool) -> None:
         self.block_size = config.block_size
         self.blocks_per_growth = 1
-        self.lost_token_price = 1.0
+        self.lost_token_price = self.lost_past_price = 1.0
         self.num_blocks = config.usable_blocks
         self.max_num_seqs = config.max_num_seqs
         self.max_num_batched_tokens = config.max_num_batched_tokens
