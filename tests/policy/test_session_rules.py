@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from unittest.mock import patch
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.support import FakeEngine, FakeRequest
 
 from bidkv.control import Controller
@@ -273,6 +276,20 @@ def test_time_to_live_covers_the_gaps_that_pay() -> None:
     assert policy._time_to_live_s(_view("a", 0.0), engine) == 1.0
     policy._mean_wait_s = 1e4
     assert policy._time_to_live_s(_view("a", 0.0), engine) == 500.0
+
+
+@given(gaps=st.lists(st.floats(0.0, 1000.0), max_size=30), idle_s=st.floats(0.0, 1000.0))
+@settings(deadline=None)
+def test_the_time_left_is_the_mean_of_the_latest_gaps_that_are_longer(
+    gaps: list[float], idle_s: float
+) -> None:
+    policy = ReusePrediction()
+    with patch("bidkv.policy.published.session_retention._MOST_GAPS", 8):
+        for number, gap_s in enumerate(gaps, 1):
+            policy._gaps.add(gap_s)
+            longer = [gap - idle_s for gap in gaps[max(0, number - 8) : number] if gap > idle_s]
+            expected = sum(longer) / len(longer) if longer else max(idle_s, 1.0)
+            assert policy._gaps.mean_beyond(idle_s) == pytest.approx(expected, abs=1e-6)
 
 
 def test_reuse_prediction_drops_the_one_that_returns_last() -> None:

@@ -58,7 +58,7 @@ class KvTtl(Policy):
 
     At the end of a turn the time to live is the tau that maximizes P(gap <= tau) * benefit - tau * cost. The
     benefit of a hit is the time to compute the past again and the mean time that a turn whose past is gone
-    waits; the cost is the session's share of the memory, per second, times the turns that wait for memory.
+    waits; the cost is the session's share of the memory, per second, times the turns that wait, at least one.
     P is the distribution of the gaps seen, an exponential one with a mean of 1 s before 20 were. Preempted
     requests enter first, then turns whose KV is pinned, then the others in the order in which their sessions
     first came; these need memory that is not pinned. If nothing runs and the first one does not fit, pinned
@@ -192,9 +192,9 @@ class KvTtl(Policy):
 class ReusePrediction(Policy):
     """`reuse-prediction`: the idle session predicted to come back last loses its KV first.
 
-    The prediction is the client's hint where there is one, and the mean time left of the gaps longer than the
-    session has been idle. Turns enter with the largest cached share of their prompt first, of equals the
-    older one; nothing is held back for idle sessions.
+    The prediction is the client's hint until its time is over, and else the mean time left of the gaps longer
+    than the session has been idle. Turns enter with the largest cached share of their prompt first, as it was
+    when they began to wait, of equals the older one; nothing is held back for idle sessions.
 
     Source: CacheWise, arXiv 2606.16824: prefix-aware scheduling with eviction by predicted reuse. It predicts
     from the metadata of tool calls, which an engine is not told; the gap and the client's hint stand for
