@@ -37,7 +37,7 @@ for version in "${versions[@]}"; do
   tests=(tests/sglang/test_versions.py)
   case "$version" in
     0.5.1[0-9]* | 0.5.2[01]*) ;;
-    *) tests+=(tests/sglang/test_retraction.py tests/sglang/test_admission.py) ;;
+    *) tests+=(tests/sglang/test_retraction.py tests/sglang/test_admission.py tests/sglang/test_self_test.py) ;;
   esac
   # 0.5.22 answers an abort over a channel that these tests' scheduler without a server does not have.
   [[ "$version" != 0.5.22 ]] || tests+=(--deselect

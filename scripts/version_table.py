@@ -25,7 +25,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
         "test_the_self_test_passes",
         "test_retention",
     ),
-    "sglang": ("test_retraction", "test_admission"),
+    "sglang": ("test_retraction", "test_admission", "test_self_test"),
 }
 """By engine: what the name of a test, with its module's, holds that counts for a column after the version."""
 

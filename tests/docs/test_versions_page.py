@@ -61,7 +61,7 @@ def test_what_a_version_of_sglang_lacks_is_named(tmp_path):
         tmp_path, "sglang-0.5.20.xml", case("test_hooks", module="tests.sglang.test_versions", inside=lacks)
     )
     assert read_row("sglang", path) == [
-        "0.5.20", "scheduler.Scheduler.step", "not run", "not run", "off, one warning",
+        "0.5.20", "scheduler.Scheduler.step", "not run", "not run", "not run", "off, one warning",
     ]  # fmt: skip
 
 

@@ -7,8 +7,11 @@ mean something else; so the parameters are compared by name and order when the p
 from __future__ import annotations
 
 import inspect
+import operator
 import pkgutil
+import re
 from collections.abc import Iterable
+from typing import Any
 
 _MANAGERS = "sglang.srt.managers"
 SCHEDULER = f"{_MANAGERS}.scheduler.Scheduler"
@@ -18,6 +21,32 @@ RETRACTION_ORDER = f"{BATCH}._get_decode_retraction_order"
 _TREE = "sglang.srt.mem_cache.base_prefix_cache.BasePrefixCache"
 REQUIRED = (f"{_TREE}.lock", f"{_TREE}.unlock", f"{SCHEDULER}.collect_inflight_reqs")
 """What the adapter calls besides its targets; in a version of SGLang that lacks it every decision fails."""
+
+NEWEST = "0.5.23"
+"""The newest version on which the adapter was proven against the engine itself."""
+
+_READ = (
+    "waiting_queue",
+    "running_batch.reqs",
+    "running_batch.new_tokens_required_next_decode",
+    "chunked_req",
+    "tree_cache.supports_prefix_sharing",
+    "token_to_kv_pool_allocator.available_size",
+    "page_size",
+    "max_running_requests",
+    "max_req_len",
+    "max_total_num_tokens",
+    "chunked_prefill_size",
+    "max_prefill_tokens",
+    "enable_priority_scheduling",
+    "schedule_low_priority_values_first",
+    "grammar_manager.grammar_queue",
+    "disaggregation_mode.name",
+    "dllm_config",
+    "dp_tp_group.rank_in_group",
+    "dp_tp_group.world_size",
+)
+"""What the adapter reads of a scheduler that is fully made."""
 
 _REST = "..."
 _PARAMETERS = {
@@ -52,6 +81,27 @@ def find_unexpected(paths: Iterable[str]) -> list[str]:
             for path in changed
         ),
     ]
+
+
+def find_unexpected_scheduler(scheduler: Any) -> str | None:
+    """Return the first thing that a scheduler lacks and the adapter reads, or None."""
+    for path in _READ:
+        try:
+            operator.attrgetter(path)(scheduler)
+        except AttributeError:
+            return f"the scheduler has no {path}"
+    return None
+
+
+def is_newer(version: str) -> bool:
+    """Whether a version of SGLang is newer than :data:`NEWEST`; one without a number is not.
+
+    >>> is_newer("0.5.24rc1"), is_newer("0.6"), is_newer("0.5.23.post1"), is_newer("0.5.9"), is_newer("dev")
+    (True, True, False, False, False)
+    """
+    found = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?", version)
+    newest = tuple(int(part) for part in NEWEST.split("."))
+    return found is not None and tuple(int(part or 0) for part in found.groups()) > newest
 
 
 def unresolved(paths: Iterable[str]) -> list[str]:

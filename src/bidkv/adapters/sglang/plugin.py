@@ -1,7 +1,8 @@
 """The `sglang.srt.plugins` entry point: SGLang calls `register` once in each of its processes.
 
 SGLang logs and swallows what a plugin raises, and hooks that cannot be applied. So each new scheduler is
-checked for every hook. When one is not in place, SGLang is left alone, with a warning and a metric.
+checked for every hook, and the test at start runs. When one is not in place, or the test fails, SGLang is
+left alone, with a warning and a metric.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from bidkv.adapters.environment import Environment, read_strategy_environment
 from bidkv.adapters.sglang.expectations import find_unexpected
 from bidkv.adapters.sglang.glue import SglangGlue
 from bidkv.adapters.sglang.hooks import Hooks
+from bidkv.adapters.sglang.self_test import find_mismatch
 from bidkv.adapters.sglang.service import SglangService
 
 logger = logging.getLogger("bidkv")
@@ -63,7 +65,16 @@ class Plugin:
         self.hooks.register()
 
     def _attach(self, scheduler: Any) -> SglangGlue | None:
-        self.service = SglangService(scheduler, self._environment, self.hooks.missing())
+        missing = self.hooks.missing()
+        problem = None if missing else find_mismatch(scheduler, self.hooks)
+        try:
+            self.service = SglangService(scheduler, self._environment, missing, problem)
+        except AttributeError:
+            if problem is None:
+                raise
+            # What an operator would see of it needs what this scheduler lacks.
+            logger.warning("bidkv: stays off, SGLang keeps its own rules: %s", problem)
+            return None
         return self.service.glue
 
     def _dropped(self) -> None:

@@ -12,6 +12,7 @@ from bidkv.adapters.engine_number import number_engine
 from bidkv.adapters.environment import Environment
 from bidkv.adapters.service import EngineService
 from bidkv.adapters.sglang.engine_view import SglangEngineView
+from bidkv.adapters.sglang.expectations import NEWEST, is_newer
 from bidkv.adapters.sglang.glue import SglangGlue
 from bidkv.adapters.sglang.ranks import BroadcastClock, Message, SyncedClock, poll_nothing
 from bidkv.control import DEFAULT_TIME_BUDGET_S
@@ -28,6 +29,7 @@ class SglangService(EngineService):
         scheduler: SGLang's `Scheduler`, fully made.
         environment: what the operator asks for; `strategy` is set.
         missing_hooks: targets that do not lead through our hooks; with any, SGLang is left alone.
+        problem: what the test at start found; with it SGLang is left alone.
         clock: seconds, monotonic.
 
     Attributes:
@@ -40,17 +42,19 @@ class SglangService(EngineService):
         scheduler: Any,
         environment: Environment,
         missing_hooks: Sequence[str] = (),
+        problem: str | None = None,
+        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._scheduler = scheduler
         self._next_look_s = clock()
         self._last_look = {"free_blocks": 0, "running_requests": 0, "waiting_requests": 0}
-        self._in_place = not missing_hooks
+        self._in_place = not missing_hooks and problem is None
         self._num_failures = 0
         reason = (
             f"these hooks are not in place: {', '.join(missing_hooks)}"
             if missing_hooks
-            else _read_unsupported(scheduler)
+            else problem or _read_unsupported(scheduler)
         )
         leads, size = _read_rank(scheduler)
         environment, self._number = number_engine(scheduler, environment, _read_data_parallel_rank())
@@ -80,6 +84,7 @@ class SglangService(EngineService):
             self.glue = SglangGlue(scheduler, self.engine, self.controller, on_arrival=self._synced.arrived)
             self.glue.on_pass = self._pass_ended
             self._say_in_charge(type(scheduler).__name__)
+            _say_newer()
             if self.glue.no_retention is not None:
                 # A missed chance under a policy that drops idle sessions, a remark under any other.
                 level = logging.WARNING if self.controller.policy.drops_idle else logging.INFO
@@ -146,6 +151,18 @@ class SglangService(EngineService):
             "waiting_requests": lambda: self._last_look["waiting_requests"],
             "floor_blocks": lambda: self.controller.last_reserve_blocks or 0,
         }
+
+
+def _say_newer() -> None:
+    """Warn of a version of SGLang that is newer than all on which the adapter was proven."""
+    from sglang import __version__ as version
+
+    if is_newer(str(version)):
+        logger.warning(
+            "bidkv: SGLang %s is newer than %s, the newest this was proven on; its self-test passed",
+            version,
+            NEWEST,
+        )
 
 
 def _read_unsupported(scheduler: Any) -> str | None:
