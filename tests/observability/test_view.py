@@ -106,6 +106,14 @@ def test_sessions_and_a_thrashing_prefix_cache() -> None:
     assert ("prefix cache", "bad") not in [(name, mood) for name, _, mood in rows(well, before)]
 
 
+def test_a_policy_whose_retention_cannot_be_carried_out_is_told_of() -> None:
+    told = sessions_page(told=7)
+    for unavailable in (0, 1):
+        now = parse_samples([told + f"bidkv_retention_unavailable {unavailable}\n"], 0.0)
+        (row,) = (row for row in rows(now, now) if row[0] == "sessions")
+        assert ("cannot be told" in row[1]) == (row[2] == "bad") == bool(unavailable)
+
+
 def test_without_sessions_nothing_is_said_of_them() -> None:
     quiet = parse_samples([sessions_page()], 0.0)
     assert not {"sessions", "prefix cache", "retention"} & set(view(quiet, quiet))

@@ -23,7 +23,7 @@ from bidkv.adapters.sglang.expectations import RETRACTION_ORDER, unresolved
 from bidkv.adapters.sglang.hooks import Hooks
 from bidkv.adapters.sglang.service import SglangService
 from bidkv.observability.watchdog import Watchdog
-from bidkv.policy import PolicySpecError
+from bidkv.policy import PolicySpecError, resolve
 from bidkv.protocol.policy import Policy
 from workloads import random_requests, run_with_arrivals
 
@@ -240,6 +240,26 @@ def test_waves_of_retraction_are_a_limit_cycle(hooks, tokens, cycling):
         service.metrics.close()
     assert (metrics["bidkv_preemptions_by_policy_total"] > 0) == cycling
     assert metrics["bidkv_limit_cycle"] == cycling
+
+
+@pytest.mark.parametrize(("tree", "unavailable"), [("unified-rust", 1), ("unified-python", 0)])
+def test_metrics_say_whether_sessions_can_be_kept_and_count_them_under_any_policy(hooks, tree, unavailable):
+    environment = Environment(strategy="sessions", metrics_port=_free_port())
+    scheduler = ModelFreeScheduler(tokens=4000, tree=tree, page_size=16)
+    service = SglangService(scheduler, environment)
+    hooks.glue = service.glue
+    try:
+        before = _metrics(environment.metrics_port)["bidkv_retention_unavailable"]
+        service.controller.switch(resolve("fair"))
+        for turn in range(3):
+            scheduler.submit(make_req(f"r{turn}", list(range(3, 103 + 40 * turn)), 4))
+            scheduler.run()
+        after = _metrics(environment.metrics_port)
+    finally:
+        service.metrics.close()
+    assert before == unavailable
+    assert after["bidkv_retention_unavailable"] == 0  # `fair` keeps none
+    assert after["bidkv_turns_found_total"] == (0 if unavailable else 2)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -25,6 +25,7 @@ HELP = {
     "sessions_resident": "Sessions whose past is in memory: the idle ones and those with a running turn.",
     "sessions_waiting": "Turns that wait to enter.",
     "session_blocks_retained": "Cached KV blocks that a session would use again; no request holds them.",
+    "retention_unavailable": "1 while the policy keeps sessions and this engine's cache cannot be told to.",
     "retention_price": "What holding the memory of an idle session costs, in returns per second.",
     "retention_index": "What the idle session that would be dropped next is worth, in returns per second.",
     "turns_told": "Arrivals whose client named a session.",
@@ -99,6 +100,7 @@ def make_session_readers(
         "turns_told", "turns_found", "prompt_tokens", "prefix_hit_tokens", "lost_prefix_tokens",
     )  # fmt: skip
     return {
+        "retention_unavailable": lambda: float(controller.policy.drops_idle and controller.sessions is None),
         **{name: partial(read, name) for name in books},
         **{metric: partial(read_policy, name) for name, metric in POLICY_FIGURES.items()},
     }

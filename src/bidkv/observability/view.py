@@ -84,6 +84,9 @@ def _load(now: Samples, before: Samples) -> list[Row]:
 
 
 def _sessions(now: Samples, before: Samples) -> list[Row]:
+    if now.get("bidkv_retention_unavailable"):
+        text = "the policy keeps sessions, but this engine's cache cannot be told to; its log says why"
+        return [("sessions", text, "bad")]
     told, found_turns = now.get("bidkv_turns_told_total"), now.get("bidkv_turns_found_total")
     if told is None or found_turns is None or not told + found_turns:
         return []

@@ -29,6 +29,8 @@ class SglangGlue:
         engine: its view.
         controller: asks the policy.
         on_arrival: called when a request has arrived, before the controller is told, or None.
+        watches_sessions: whether sessions that no client names are found under every policy, for metrics;
+            else only under a policy that drops idle ones.
 
     Attributes:
         on_pass: called at the end of every scheduling pass with whether it made a batch, or None.
@@ -43,6 +45,7 @@ class SglangGlue:
         controller: Controller,
         *,
         on_arrival: Callable[[], None] | None = None,
+        watches_sessions: bool = False,
     ) -> None:
         self.scheduler = scheduler
         self.engine = engine
@@ -55,7 +58,7 @@ class SglangGlue:
         self.no_retention = read_unsupported_cache(scheduler)
         if self.no_retention is None:
             engine.cache = cache = SglangPrefixCache(scheduler)
-            engine.sessions = controller.track_sessions(cache, find_by_prefix=None)
+            engine.sessions = controller.track_sessions(cache, find_by_prefix=watches_sessions or None)
 
     # --- events ----------------------------------------------------------------------------------
     def queued(self, req: Any) -> None:

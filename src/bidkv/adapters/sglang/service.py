@@ -81,7 +81,14 @@ class SglangService(EngineService):
         self.engine = SglangEngineView(scheduler, self._synced.now_s)
         self.glue: SglangGlue | None = None
         if reason is None:
-            self.glue = SglangGlue(scheduler, self.engine, self.controller, on_arrival=self._synced.arrived)
+            self.glue = SglangGlue(
+                scheduler,
+                self.engine,
+                self.controller,
+                on_arrival=self._synced.arrived,
+                # On every rank alike, although one exports: their books must not differ.
+                watches_sessions=environment.metrics_port is not None,
+            )
             self.glue.on_pass = self._pass_ended
             self._say_in_charge(type(scheduler).__name__)
             _say_newer()
