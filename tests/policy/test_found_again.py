@@ -10,6 +10,8 @@ from tests.support import FakeEngine, FakeRequest
 
 from bidkv.policy import resolve
 from bidkv.policy.own.fair import Fair
+from bidkv.policy.own.fast import Fast
+from bidkv.policy.own.reserving import ReservingPolicy
 from bidkv.policy.own.sessions import Sessions
 from bidkv.policy.parts.found_again import MOSTLY
 from bidkv.profiles import DEFAULT_PROFILE, load_profile
@@ -21,13 +23,13 @@ from bidkv.workloads.families import FAMILIES
 LOST = 320
 
 
-def preempt(policy: Fair, engine: FakeEngine, request: FakeRequest) -> None:
+def preempt(policy: ReservingPolicy, engine: FakeEngine, request: FakeRequest) -> None:
     engine.running.remove(request)
     engine.queue.insert(0, request)
     policy.on_preempt(request, LOST, engine)
 
 
-def come_back(policy: Fair, engine: FakeEngine, request: FakeRequest, found: int) -> None:
+def come_back(policy: ReservingPolicy, engine: FakeEngine, request: FakeRequest, found: int) -> None:
     engine.queue.remove(request)
     engine.running.append(request)
     request.num_cached_tokens = found
@@ -35,8 +37,13 @@ def come_back(policy: Fair, engine: FakeEngine, request: FakeRequest, found: int
 
 
 def experienced(
-    found: int, returns: int = 8, *, policy: Fair | None = None, session_id: str = "", caching: bool = True
-) -> tuple[Fair, FakeEngine, list[FakeRequest]]:
+    found: int,
+    returns: int = 8,
+    *,
+    policy: ReservingPolicy | None = None,
+    session_id: str = "",
+    caching: bool = True,
+) -> tuple[ReservingPolicy, FakeEngine, list[FakeRequest]]:
     """A policy that saw requests come back with `found` of their 320 lost tokens cached."""
     policy = Fair() if policy is None else policy
     engine = FakeEngine(free_blocks=1000, num_blocks=1000, prefix_caching=caching)
@@ -125,6 +132,23 @@ def test_sessions_learns_from_requests_without_a_session_as_fair_does() -> None:
     assert policy.found.mostly
     policy, _, _ = experienced(LOST, policy=Sessions(), session_id="a session")
     assert not policy.found.mostly
+
+
+def test_where_most_is_found_again_fast_keeps_the_order_of_fair() -> None:
+    policy, engine, (old, middle, _) = experienced(LOST, policy=Fast())
+    assert isinstance(policy, Fast)
+    policy.remaining.num_finished = 10**9
+    for member in (old, middle):
+        preempt(policy, engine, member)
+    engine.free_blocks = 100
+    assert policy.select_next(engine) is middle  # 200 blocks: it does not fit, and nothing passes it
+    come_back(policy, engine, middle, LOST)
+    assert policy.select_next(engine) is old
+    cheap, dear = (FakeRequest(name, num_prompt_tokens=prompt) for name, prompt in (("c", 16), ("d", 16_000)))
+    for arrival in (dear, cheap):
+        engine.queue.append(arrival)
+        policy.on_arrival(arrival, engine)
+    assert policy.bids["c"].put_back == policy.bids["d"].put_back == 0.5
 
 
 @functools.cache

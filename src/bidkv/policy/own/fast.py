@@ -27,8 +27,11 @@ _MOST_SORTED = 2048
 """While more requests than this wait, keys stay: sorting them must take less time than a step."""
 _FIRST_REVIEW = 8
 """Finished requests after which all bids are reviewed for the first time; then at each doubling."""
-_KNOWN = 0.5
-"""Certainty from which a head may be passed. Earlier, a short prompt with a long answer looks cheap."""
+_KNOWN = 32
+"""Finished requests from which a head may be passed. Earlier, a short prompt with a long answer looks
+cheap."""
+BEFORE_ALL_S = 1e9
+"""Puts a key before every arrival."""
 _CHANGED = 1.3
 """A mean output that has moved by this factor since the last review calls for another."""
 
@@ -78,6 +81,9 @@ class Fast(ReservingPolicy):
     priced again. A preempted request keeps its key, and while more than 2,048 wait all keys stay. While all
     waiting requests fit at once there is no auction and arrival orders.
 
+    Where most of what preemptions throw away is found in the prefix cache again, the order is that of `fair`:
+    by arrival, the request that was preempted last before all others, and nothing passes a head.
+
     Beside the order, one of the next 31 may enter in place of a head that does not fit, until those have cost
     `passes` times as much as a typical request. The head then waits for memory alone, as under first come,
     first served. Nothing passes it before 32 requests have finished: what is cheap is not known yet.
@@ -121,12 +127,14 @@ class Fast(ReservingPolicy):
         self._left = 0  # requests that left the queue since then
         self._next_review = _FIRST_REVIEW  # number of finished requests
         self._reviewed_tokens = 0.0  # the mean output at the last review
+        self._returns = 0  # preempted requests that were put before all others
 
     # --- the market ------------------------------------------------------------------------------
     def cost_s(self, request: RequestView, engine: EngineView) -> float:
         """Machine seconds `request` will still take."""
-        tokens = request.num_prompt_tokens + request.num_output_tokens
-        mean, square = self.remaining.moments(request, engine)
+        done = request.num_output_tokens
+        tokens = request.num_prompt_tokens + done
+        mean, square = self.remaining.moments(request, engine, done)
         capacity_tokens = engine.num_blocks * engine.block_size
         held = (mean * tokens + square / 2) * self.prices.recent_step_s / capacity_tokens
         return held + self.prices.token_s * tokens
@@ -152,7 +160,7 @@ class Fast(ReservingPolicy):
         """Return the share of the backlog by which a request of this cost is put back, from 0 to the dial."""
         # Written so that an infinite quotient (an extreme weight) gives 0 or 1.
         cheapness = self.typical_s * request.weight / cost_s if cost_s else math.inf
-        certainty = self.remaining.certainty_of(request)
+        certainty = 0.0 if self.found.mostly else self.remaining.certainty_of(request)
         # Without knowledge all are put back by half the backlog, which keeps the order of arrival.
         return self._dial * (0.5 * (1.0 - certainty) + certainty / (1.0 + cheapness * cheapness))
 
@@ -239,15 +247,20 @@ class Fast(ReservingPolicy):
 
     def _in_place_of(self, bid: Bid, free: int, engine: EngineView) -> RequestView | None:
         """Return one of the next few that enters in place of a head that does not fit, or None."""
-        if not self._may_be_passed(bid):
+        left = free - GROWTH_BLOCKS * engine.num_running
+        if left <= 0 or not self._may_be_passed(bid):
             return None
-        other = self._fitting(self._waiting, free, engine)
+        other = self._waiting.first_fitting(left, _SCANNED, _CHOICE)
         if other is not None:
             bid.passed_s += self.bids[other.request_id].cost_s
         return other
 
     def _may_be_passed(self, bid: Bid) -> bool:
-        return bid.passed_s < self._passes * self.typical_s and self.remaining.certainty >= _KNOWN
+        return (
+            bid.passed_s < self._passes * self.typical_s
+            and self.remaining.num_finished >= _KNOWN
+            and not self.found.mostly
+        )
 
     def _fitting(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
         """Return one of the next few that may enter in place of a head that does not fit."""
@@ -278,10 +291,13 @@ class Fast(ReservingPolicy):
         self._leave(request, self.bids.get(request.request_id))
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
-        """Queue it again by its first key, with what it generated."""
+        """Queue it again by its first key, or before all where preemptions are cheap."""
         super().on_preempt(request, lost_tokens, engine)
         self.remaining.preempt(request)
         bid = self._join(request, engine)
+        if self.found.mostly:
+            self._returns += 1
+            bid.key_s = bid.latest_s = -BEFORE_ALL_S - self._returns
         self._waiting.push(request, bid.key_s, bid.blocks)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:

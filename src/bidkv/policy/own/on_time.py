@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import math
 
-from bidkv.policy.own.fast import Fast
+from bidkv.policy.own.fast import BEFORE_ALL_S, Fast
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.parts.ordering import WaitingHeap
 from bidkv.protocol.policy import EngineView
@@ -21,8 +21,6 @@ _MARGIN_S = 0.1
 _FIRST_KNOWN = 8
 """Finished requests from which costs order those on time: earlier, a short prompt with a long answer looks
 cheap."""
-_BEFORE_ALL_S = 1e9
-"""Puts arrivals before every cost: what arrived before costs were known enters first, in order of arrival."""
 
 
 class OnTime(Fast):
@@ -162,7 +160,8 @@ class OnTime(Fast):
         self._note_due(request, self._turns_late_s(request, engine))
         cost_s = bid.cost_s / request.weight
         known = self.remaining.num_finished >= _FIRST_KNOWN
-        self._on_time.push(request, cost_s if known else request.arrival_s - _BEFORE_ALL_S, bid.blocks)
+        # What arrived before costs were known enters first, in order of arrival.
+        self._on_time.push(request, cost_s if known else request.arrival_s - BEFORE_ALL_S, bid.blocks)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Count it in the share of the late or of those on time."""

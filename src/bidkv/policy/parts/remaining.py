@@ -91,8 +91,8 @@ class RemainingTokens:
 
     def certainty_of(self, request: RequestView) -> float:
         """How far the estimate of a new request can be trusted: less while few of its class finished."""
-        seen = self._classes[_prompt_class(request.num_prompt_tokens)].seen
-        return self.certainty * seen / (seen + _CLASS_WEIGHT)
+        finished, seen = self.num_finished, self._classes[_prompt_class(request.num_prompt_tokens)].seen
+        return finished / (finished + _HALF_CERTAIN) * seen / (seen + _CLASS_WEIGHT)
 
     @property
     def mean_tokens(self) -> float:
@@ -147,9 +147,12 @@ class RemainingTokens:
         count, first, second = self._totals
         self._totals = (count + grow, first + added, second + added * output_tokens)
 
-    def moments(self, request: RequestView, engine: EngineView) -> tuple[float, float]:
-        """Return the expected remaining tokens and the expected square of them."""
-        done = request.num_output_tokens
+    def moments(
+        self, request: RequestView, engine: EngineView, done: int | None = None
+    ) -> tuple[float, float]:
+        """Return the expected remaining tokens and the expected square of them, after `done` tokens."""
+        if done is None:
+            done = request.num_output_tokens
         mean, square = (
             self._beyond(done) if done else self._fresh(request.num_prompt_tokens, engine.num_steps)
         )
