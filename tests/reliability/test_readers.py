@@ -79,6 +79,7 @@ def test_an_experiments_figures_are_of_their_kinds(good: bytes, bad: bytes) -> N
         ("samples", b'{"version": 1}\n{"request_id": "r", "intended_s": 0, "chunks": [[0.5, "2"]]}\n'),
         ("metrics-page", b'# TYPE x histogram\nx_bucket{l="1"} 1\n'),
         ("metrics-page", b"x" + b"[" * 5000),
+        ("metrics-page", b"x" * 5000 + b"_bucket 1\n"),
         ("metrics-page", b"x 1" + b"0" * 400),
         ("exporter-page", b"bidkv_free_blocks none\n"),
         ("recorder-notes", b"[" * 5000),

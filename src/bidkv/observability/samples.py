@@ -69,7 +69,7 @@ def parse_samples(pages: Iterable[str], at_s: float) -> Samples:
             try:
                 bound = float(sample.labels["le"])
             except (KeyError, ValueError):
-                raise ValueError(f"{sample.name}: expected a label le with a number") from None
+                raise ValueError(f"{sample.name[:60]}: expected a label le with a number") from None
             counts = buckets.setdefault(sample.name.removesuffix("_bucket"), {})
             counts[bound] = counts.get(bound, 0.0) + sample.value
     return Samples(at_s, values, labels, {name: sorted(counts.items()) for name, counts in buckets.items()})
