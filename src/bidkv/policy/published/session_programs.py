@@ -53,7 +53,8 @@ class ProgramPausing(Policy):
     small contexts first), and one whose turn has waited for half an hour resumes all the same. A new program
     starts at once if none is paused and it fits. Among active programs turns enter in the order of arrival,
     and the KV of paused ones is left to the engine's LRU. A request whose client names no session is a
-    program of its own.
+    program of its own. A program lasts until its client says that it is over: where clients do not, the
+    finished ones count as if their tools ran, until they are paused.
 
     Source: ThunderAgent, arXiv 2602.13692, and its implementation (an interval of 5 s, 256 tokens a program
     for decoding, tool time counted in full, prompts shared by all programs counted once, 1,800 s). The check
