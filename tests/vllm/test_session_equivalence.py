@@ -11,7 +11,9 @@ from collections.abc import Callable
 import pytest
 from tests.vllm.session_loop import Run, random_session_case, serve_sessions, simulate_sessions_case
 
-from bidkv.policy import resolve
+from bidkv.policy import catalog, resolve
+from bidkv.policy.published import SessionFcfs
+from bidkv.protocol import EngineView, RequestView
 
 OTHER_POLICIES = (
     "fair",
@@ -70,3 +72,31 @@ def test_sessions_run_as_in_vllm(
     assert hits > 100 * count
     assert drops > count
     assert given_up > 0
+
+
+class _Failing(SessionFcfs):
+    """Raises in the middle of a run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 0
+
+    def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
+        self.left += 1
+        if self.left == 6:
+            raise KeyError(request.request_id)
+        super().on_finish(request, engine, completed=completed)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
+def test_a_policy_that_fails_leaves_both_alone_alike(
+    asynchronous: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(catalog._CATALOG, "session-fcfs", _Failing)
+    for seed in (1, 5):
+        case = random_session_case(seed)
+        caplog.clear()
+        real = serve_sessions(case, "session-fcfs", asynchronous=asynchronous)
+        simulated = simulate_sessions_case(case, _Failing(), asynchronous=asynchronous)
+        assert_equal_runs(simulated, real, f"seed {seed}")
+        assert sum("is switched off" in record.message for record in caplog.records) == 2
