@@ -11,6 +11,7 @@ from tests.support import FakeEngine, FakeRequest
 from bidkv.policy import resolve
 from bidkv.policy.own.fair import Fair
 from bidkv.policy.own.fast import Fast
+from bidkv.policy.own.on_time import OnTime
 from bidkv.policy.own.reserving import ReservingPolicy
 from bidkv.policy.own.sessions import Sessions
 from bidkv.policy.parts.found_again import MOSTLY
@@ -149,6 +150,15 @@ def test_where_most_is_found_again_fast_keeps_the_order_of_fair() -> None:
         engine.queue.append(arrival)
         policy.on_arrival(arrival, engine)
     assert policy.bids["c"].put_back == policy.bids["d"].put_back == 0.5
+
+
+def test_on_time_keeps_its_own_order_where_most_is_found_again() -> None:
+    policy, engine, (old, middle, _) = experienced(LOST, policy=OnTime())
+    assert isinstance(policy, OnTime)
+    for member in (old, middle):
+        preempt(policy, engine, member)
+    assert policy.found.mostly
+    assert policy.select_next(engine) is old  # the key of its first bid
 
 
 @functools.cache

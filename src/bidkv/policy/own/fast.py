@@ -160,9 +160,13 @@ class Fast(ReservingPolicy):
         """Return the share of the backlog by which a request of this cost is put back, from 0 to the dial."""
         # Written so that an infinite quotient (an extreme weight) gives 0 or 1.
         cheapness = self.typical_s * request.weight / cost_s if cost_s else math.inf
-        certainty = 0.0 if self.found.mostly else self.remaining.certainty_of(request)
+        certainty = 0.0 if self._orders_as_fair() else self.remaining.certainty_of(request)
         # Without knowledge all are put back by half the backlog, which keeps the order of arrival.
         return self._dial * (0.5 * (1.0 - certainty) + certainty / (1.0 + cheapness * cheapness))
+
+    def _orders_as_fair(self) -> bool:
+        """Whether preemptions are cheap: then the order of arrival loses nothing."""
+        return self.found.mostly
 
     def _bring_down(self, request: RequestView) -> float:
         """Return the key of `request`, put back by no more than the backlog there is now."""
@@ -259,7 +263,7 @@ class Fast(ReservingPolicy):
         return (
             bid.passed_s < self._passes * self.typical_s
             and self.remaining.num_finished >= _KNOWN
-            and not self.found.mostly
+            and not self._orders_as_fair()
         )
 
     def _fitting(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
@@ -295,7 +299,7 @@ class Fast(ReservingPolicy):
         super().on_preempt(request, lost_tokens, engine)
         self.remaining.preempt(request)
         bid = self._join(request, engine)
-        if self.found.mostly:
+        if self._orders_as_fair():
             self._returns += 1
             bid.key_s = bid.latest_s = -BEFORE_ALL_S - self._returns
         self._waiting.push(request, bid.key_s, bid.blocks)

@@ -102,6 +102,10 @@ class OnTime(Fast):
             due_s = min(due_s, request.deadline_s - service_s)
         return due_s - _MARGIN_S
 
+    def _orders_as_fair(self) -> bool:
+        """Never: late requests are before those on time only in their share."""
+        return False
+
     def _forget_due(self, request: RequestView) -> bool:
         """Take `request` from those on time; return whether it was one of them."""
         due, due_of = self._due, self._due_of
