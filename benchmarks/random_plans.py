@@ -4,9 +4,9 @@
 
 A case is a law of lengths or a trace, a load, a memory size, engine limits, a profile and bounds on latency,
 all drawn from its seed. The plan is made as `bidkv plan` makes it; then fleets are simulated with lengths and
-arrivals that the plan never saw (another seed of the same law), down to the smallest that keeps the bounds.
-Finished cases are kept in the file, so that an interrupted campaign goes on where it stopped. The seeds of
-cases start at 5,000; those below 1,000 served while the planner was made.
+arrivals that the plan never saw (another seed of the same law; a real trace has its own), down to the
+smallest that keeps the bounds. Finished cases are kept in the file, so that an interrupted campaign goes on
+where it stopped. The seeds of cases start at 6,000; those below served while the planner was made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bidkv.stability import ReplicaModel, ReplicaShape
 from bidkv.workloads.families import FAMILIES
 from bidkv.workloads.traces import open_trace
 
-FIRST_SEED = 5_000
+FIRST_SEED = 6_000
 FRESH = 77_000
 """Added to a case's seed for the lengths and arrivals that its plan never saw."""
 

@@ -118,3 +118,33 @@ def test_more_blocks_than_the_gpu_holds_are_questioned() -> None:
     result = run(*STATED, "--num-gpu-blocks", "60000")
     assert result.exit_code == 0
     assert "about 27,949 blocks of 16 tokens fit beside the weights" in result.stderr
+
+
+SIZED = ["plan", "--prompt-tokens", "400:800", "--output-tokens", "100:200", "--rate", "6", *SMALL]
+
+
+def test_replicas_for_a_target_are_found_by_simulation_unless_the_closed_form_is_asked_for() -> None:
+    target = ["--slo-ttft-p99-ms", "400"]
+    found, closed = run(*SIZED, *target, "--json", "-"), run(*SIZED, *target, "--closed-form", "--json", "-")
+    assert found.exit_code == closed.exit_code == 0, found.output + closed.output
+    sized, alone = json.loads(found.stdout), json.loads(closed.stdout)
+    assert sized["sizing"]["closed_form"] == alone["replicas"]
+    assert sized["sizing"]["now"]["holds"] is True
+    assert sized["sizing"]["now"]["ttft_p99_s"] <= 0.4
+    assert sized["replicas"] == sized["sizing"]["now"]["replicas"]
+    assert alone["sizing"] is None
+    shared = run(*SIZED, *target, "--cached-prompt-share", "0.3")
+    assert "are the closed form's: simulated prompts share nothing" in shared.stderr
+
+
+def test_prefix_hits_are_taken_from_the_trace() -> None:
+    words = ["plan", "--trace", "family:chat-shared-prefix", "--rate", "4", "--limit", "400"]
+    without, cached = run(*words, "--json", "-"), run(*words, "--enable-prefix-caching", "--json", "-")
+    assert without.exit_code == cached.exit_code == 0, without.output + cached.output
+    assert "of the prompt tokens are found in the prefix cache" in cached.stderr
+    assert "does not read" not in cached.stderr
+    sustained = [json.loads(done.stdout)["service"]["sustainable_rps"] for done in (without, cached)]
+    assert sustained[1] > 1.1 * sustained[0]
+    both = run(*words, "--enable-prefix-caching", "--cached-prompt-share", "0.2")
+    assert both.exit_code == 2
+    assert "the trace says itself what it repeats" in both.stderr

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.machine_options import MachineOptions
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
+from bidkv.cli.plan_run import PICTURES, PlanRun
 from bidkv.cli.workload import (
     FileStatements,
     SessionOptions,
@@ -29,14 +29,12 @@ from bidkv.command_line.server_options import SchedulerOptions
 from bidkv.profiles import DEFAULT_PROFILE
 
 if TYPE_CHECKING:
+    from bidkv.cli.plan_run import Tests
     from bidkv.evaluation.latency_target import LatencyTarget
-    from bidkv.planning import CapacityPlan, Demand, FleetVerification, RateCheck, Sizing
+    from bidkv.planning import CapacityPlan, Demand, Sizing
     from bidkv.profiles import StepTimeProfile
     from bidkv.protocol.sessions import Session
     from bidkv.simulator import EngineConfig
-    from bidkv.stability import ReplicaShape
-
-    _Tests = tuple[list[RateCheck], FleetVerification | None]
 
 _GENERATED_REQUESTS = 4000
 """Requests of a generated workload where no `--limit` states their number: enough for its law of lengths."""
@@ -54,8 +52,6 @@ _NOTHING_STATED = FileStatements()
 _ENGINES_OWN = SchedulerOptions()
 
 _NO_MACHINE = MachineOptions()
-
-_PICTURES = (".html", ".svg", ".png")
 
 
 @with_config
@@ -118,7 +114,7 @@ def command(
         from_server=from_server,
         **asdict(scheduler),
     ).ask_server()
-    # What a server's prefix cache saves is --cached-prompt-share here.
+    # A server's prefix cache counts only where it is asked for: here its hits are taken from the trace.
     options = replace(options, enable_prefix_caching=scheduler.enable_prefix_caching)
     if model is None:
         machine.refuse_without("--model")
@@ -129,13 +125,7 @@ def command(
         server = machine.server(*options.limits)
         step_times = machine.make_profile("--model", model, None, server)
     engine = options.make_vllm(step_times)
-    _note_switches(scheduler, simulate)
-    if step_times.num_gpu_blocks is not None and engine.num_gpu_blocks > 1.1 * step_times.num_gpu_blocks:
-        typer.echo(
-            f"bidkv: --num-gpu-blocks: about {step_times.num_gpu_blocks:,} blocks of 16 tokens fit beside "
-            "the weights on the profile's GPU",
-            err=True,
-        )
+    _question_blocks(step_times, engine)
     if simulate and cached_prompt_share:
         fail("--simulate: simulated prompts share nothing: leave --cached-prompt-share out")
     target = _target(slo_ttft_p99_ms, slo_tpot_ms)
@@ -160,7 +150,13 @@ def command(
     demand = _demand(source, prompt_tokens, output_tokens, users)
     closed = None if users is None else (users, think)
     kv_bits = 8 if machine.kv_cache_dtype.value.startswith("fp8") else 16
-    run = _Run(demand, engine, step_times, target, growth, target_utilization, cached_prompt_share, kv_bits)
+    run = PlanRun(
+        demand, engine, step_times, target, growth, target_utilization, cached_prompt_share, kv_bits
+    )
+    if engine.enable_prefix_caching and any(request.hash_ids for request in demand.requests):
+        if cached_prompt_share:
+            fail("--cached-prompt-share and --enable-prefix-caching: the trace says itself what it repeats")
+        run = run.with_prefix_hits()
     if closed is not None:
         run = run.closed(*closed)
     plan = run.make_plan()
@@ -181,121 +177,26 @@ def command(
         raise typer.Exit(NOT_POSSIBLE)
 
 
-def _note_switches(scheduler: SchedulerOptions, simulate: bool) -> None:
-    """Say once which stated options the closed form does not read."""
-    if stated := scheduler.stated_switches():
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in stated)
+def _question_blocks(step_times: StepTimeProfile, engine: EngineConfig) -> None:
+    """Say it where more blocks are stated than the profile's GPU holds."""
+    if step_times.num_gpu_blocks is not None and engine.num_gpu_blocks > 1.1 * step_times.num_gpu_blocks:
+        typer.echo(
+            f"bidkv: --num-gpu-blocks: about {step_times.num_gpu_blocks:,} blocks of 16 tokens fit beside "
+            "the weights on the profile's GPU",
+            err=True,
+        )
+
+
+def _note_switches(scheduler: SchedulerOptions, simulate: bool, read: set[str]) -> None:
+    """Say once which stated options, beside those of `read`, the closed form does not read."""
+    if stated := scheduler.stated_switches().keys() - read:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(stated))
         reads = "the simulated test alone reads it" if simulate else "--simulate tests the plan with it"
         typer.echo(f"bidkv: note: the closed form does not read {names}: {reads}", err=True)
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """A plan's arguments."""
-
-    demand: Demand
-    engine: EngineConfig
-    profile: StepTimeProfile
-    target: LatencyTarget
-    growth: float
-    target_utilization: float | None
-    cached_prompt_share: float
-    kv_bits: int
-
-    @property
-    def shape(self) -> ReplicaShape:
-        """The replica as the closed form sees it."""
-        from bidkv.stability import ReplicaShape
-
-        engine = self.engine
-        return ReplicaShape(
-            engine.usable_blocks,
-            engine.block_size,
-            engine.max_num_seqs,
-            engine.max_num_batched_tokens,
-            engine.max_model_len,
-        )
-
-    def make_plan(self) -> CapacityPlan:
-        from bidkv.planning import make_plan
-
-        with bad_input("options"):
-            return make_plan(
-                self.demand,
-                self.shape,
-                self.profile,
-                target=self.target,
-                growth=self.growth,
-                target_utilization=self.target_utilization,
-                cached_prompt_share=self.cached_prompt_share,
-                kv_bits=self.kv_bits,
-            )
-
-    def closed(self, users: int, think_s: float) -> _Run:
-        """Return the run for the rate that so many users make on the replicas that they take."""
-        from bidkv.planning.users import rate_of_users
-
-        with bad_input("--users"):
-            rate_rps = rate_of_users(
-                users, think_s, lambda rate: replace(self, demand=self.at(rate)).make_plan()
-            )
-        return replace(self, demand=self.at(rate_rps))
-
-    def at(self, rate_rps: float) -> Demand:
-        """Return the demand at another rate, as a Poisson process of the same lengths."""
-        arrivals = self.demand.arrivals._replace(value=rate_rps, stderr=0.0)
-        return replace(self.demand, arrivals=arrivals, windows=None, requests=())
-
-    def is_sized_by_simulation(self, closed_form: bool, *, forced: bool) -> bool:
-        """Tell whether fleets are simulated to find the replicas for a target; say why where they are not."""
-        if self.target.is_empty or closed_form:
-            return False
-        why = ""
-        if self.cached_prompt_share:
-            why = "simulated prompts share nothing (--cached-prompt-share)"
-        elif find_spec("numba") is None and not forced:
-            why = "numba is not installed (pip install 'bidkv[sim]'); --simulate takes minutes without it"
-        if why:
-            typer.echo(f"bidkv: note: the replicas for the target are the closed form's: {why}", err=True)
-        return not why
-
-    def size(self, plan: CapacityPlan, router: str) -> tuple[CapacityPlan, Sizing]:
-        """Find the replicas for the target by simulating fleets."""
-        from bidkv.planning import size_plan
-
-        return size_plan(
-            plan,
-            self.demand,
-            self.engine,
-            self.profile,
-            target=self.target,
-            kv_bits=self.kv_bits,
-            router=router,
-        )
-
-    def test(self, plan: CapacityPlan, router: str) -> _Tests:
-        from bidkv.planning import check_rates, verify_fleet
-
-        if find_spec("numba") is None:
-            typer.echo(
-                "bidkv: --simulate: numba is not installed, so this takes minutes instead of seconds "
-                "(pip install 'bidkv[sim]')",
-                err=True,
-            )
-        checks = check_rates(self.demand, plan.service, self.engine, self.profile)
-        fleet = verify_fleet(plan, self.demand, self.engine, self.profile, target=self.target, router=router)
-        return checks, fleet
-
-    def draw(self, plan: CapacityPlan, file: Path) -> None:
-        from bidkv.evaluation.pictures import save_chart
-        from bidkv.planning.picture import load_curve, plan_chart
-
-        curve = load_curve(self.demand, self.shape, self.profile, self.cached_prompt_share)
-        save_chart(file, plan_chart(plan, curve), _PICTURES)
-
-
 def _write(
-    plan: CapacityPlan, sizing: Sizing | None, engine: EngineConfig, tests: _Tests, json_file: str | None
+    plan: CapacityPlan, sizing: Sizing | None, engine: EngineConfig, tests: Tests, json_file: str | None
 ) -> bool:
     """Write the plan as JSON or text; return whether stdout is taken by JSON."""
     from bidkv.planning.text import plan_text
@@ -387,7 +288,7 @@ def _plan_sessions(
 
 def _check_outputs(json_file: str | None, picture: Path | None) -> None:
     if picture is not None:
-        if picture.suffix not in _PICTURES:
+        if picture.suffix not in PICTURES:
             fail(f"--picture: expected a name that ends in .html, .svg or .png, got {str(picture)!r}")
         require_extra("report", "--picture")
     require_all_writable((("--json", json_file), ("--picture", picture)))

@@ -108,6 +108,12 @@ class Replica:
         return self._requests
 
     @property
+    def waiting_requests(self) -> int:
+        """Requests sent to it that have not entered."""
+        self._catch_up()
+        return self._run.view.num_waiting
+
+    @property
     def outstanding_prompt_tokens(self) -> int:
         """Prompt tokens of the outstanding requests."""
         self._catch_up()

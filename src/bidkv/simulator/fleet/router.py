@@ -69,6 +69,10 @@ class ReplicaView(Protocol):
         """Requests sent to it that wait or run."""
 
     @property
+    def waiting_requests(self) -> int:
+        """Requests sent to it that have not entered."""
+
+    @property
     def outstanding_prompt_tokens(self) -> int:
         """Prompt tokens of the outstanding requests."""
 
