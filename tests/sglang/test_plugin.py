@@ -17,6 +17,7 @@ from sglang.srt.plugins.hook_registry import HookRegistry
 
 from bidkv.adapters import service as common_service
 from bidkv.adapters.environment import Environment
+from bidkv.adapters.sglang import glue as glue_module
 from bidkv.adapters.sglang import plugin
 from bidkv.adapters.sglang import service as service_module
 from bidkv.adapters.sglang.expectations import RETRACTION_ORDER, unresolved
@@ -240,6 +241,20 @@ def test_waves_of_retraction_are_a_limit_cycle(hooks, tokens, cycling):
         service.metrics.close()
     assert (metrics["bidkv_preemptions_by_policy_total"] > 0) == cycling
     assert metrics["bidkv_limit_cycle"] == cycling
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_request_whose_last_token_is_on_its_way_is_not_taken_for_gone(hooks, monkeypatch, overlap):
+    """What left unnoticed is looked for now and then; here after every pass."""
+    monkeypatch.setattr(glue_module, "_RECONCILE_EVERY", 1)
+    scheduler = ModelFreeScheduler(tokens=4000, overlap=overlap)
+    service = SglangService(scheduler, Environment(strategy="fair"))
+    hooks.glue = service.glue
+    for number in range(20):
+        scheduler.submit(make_req(f"r{number}", list(range(3, 40 + number)), 3 + number % 5))
+    scheduler.run()
+    counters = service.controller.counters
+    assert (counters.completions, counters.aborts) == (20, 0)
 
 
 @pytest.mark.parametrize(("tree", "unavailable"), [("unified-rust", 1), ("unified-python", 0)])

@@ -138,6 +138,9 @@ class SglangGlue:
         alive = {id(req) for req in scheduler.waiting_queue}
         alive.update(id(req) for req in (() if batch is None else batch.reqs))
         alive.update(id(req) for req in scheduler.collect_inflight_reqs())
+        # With overlap a request whose last token is being computed is in no batch but that of its result.
+        for launched, *_ in getattr(scheduler, "result_queue", ()):
+            alive.update(id(req) for req in launched.reqs)
         alive.update(id(req) for req in scheduler.grammar_manager.grammar_queue)
         alive.add(id(scheduler.chunked_req))
         for view in self.engine.known():
