@@ -1,5 +1,6 @@
 """The test at start: it passes on this SGLang, and a changed retraction is refused with one warning."""
 
+import functools
 import inspect
 import logging
 import re
@@ -77,6 +78,7 @@ def changed(monkeypatch, hooks):
         def retract_decode(self):
             return hooks.retract_decode(names["retract_decode"], self)
 
+        retract_decode.__wrapped__ = names["retract_decode"]
         monkeypatch.setattr(ScheduleBatch, "retract_decode", retract_decode)
 
     return change
@@ -102,6 +104,17 @@ def test_it_passes_and_leaves_nothing_behind(hooks):
     assert find_mismatch(scheduler, hooks) is None
     assert hooks.glue is None
     assert scheduler.running_batch.is_empty()
+
+
+def test_hooks_of_other_plugins_do_not_see_it(hooks, monkeypatch):
+    inside = ScheduleBatch.retract_decode
+
+    @functools.wraps(inside)
+    def theirs(batch):
+        raise AssertionError("asked to retract a miniature")
+
+    monkeypatch.setattr(ScheduleBatch, "retract_decode", theirs)
+    assert find_mismatch(ModelFreeScheduler(tokens=100), hooks) is None
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

@@ -7,6 +7,7 @@ asks in another way or answers something else is found out here, whatever its nu
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -100,9 +101,12 @@ def _own_order() -> list[str]:
 
 def _retract(hooks: Hooks, glue: _TrialGlue | None) -> list[str]:
     """Have a new miniature retracted under a glue; return the requests in the order they were released."""
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
+
     hooks.glue = cast("SglangGlue | None", glue)
     batch = _make_batch()
-    answer = batch.retract_decode()
+    # Our own hook around SGLang's function: hooks of other plugins have no part in the trial.
+    answer = hooks.retract_decode(inspect.unwrap(ScheduleBatch.retract_decode), batch)
     retracted, ratio, aborted = answer
     if [req.rid for req in retracted] != batch.bidkv_released or aborted or not 0 <= ratio <= 1:
         raise TrialError(f"retract_decode answered {answer!r:.200}")
