@@ -40,7 +40,7 @@ def server(run: dict[str, Any]) -> str:
 
 def test_every_load_of_every_law_and_size_was_recorded() -> None:
     places = {(run["law"], run["blocks"]) for run in RUNS}
-    assert len({law for law, _ in places}) >= 2
+    assert len({law for law, _ in places}) >= 3
     assert len({blocks for _, blocks in places}) >= 2
     assert {(*place, load) for place in places for load in (*STABLE_LOADS, 0.95, *UNSTABLE_LOADS)} == {
         (run["law"], run["blocks"], run["load"]) for run in RUNS

@@ -47,6 +47,7 @@ def _broken(path: str, value: object) -> str:
         ("kind", "guessed", "field kind: expected 'fitted' or 'analytic', got 'guessed'"),
         ("name", 3, "field name: expected text, got 3"),
         ("graph_max_tokens", -1, "field graph_max_tokens: expected a whole number >= 0, got -1"),
+        ("graph_max_tokens", 10**25, "field graph_max_tokens: expected at most 1,000,000 tokens"),
         ("prefill_graphs", "no", "field prefill_graphs: expected true or false, got 'no'"),
         ("empty_step_s", None, "field empty_step_s: expected a number of seconds up to 1e+09, got None"),
         ("regimes/eager", ..., "field regimes: expected also eager"),

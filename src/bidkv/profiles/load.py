@@ -38,6 +38,9 @@ from bidkv.profiles.model import CostLine, Regime, StepTimeProfile
 FORMAT = "bidkv-step-time-profile/1"
 DEFAULT_PROFILE = "h100-llama3.1-8b"
 """The packaged profile used unless another is named: the one fitted to recorded H100 steps."""
+_LARGEST_GRAPH_TOKENS = 1_000_000
+"""Of a captured graph; every size up to the largest one is tabulated."""
+
 _REQUIRED = ("format", "name", "kind", "graph_max_tokens", "prefill_graphs", "empty_step_s", "regimes")
 _OPTIONAL = ("notes", "evidence", "num_gpu_blocks")
 _MOST_S = 1e9
@@ -90,6 +93,11 @@ def read_profile(content: str, where: str) -> StepTimeProfile:
     if isinstance(graph_max_tokens, bool) or not isinstance(graph_max_tokens, int) or graph_max_tokens < 0:
         raise ProfileError(
             f"{where}: field graph_max_tokens: expected a whole number >= 0, got {quoted(graph_max_tokens)}"
+        )
+    if graph_max_tokens > _LARGEST_GRAPH_TOKENS:
+        raise ProfileError(
+            f"{where}: field graph_max_tokens: expected at most {_LARGEST_GRAPH_TOKENS:,} tokens, "
+            f"got {quoted(graph_max_tokens)}"
         )
     prefill_graphs = document["prefill_graphs"]
     if not isinstance(prefill_graphs, bool):
