@@ -137,8 +137,8 @@ def size_fleet(
 
     first, low, high = (-(-number // part) for number in (guess, least, most))
     # A target so near to what an idle replica does that it leaves no room is kept without.
-    for kept in (_with_room(target), target):
-        found = find_fewest(partial(trial, kept), first, least=low, most=high)
+    for kept, largest in ((_with_room(target), min(2 * first, high)), (target, high)):
+        found = find_fewest(partial(trial, kept), first, least=low, most=max(largest, first))
         if found is not None:
             return replace(found, replicas=max(part * found.replicas, least))
     return None
