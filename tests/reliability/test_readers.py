@@ -59,7 +59,13 @@ def test_an_experiment_of_endless_repetitions_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("good", "bad"),
-    [(b'"runs": 2', b'"runs": 2.0'), (b'"seed": 1', b'"seed": null'), (b'"sim"', b"[]"), (b'"lcf"', b"7")],
+    [
+        (b'"concurrent": 0', b'"concurrent": 1e4000'),
+        (b'"runs": 2', b'"runs": 2.0'),
+        (b'"seed": 1', b'"seed": null'),
+        (b'"sim"', b"[]"),
+        (b'"lcf"', b"7"),
+    ],
 )
 def test_an_experiments_figures_are_of_their_kinds(good: bytes, bad: bytes) -> None:
     experiment = next(reader for reader in READERS if reader.name == "experiment")

@@ -166,7 +166,7 @@ class ExperimentPlan:
                 for load in given.pop("loads")
             )
             return cls(loads=loads, strategies=tuple(given.pop("strategies")), **given)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:  # Overflow: a number of sessions without end
             raise ValueError(f"expected a plan, found {str(content)[:100]} ({error})") from error
 
 
