@@ -13,6 +13,7 @@ from tests.support import workloads
 
 from bidkv.policy import resolve
 from bidkv.policy.own.fast import Fast
+from bidkv.policy.parts.remaining import RemainingTokens
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.simulator import EngineConfig
@@ -30,11 +31,21 @@ class Admissions(WatchedController):
         super().on_admit(request, engine, cached_tokens)
 
 
+class SureOfLengths(RemainingTokens):
+    """Lengths that are taken for known: else a prompt of a length that none has finished keeps its place."""
+
+    __slots__ = ()
+
+    def certainty_of(self, request: RequestView) -> float:
+        return 1.0
+
+
 class WatchedFast(Fast):
     """`fast` that remembers each request's first key, the latest its bound allows, and how dear all were."""
 
     def __init__(self, *, dial: float, passes: int) -> None:
         super().__init__(dial=dial, passes=passes)
+        self.remaining = SureOfLengths()
         self.dial = dial
         self.keys: dict[str, float] = {}
         self.latest: dict[str, float] = {}

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,11 @@ if importlib.util.find_spec("vllm") is None:
 
     def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
         return WithoutEngine.from_parent(parent, path=module_path)
+
+else:
+    # numba is there for n-grams, which child processes try. vLLM 0.32 cannot make an engine in a process that
+    # has loaded numba (it reads `vars()` of what modules hold), and the simulator would load it here.
+    sys.modules.setdefault("numba", None)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

@@ -159,15 +159,15 @@ def command(
         run = run.with_prefix_hits()
     if closed is not None:
         run = run.closed(*closed)
+    is_sized = run.is_sized_by_simulation(closed_form, forced=simulate)
+    _note_switches(scheduler, run, simulate, is_sized)
     plan = run.make_plan()
     if plan.service.refused_share > _MOST_REFUSED:
         fail(
             f"--num-gpu-blocks: {plan.service.refused_share:.0%} of the requests exceed the "
             f"{engine.usable_blocks * engine.block_size:,} tokens of the KV cache, and a server refuses them"
         )
-    sizing = None
-    if run.is_sized_by_simulation(closed_form, forced=simulate):
-        plan, sizing = run.size(plan, router.value)
+    plan, sizing = run.size(plan, router.value) if is_sized else (plan, None)
     tests = run.test(plan, router.value) if simulate else ([], None)
     is_stdout_taken = _write(plan, sizing, engine, tests, json_file)
     if picture is not None:
@@ -187,9 +187,11 @@ def _question_blocks(step_times: StepTimeProfile, engine: EngineConfig) -> None:
         )
 
 
-def _note_switches(scheduler: SchedulerOptions, simulate: bool, read: set[str]) -> None:
-    """Say once which stated options, beside those of `read`, the closed form does not read."""
-    if stated := scheduler.stated_switches().keys() - read:
+def _note_switches(scheduler: SchedulerOptions, run: PlanRun, simulate: bool, is_sized: bool) -> None:
+    """Say once which stated options the closed form does not read, unless simulated fleets read them."""
+    read = {"enable_prefix_caching"} if run.are_hits_measured else set()
+    stated = scheduler.stated_switches().keys() - read
+    if stated and not is_sized:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(stated))
         reads = "the simulated test alone reads it" if simulate else "--simulate tests the plan with it"
         typer.echo(f"bidkv: note: the closed form does not read {names}: {reads}", err=True)
