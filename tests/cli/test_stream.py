@@ -115,7 +115,10 @@ def test_requests_are_read_anew_each_time() -> None:
         (("--html", "page.html"), "expected a run that keeps its requests"),
     ],
 )
-def test_what_cannot_be_streamed_is_said(arguments: tuple[str, ...], part: str) -> None:
+def test_what_cannot_be_streamed_is_said(
+    arguments: tuple[str, ...], part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["simulate", "--stream", "--strategy", "lcf", *arguments])
     assert done.exit_code == 2
     assert part in done.stderr
