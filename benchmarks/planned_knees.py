@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import sys
 
+from bidkv.planning.replica import shape_of
 from bidkv.planning.session_rate import session_rates, visible_growth_rate
 from bidkv.planning.session_traffic import SessionTraffic
-from bidkv.stability import ReplicaShape
 from bidkv.tournament.knee import find_knee
 from bidkv.tournament.session_plan import load_machine, make_engine
 from bidkv.workloads.session_families import SESSION_FAMILIES
@@ -28,9 +28,7 @@ def main(place: str, window: str, *families: str) -> None:
     """Print a line for each family and order."""
     machine, size = place.split("/")
     engine, profile, window_s = make_engine(machine, size), load_machine(machine), float(window)
-    shape = ReplicaShape(
-        engine.usable_blocks, engine.block_size, engine.max_num_seqs, engine.max_num_batched_tokens
-    )
+    shape = shape_of(engine)
     print(
         "| machine | memory | sessions | order | planned/s | its growth shows at | simulated knee | error |"
     )

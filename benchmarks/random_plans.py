@@ -23,12 +23,13 @@ from typing import Any
 from bidkv.evaluation.latency_target import LatencyTarget
 from bidkv.planning import Demand, make_plan
 from bidkv.planning.fleet import FleetCheck, make_workload, simulate_size
+from bidkv.planning.replica import shape_of
 from bidkv.planning.sizing import find_fewest, size_plan
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.profiles.analytic import ServerMemory, analytic_profile
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig
-from bidkv.stability import ReplicaModel, ReplicaShape
+from bidkv.stability import ReplicaModel
 from bidkv.workloads.families import FAMILIES
 from bidkv.workloads.traces import open_trace
 
@@ -58,18 +59,6 @@ class Case:
     profile: StepTimeProfile
     target: LatencyTarget
 
-    @property
-    def shape(self) -> ReplicaShape:
-        """The replica as the closed form sees it."""
-        engine = self.engine
-        return ReplicaShape(
-            engine.usable_blocks,
-            engine.block_size,
-            engine.max_num_seqs,
-            engine.max_num_batched_tokens,
-            engine.max_model_len,
-        )
-
 
 def make_case(seed: int) -> Case:
     """Draw a case."""
@@ -86,9 +75,7 @@ def make_case(seed: int) -> Case:
         max_num_seqs=random.choice([16, 32, 64, 128, 256]),
         max_num_batched_tokens=random.choice([512, 1024, 2048, 2048, 4096, 8192]),
     )
-    shape = ReplicaShape(
-        engine.usable_blocks, engine.block_size, engine.max_num_seqs, engine.max_num_batched_tokens
-    )
+    shape = shape_of(engine)
     lengths = _Lengths(kind, random, engine.model_len)
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
     model_ = ReplicaModel(lengths.demand(1.0, seed).law, shape, step_time)
@@ -173,7 +160,7 @@ def _at(request: WorkloadRequest, time_s: float) -> WorkloadRequest:
 
 def run_case(case: Case, *, closed_form: bool = False) -> dict[str, Any]:
     """Plan, and hold the plan against simulation."""
-    closed = make_plan(case.demand, case.shape, case.profile, target=case.target)
+    closed = make_plan(case.demand, shape_of(case.engine), case.profile, target=case.target)
     plan = closed
     if not closed_form:
         plan, _ = size_plan(

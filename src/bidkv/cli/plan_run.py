@@ -40,16 +40,9 @@ class PlanRun:
     @property
     def shape(self) -> ReplicaShape:
         """The replica as the closed form sees it."""
-        from bidkv.stability import ReplicaShape
+        from bidkv.planning.replica import shape_of
 
-        engine = self.engine
-        return ReplicaShape(
-            engine.usable_blocks,
-            engine.block_size,
-            engine.max_num_seqs,
-            engine.max_num_batched_tokens,
-            engine.max_model_len,
-        )
+        return shape_of(self.engine)
 
     def with_prefix_hits(self) -> PlanRun:
         """Return the run with the hits that the trace's own contents give a replica of the planned fleet."""
