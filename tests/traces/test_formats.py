@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -367,6 +370,20 @@ def test_compressed_files_are_read_whatever_their_name(write: Callable[..., Path
     broken = write(gzip.compress(plain.read_bytes())[:40], "broken")
     with pytest.raises(TraceError, match="cannot be read"):
         list(read_trace(broken))
+
+
+def test_packed_documents_take_no_more_memory_than_they_hold(write: Callable[..., Path]) -> None:
+    rows = [{"arrived_at": 0.5, "num_prefill_tokens": 10, "num_decode_tokens": 3}]
+    packed = [gzip.compress(json.dumps(rows).encode())]
+    with suppress(ImportError):
+        packed.append(import_module("zstandard").compress(json.dumps(rows).encode()))
+    for content in packed:
+        path = write(content)
+        tracemalloc.start()
+        assert [request.prompt_tokens for request in read_trace(path)] == [10]
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak_bytes < 32 * 2**20
 
 
 def test_parquet_and_json_lists_hold_the_same_rows(tmp_path: Path, write: Callable[..., Path]) -> None:

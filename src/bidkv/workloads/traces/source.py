@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,6 +18,7 @@ from bidkv.workloads.traces.values import decode_json
 
 SAMPLE_ROWS = 100
 """Rows looked at before a trace is read: enough to tell its format, time unit and tokens a hash id."""
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +143,12 @@ def _is_document(path: Path) -> bool:
 
 
 def _load_document(path: Path) -> Any:
+    read = io.BytesIO()
     with open_unpacked(path) as file:
-        content = file.read(MAX_DOCUMENT_BYTES + 1)
+        # Piece by piece: a reader that unpacks takes the memory of all that it is asked for at once.
+        while read.tell() <= MAX_DOCUMENT_BYTES and (piece := file.read(_PIECE_BYTES)):
+            read.write(piece)
+    content = read.getvalue()
     if len(content) > MAX_DOCUMENT_BYTES:
         expected = f"a JSON document of at most {MAX_DOCUMENT_BYTES:,} bytes; JSON lines may be of any size"
         fail(str(path), 0, "", expected)
