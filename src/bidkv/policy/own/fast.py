@@ -247,14 +247,9 @@ class Fast(ReservingPolicy):
     def _next_fitting(self, head: RequestView, free: int, engine: EngineView) -> RequestView | None:
         """Return the request that enters now, `head` or one in its place; None while it waits for memory."""
         bid = self.bids[head.request_id]
-        return head if bid.blocks <= free else self._in_place_of(bid, free, engine)
-
-    def _in_place_of(self, bid: Bid, free: int, engine: EngineView) -> RequestView | None:
-        """Return one of the next few that enters in place of a head that does not fit, or None."""
-        left = free - GROWTH_BLOCKS * engine.num_running
-        if left <= 0 or not self._may_be_passed(bid):
-            return None
-        other = self._waiting.first_fitting(left, _SCANNED, _CHOICE)
+        if bid.blocks <= free:
+            return head
+        other = self._one_that_fits(self._waiting, free, engine) if self._may_be_passed(bid) else None
         if other is not None:
             bid.passed_s += self.bids[other.request_id].cost_s
         return other
@@ -266,8 +261,8 @@ class Fast(ReservingPolicy):
             and not self._orders_as_fair()
         )
 
-    def _fitting(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
-        """Return one of the next few that may enter in place of a head that does not fit."""
+    def _one_that_fits(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
+        """Return one of the next few of `queue` that fits although its head does not, or None."""
         left = free - GROWTH_BLOCKS * engine.num_running
         return queue.first_fitting(left, _SCANNED, _CHOICE) if left > 0 else None
 
@@ -277,10 +272,7 @@ class Fast(ReservingPolicy):
         head = self._waiting.first()
         if head is None:
             return None
-        free, bid = self.reserve.free_blocks(engine), self.bids[head.request_id]
-        if bid.blocks <= free:
-            return head
-        return self._in_place_of(bid, free, engine) or head
+        return self._next_fitting(head, self.reserve.free_blocks(engine), engine) or head
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:

@@ -152,7 +152,7 @@ class OnTime(Fast):
         fits."""
         if self.bids[cheapest.request_id].blocks <= free:
             return cheapest
-        return self._fitting(self._on_time, free, engine)
+        return self._one_that_fits(self._on_time, free, engine)
 
     def _late_turn(self) -> bool:
         return self._late_share > 0.0 and self._entered_late_s <= self._late_share * self._entered_s
