@@ -26,6 +26,7 @@ from bidkv.observability.log_lines import (
     Start,
 )
 from bidkv.observability.log_reader import LogError, read_log
+from bidkv.observability.replay import replay
 from bidkv.observability.rotating import RotatingFile
 from bidkv.policy import available, resolve
 from bidkv.results import RunResult
@@ -245,10 +246,23 @@ def test_an_observer_that_raises_is_dropped(caplog: pytest.LogCaptureFixture) ->
         ('{"kind":"preempt","time_s":1.0}', "field 'step' is missing"),
         (
             '{"kind":"preempt","time_s":"x","step":1,"free_blocks":0,"running":1,"waiting":0}',
-            "field 'time_s': expected a number, got 'x'",
+            "field 'time_s': expected a finite number, got 'x'",
         ),
         ('{"kind":"decision","terms":[],"candidates":[["r0"]]}', "expected rows of 12 values"),
         ('{"kind":"decision","terms":[],"candidates":[[1,0,1,0,1,1,0,1,1,0,0,1]]}', "'request_id'"),
+        ('{"kind":"decision","terms":[[1]],"candidates":[["r0"]]}', "'terms': expected texts, got [[1]]"),
+        (
+            '{"kind":"decision","terms":["u"],"candidates":[["r0",0,1,0,1,1,0,1,1,0,0,1,"x"]]}',
+            "candidate's 'u': expected a finite number or null, got 'x'",
+        ),
+        (
+            '{"kind":"decision","terms":[],"candidates":[["r0",0,1,0,-1,1,0,1,1,0,0,1]]}',
+            "candidate's 'computed_tokens': expected at least 0, got -1",
+        ),
+        *(
+            (f'{{"kind":"preempt","time_s":{number}}}', "field 'time_s': expected a finite number")
+            for number in ("NaN", "-Infinity", "1e999", "1e308", "9" * 400)
+        ),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, says: str) -> None:
@@ -270,3 +284,14 @@ def test_another_schema_is_refused_and_an_unknown_kind_passed_over(tmp_path: Pat
     (tmp_path / "log").write_text(json.dumps({**start, "schema": 99}) + "\n")
     with pytest.raises(LogError, match="field 'schema': this version reads 1, got 99"):
         list(read_log(tmp_path / "log"))
+    (tmp_path / "log").write_text(json.dumps({**start, "block_size": 0}) + "\n")
+    with pytest.raises(LogError, match="field 'block_size': expected at least 1, got 0"):
+        list(read_log(tmp_path / "log"))
+
+
+def test_a_log_that_does_not_describe_its_engine_is_not_replayed(tmp_path: Path) -> None:
+    logged_run(tmp_path / "log", "lcf")
+    lines = (tmp_path / "log").read_text().splitlines(keepends=True)
+    (tmp_path / "log").write_text("".join(lines[1:]))
+    with pytest.raises(ValueError, match="first line is of kind 'start'"):
+        replay(read_log(tmp_path / "log"), [("fast", resolve("fast"))])

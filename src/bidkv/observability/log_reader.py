@@ -14,17 +14,20 @@ from bidkv.observability.rotating import older_files
 
 _KINDS_OF_VALUE: dict[Any, tuple[str, tuple[type, ...]]] = {
     int: ("an integer", (int,)),
-    float: ("a number", (int, float)),
+    float: ("a finite number", (int, float)),
     str: ("a text", (str,)),
     bool: ("true or false", (bool,)),
     list[Any]: ("a list", (list,)),
     int | None: ("an integer or null", (int, type(None))),
-    float | None: ("a number or null", (int, float, type(None))),
+    float | None: ("a finite number or null", (int, float, type(None))),
     str | None: ("a text or null", (str, type(None))),
 }
 _CANDIDATE_KINDS = (
     str, float, int, int, int, int | None, int, int, int, int, float | None, float,
 )  # fmt: skip
+_TERM_KIND = float | None
+_LARGEST = 1e300
+"""Largest number read: sums of such numbers, and their products with a unit, are finite."""
 
 _CANDIDATE_NAMES = tuple(Candidate.__annotations__)[: len(CANDIDATE_FIELDS)]
 """What a candidate's fields are called on live requests, in the order of the log's own names."""
@@ -70,8 +73,12 @@ def _build(kind: type[Line], record: dict[str, Any], where: str) -> Line:
         record["candidates"] = _candidates(record, where)
     values = {name: _checked(record, name, hint, where) for name, hint in _HINTS[kind].items()}
     line = kind(**values)
-    if isinstance(line, Start) and line.schema != SCHEMA:
-        raise LogError(f"{where}: field 'schema': this version reads {SCHEMA}, got {line.schema}")
+    if isinstance(line, Start):
+        if line.schema != SCHEMA:
+            raise LogError(f"{where}: field 'schema': this version reads {SCHEMA}, got {line.schema}")
+        for name in ("num_blocks", "block_size"):
+            if values[name] < 1:
+                raise LogError(f"{where}: field {name!r}: expected at least 1, got {values[name]}")
     return line
 
 
@@ -89,22 +96,31 @@ def _checked(record: dict[str, Any], name: str, hint: Any, where: str) -> Any:
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:
-    return isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+    if isinstance(value, bool):
+        return bool in kinds
+    if float in kinds and isinstance(value, int | float):
+        return abs(value) <= _LARGEST  # false for NaN and the infinities, which Python's reader takes
+    return isinstance(value, kinds)
 
 
 def _candidates(record: dict[str, Any], where: str) -> list[Candidate]:
     terms, rows = record.get("terms"), record.get("candidates")
     if not isinstance(terms, list) or not isinstance(rows, list) or not rows:
         raise LogError(f"{where}: fields 'terms' and 'candidates': expected lists, candidates not empty")
+    if not all(isinstance(term, str) for term in terms):
+        raise LogError(f"{where}: field 'terms': expected texts, got {terms!r:.60}")
+    columns = [*zip(CANDIDATE_FIELDS, _CANDIDATE_KINDS, strict=True), *((term, _TERM_KIND) for term in terms)]
     width = len(CANDIDATE_FIELDS)
     found = []
     for row in rows:
-        if not isinstance(row, list) or len(row) != width + len(terms):
-            raise LogError(f"{where}: field 'candidates': expected rows of {width + len(terms)} values")
-        for name, hint, value in zip(CANDIDATE_FIELDS, _CANDIDATE_KINDS, row, strict=False):
+        if not isinstance(row, list) or len(row) != len(columns):
+            raise LogError(f"{where}: field 'candidates': expected rows of {len(columns)} values")
+        for (name, hint), value in zip(columns, row, strict=True):
             what, kinds = _KINDS_OF_VALUE[hint]
             if not _is(value, kinds):
                 raise LogError(f"{where}: candidate's {name!r}: expected {what}, got {value!r:.60}")
+            if hint is int and value < 0 and name != "priority":
+                raise LogError(f"{where}: candidate's {name!r}: expected at least 0, got {value}")
         values: dict[str, Any] = dict(zip(_CANDIDATE_NAMES, row, strict=False))
         found.append(Candidate(**values, terms=dict(zip(terms, row[width:], strict=True))))
     return found

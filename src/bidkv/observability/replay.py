@@ -69,8 +69,8 @@ def replay(lines: Iterable[Line], policies: Sequence[tuple[str, Policy]]) -> Rep
         policies: (name, fresh policy).
 
     Raises:
-        ValueError: a policy reads true output lengths, which no log holds, or its answer is not one of the
-            candidates.
+        ValueError: a policy reads true output lengths, which no log holds, its answer is not one of the
+            candidates, or the first line does not describe the engine.
     """
     for name, policy in policies:
         if policy.clairvoyant:
@@ -81,6 +81,8 @@ def replay(lines: Iterable[Line], policies: Sequence[tuple[str, Policy]]) -> Rep
     truncated = 0
     for line in lines:
         engine.see(line)
+        if not engine.num_blocks:
+            raise ValueError("expected a log whose first line is of kind 'start', which describes the engine")
         if isinstance(line, DecisionLine):
             truncated += not line.complete
             logged.count(line.candidate(line.victim), line)
