@@ -22,8 +22,8 @@ from bidkv.workloads import freeze, load_frozen, manifest_path
 from bidkv.workloads.resolver import make_requests, tokens_per_hash_id
 from bidkv.workloads.session_families import session_fingerprint
 from bidkv.workloads.traces import TraceError
+from bidkv.workloads.traces.atomic import atomic_file
 from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
-from bidkv.workloads.traces.writer import atomic_file
 
 _FOLDERS = ("workloads", "runs", "failures", "logs")
 

@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from bidkv.policy import PolicySpecError
 from bidkv.tournament.fingerprints import policy_fingerprint
-from bidkv.workloads.traces.writer import atomic_file
+from bidkv.workloads.traces.atomic import atomic_file
 
 
 class _Score(Protocol):

@@ -15,9 +15,9 @@ from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.workloads.traces import TraceError, TraceOptions, read_trace, write_mooncake
+from bidkv.workloads.traces.atomic import atomic_file
 from bidkv.workloads.traces.errors import quote
 from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
-from bidkv.workloads.traces.writer import atomic_file
 
 MANIFEST_VERSION = 1
 _MOST_MANIFEST_BYTES = 1_000_000

@@ -14,8 +14,6 @@ from bidkv.workloads.traces.errors import fail
 from bidkv.workloads.traces.formats.mooncake import RowParser
 from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS, MAX_LINE_BYTES
 
-__all__ = ["atomic_file", "write_mooncake"]
-
 
 def write_mooncake(
     requests: Iterable[WorkloadRequest], path: str | Path, tokens_per_hash_id: int = HASH_CHUNK_TOKENS
