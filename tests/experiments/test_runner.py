@@ -191,8 +191,13 @@ def test_requests_that_changed_since_they_were_frozen_are_refused(tmp_path: Path
     store.close()
 
 
-@pytest.mark.parametrize("backend", ["loky", *(name for name in ("ray",) if find_spec(name) is not None)])
-def test_many_processes_give_the_results_of_one(tmp_path: Path, backend: Literal["loky", "ray"]) -> None:
+@pytest.mark.parametrize(
+    "backend",
+    ["loky", *(name for name, package in (("ray", "ray"), ("dask", "distributed")) if find_spec(package))],
+)
+def test_many_processes_give_the_results_of_one(
+    tmp_path: Path, backend: Literal["loky", "ray", "dask"]
+) -> None:
     pytest.importorskip("joblib", reason="needs the [experiments] extra")
     from bidkv.experiments.parallel import map_on_cores
 

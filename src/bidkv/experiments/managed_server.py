@@ -13,7 +13,7 @@ from bidkv.baselines import ENGINE_ORDER
 from bidkv.experiments.collector import Reading, read_exporter
 from bidkv.experiments.driver import EngineFacts, RunFailed
 from bidkv.experiments.request_bodies import PATHS, Dialect, prepare
-from bidkv.experiments.server_process import ChildProcess, find_free_port
+from bidkv.experiments.server_process import LOOPBACK, ChildProcess, find_free_port
 from bidkv.observability.prometheus_page import get_text
 from bidkv.policy import resolve
 from bidkv.protocol.requests import WorkloadRequest
@@ -71,7 +71,7 @@ class ManagedServer:
     @property
     def url(self) -> str:
         """Its base URL."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{LOOPBACK}:{self._port}"
 
     @property
     def alive(self) -> bool:
@@ -122,7 +122,7 @@ class ManagedServer:
             RunFailed: no answer; the message holds the end of the server's log.
         """
         try:
-            return read_exporter(f"http://127.0.0.1:{self._exporter_port}/metrics")
+            return read_exporter(f"http://{LOOPBACK}:{self._exporter_port}/metrics")
         except (OSError, ValueError) as error:
             end = "" if self._child is None else f"; the end of its log:\n{self._child.last_lines()}"
             raise RunFailed(f"the server does not answer ({error}){end}") from error
@@ -167,13 +167,13 @@ class ManagedServer:
         body = prepare([request], spec.dialect, spec.model, spec.vocabulary, str(time.monotonic_ns()))[0].body
         try:
             get_text(self.url + PATHS[spec.dialect], body)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise RunFailed(f"the server refuses a request: {error}") from error
 
     def _healthy(self) -> bool:
         try:
             get_text(f"{self.url}/health")
             self.look()
-        except (OSError, RunFailed):
+        except (OSError, ValueError, RunFailed):
             return False
         return True

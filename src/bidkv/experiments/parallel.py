@@ -51,12 +51,7 @@ def _map(
             ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
         register_ray()
     elif backend == "dask":
-        from distributed import Client, get_client
-
-        try:
-            get_client()
-        except ValueError:
-            Client(n_workers=jobs, threads_per_worker=1)
+        connect_dask(jobs)
     # Ray's backend cannot yield answers as they come; running batch by batch bounds what a kill can lose.
     with joblib.parallel_config(backend=backend, n_jobs=jobs or -1):
         if backend == "loky":
@@ -72,3 +67,14 @@ def _map(
                 yield from joblib.Parallel()(joblib.delayed(function)(task) for task in batch)
                 batch = []
         yield from joblib.Parallel()(joblib.delayed(function)(task) for task in batch)
+
+
+def connect_dask(jobs: int | None) -> None:
+    """Use the connected Dask cluster, or start one that other machines cannot reach."""
+    from distributed import Client, get_client
+
+    try:
+        get_client()
+    except ValueError:
+        # Dask's dashboard listens on every interface unless told otherwise.
+        Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None)

@@ -15,6 +15,7 @@ from bidkv.experiments.driver import EngineFacts
 from bidkv.experiments.managed_server import ServerSpec
 from bidkv.experiments.options import RunnerOptions
 from bidkv.experiments.server_driver import LoadSettings, ServerDriver
+from bidkv.experiments.server_process import LOOPBACK
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 """Files of which a model's folder holds at least one when it has a tokenizer."""
@@ -92,7 +93,11 @@ def make_server_driver(
     module = f"bidkv.experiments.{engine}.serve"
     spec = ServerSpec(
         engine=engine,
-        command=[sys.executable, "-m", module, *arguments, *shlex.split(given.server_args)],
+        # vLLM listens on every interface unless told otherwise.
+        command=[
+            *(sys.executable, "-m", module, "--host", LOOPBACK),
+            *(*arguments, *shlex.split(given.server_args)),
+        ],
         dialect=engine,
         model=model,
         vocabulary=read_vocabulary(model),

@@ -11,6 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+LOOPBACK = "127.0.0.1"
+"""The address of every server that an experiment starts: no other machine reaches it."""
+
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 _STOP_S = 20.0
@@ -97,7 +100,7 @@ class ChildProcess:
 def find_free_port() -> int:
     """Return a TCP port of the loopback address that is not in use now."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 
