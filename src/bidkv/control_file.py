@@ -103,16 +103,16 @@ class ControlFile:
 
 def obey(command: str, controller: Controller, resolve: Callable[[str], Policy]) -> None:
     """Carry out `on`, `off` or a switch to another policy; a bad command is logged and changes nothing."""
-    if command == "off":
-        controller.disable()
-    elif command == "on":
-        controller.enable()
-    else:
-        try:
+    try:
+        if command == "off":
+            controller.disable()
+        elif command == "on":
+            controller.enable()
+        else:
             controller.switch(resolve(command))
-        except Exception as error:  # a registered policy's constructor is foreign code: nothing may get out
-            logger.error("bidkv: the control file's command is ignored: %s", error)
-            return
+    except Exception as error:  # making and copying a policy is foreign code: nothing may get out
+        logger.error("bidkv: the control file's command is ignored: %s", error)
+        return
     logger.info(
         "bidkv: control file says %r; policy %r, active: %s",
         command,

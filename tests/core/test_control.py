@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import pytest
@@ -41,6 +42,29 @@ class HostileInt(int):
         raise ValueError("hands off")
 
     __lt__ = __ge__ = __gt__ = __le__
+
+
+class HostileFloat(float):
+    """A float that cannot be read."""
+
+    def __float__(self) -> float:
+        raise ValueError("hands off")
+
+
+class NoSessions:
+    """A prefix cache in which nothing is ever cached; a `SessionCache`."""
+
+    def cached_tokens(self, request: RequestView) -> int:
+        return 0
+
+    def block_keys(self, request: RequestView) -> Sequence[Hashable]:
+        return ()
+
+    def is_cached(self, key: Hashable) -> bool:
+        return False
+
+    def reuse_first(self, keys: Sequence[Hashable]) -> int:
+        return 0
 
 
 class HostileError(Exception):
@@ -317,6 +341,24 @@ def test_an_exception_in_a_question_switches_the_policy_off_and_is_logged_once(
         assert control.counters.failures == 1
 
 
+class OddError(BaseException):
+    """What a policy's own code may raise although it is no `Exception`."""
+
+
+@pytest.mark.parametrize("error", [OddError(), GeneratorExit(), asyncio.CancelledError()])
+@pytest.mark.parametrize("time_budget_s", [None, 1.0])
+def test_an_error_that_is_no_exception_switches_the_policy_off_too(
+    error: BaseException, time_budget_s: float | None
+) -> None:
+    engine = engine_under_pressure()
+    control = Controller(Scripted(victim=raising(error)), time_budget_s=time_budget_s)
+    assert list(control.before_step(engine)) == []
+    assert_switched_off(control, "exception")
+    control = Controller(Policy(), time_budget_s=time_budget_s)
+    control.guarded(raising(error))()
+    assert_switched_off(control, "exception")
+
+
 @pytest.mark.parametrize("event", ["on_arrival", "on_admit", "on_preempt", "on_finish"])
 def test_an_exception_in_an_event_switches_the_policy_off(
     event: str, monkeypatch: pytest.MonkeyPatch
@@ -560,6 +602,61 @@ def test_an_unusable_policy_leaves_the_old_one_in_charge() -> None:
     with pytest.raises(ValueError, match="preemption cap must be >= 1"):
         control.switch(Scripted(victim=last, cap=0))
     assert control.killed
+
+
+class Moody(Policy):
+    """Says once which questions it answers, and raises from then on."""
+
+    name = "moody"
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    @property
+    def chooses_next(self) -> bool:
+        self.times -= 1
+        if self.times < 0:
+            raise ValueError("hands off")
+        return False
+
+
+def test_a_policy_that_cannot_say_what_it_answers_leaves_the_old_one_in_charge() -> None:
+    control = Controller(Diary())
+    policy = control.policy
+    with pytest.raises(ValueError, match="hands off"):
+        control.switch(Moody(0))
+    assert control.policy is policy
+    assert control.active
+
+
+def test_a_policy_is_asked_once_what_it_answers() -> None:
+    engine = engine_under_pressure()
+    control = Controller(Moody(1))
+    control.track_sessions(NoSessions())
+    control.disable()
+    assert list(control.before_step(engine)) == []
+    assert control.counters.failures == 0
+
+
+# --- figures -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("figures", "shown", "failures"),
+    [
+        ({"a": 1, "b": 2.5, "c": "text", "d": None}, {"a": 1.0, "b": 2.5}, 0),
+        ({"a": 10**400}, {}, 1),  # no float is that large
+        ({"a": HostileFloat(1.0)}, {}, 1),
+        ([("a", 1.0)], {}, 0),
+    ],
+)
+def test_figures_that_are_no_numbers_are_the_policys_own_fault(
+    figures: Any, shown: dict[str, float], failures: int
+) -> None:
+    policy = Policy()
+    policy.read_figures = lambda engine: figures  # type: ignore[method-assign]
+    control = Controller(policy)
+    assert control.read_figures(FakeEngine()) == shown
+    assert control.counters.failures == failures
+    assert control.active == (not failures)
 
 
 # --- counters ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 from bidkv.control import Controller
 from bidkv.control_file import LONGEST_COMMAND_BYTES, ControlFile, obey
 from bidkv.policy import resolve
+from bidkv.protocol.policy import Policy
 
 
 class Clock:
@@ -140,3 +141,26 @@ def test_commands_reach_the_controller(caplog):
     assert controller.policy.name == "largest-first"
     assert controller.active
     assert "Available:" in caplog.text
+
+
+class Uncopied(Policy):
+    """Can be copied once, when it takes over, and never again."""
+
+    name = "uncopied"
+    copies = 0
+
+    def __deepcopy__(self, memo: object) -> Uncopied:
+        if self.copies:
+            raise RuntimeError("copied once already")
+        made = Uncopied()
+        made.copies = 1
+        return made
+
+
+def test_a_policy_that_cannot_start_afresh_stays_off(caplog):
+    """Switching on copies the policy, which is foreign code."""
+    controller = Controller(Uncopied())
+    obey("off", controller, resolve)
+    obey("on", controller, resolve)
+    assert controller.killed
+    assert "ignored: copied once already" in caplog.text

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from tests.support import steady_profile
 
+from bidkv.control import Controller
 from bidkv.control.sessions import SessionLedger
 from bidkv.policy import resolve
 from bidkv.protocol import EngineView, Policy, RequestView, Session, SessionArrivals, SessionView, Turn
@@ -217,6 +218,22 @@ def _serve_turn(ledger: SessionLedger, cache: _Cache, name: str, tokens: list[in
     request.tokens = tokens
     cache.cached.update(cache.block_keys(request))
     return ledger.finish(request, engine)
+
+
+def test_books_that_failed_know_no_session_any_more() -> None:
+    """An engine's view still holds them: a policy must not reckon with blocks that nobody counts."""
+    controller = Controller(Policy())
+    cache = _Cache()
+    books: Any = controller.track_sessions(cache)
+    _serve_turn(books, cache, "a", list(range(20)), 16)
+    assert books.retained_blocks == 5
+    cache.cached_tokens = "not to be called"  # type: ignore[assignment,method-assign]
+    request: Any = SimpleNamespace(request_id="b", session_id="told", num_prompt_tokens=8, agent_id="")
+    controller.on_arrival(request, _Engine())  # type: ignore[arg-type]
+    assert controller.sessions is None
+    assert controller.counters.session_failures == 1
+    assert (books.retained_blocks, dict(books.idle), books.in_use) == (0, {}, False)
+    assert books.session_for(request) is None
 
 
 def test_a_session_found_by_its_past_stays_known_after_its_blocks_are_gone() -> None:

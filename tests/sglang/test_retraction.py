@@ -211,6 +211,20 @@ def _break_the_glue(glue):
     glue.retraction_order = retraction_order
 
 
+def _break_the_view(glue):
+    def computed_tokens(reqs):
+        raise AttributeError("a version that renamed what is read of a request")
+
+    glue.computed_tokens = computed_tokens
+
+
+def _break_the_batch(glue):
+    def runs_now(batch):
+        raise KeyError("a defect of the adapter")
+
+    glue.engine.runs_now = runs_now
+
+
 @pytest.mark.parametrize(
     ("policy", "prepare"),
     [
@@ -234,12 +248,14 @@ def test_upstreams_order_is_back(monkeypatch, hooks, policy, prepare):
     assert _retractions(monkeypatch, hooks, policy, prepare) == upstream
 
 
-def test_a_broken_adapter_drops_out_and_says_so(hooks, monkeypatch, caplog):
+@pytest.mark.parametrize("break_it", [_break_the_glue, _give_back_garbage, _break_the_view, _break_the_batch])
+def test_a_broken_adapter_drops_out_and_says_so_once(hooks, monkeypatch, caplog, break_it):
     dropped = []
     monkeypatch.setattr(hooks, "_on_give_up", lambda: dropped.append(True))
-    _retractions(monkeypatch, hooks, resolve("largest-first"), _break_the_glue)
+    _retractions(monkeypatch, hooks, resolve("largest-first"), break_it)
     assert hooks.glue is None
-    assert "SGLang goes on by its own rules" in caplog.text
+    assert dropped == [True]
+    assert caplog.text.count("SGLang goes on by its own rules") == 1
 
 
 def test_two_ranks_with_different_clocks_decide_alike(monkeypatch, hooks):

@@ -217,6 +217,7 @@ def main() -> None:
         with served.limited_to(blocks):
             report[name] = Loop(llm, **how).run([Client(number, turns) for number in range(sessions)])
         after = controller.counters.as_dict()
+        report[name]["active"] = controller.active
         report[name]["counters"] = {key: after[key] - before[key] for key in after}
 
     controller.disable()

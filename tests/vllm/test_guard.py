@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tests.vllm.cases import Case, Step, random_case
-from tests.vllm.harness import AsyncScheduler, Scheduler, make_request, run_case
+from tests.vllm.harness import AsyncScheduler, Scheduler, build_scheduler, make_request, run_case
 from tests.vllm.ours import build_ours, run_ours
+from vllm.config import ModelConfig
 
 from bidkv.adapters.vllm import glue as glue_module
+from bidkv.adapters.vllm.hooks import scheduler_class
 from bidkv.adapters.vllm.queues import WaitingQueue
+from bidkv.adapters.vllm.service import VllmService
 
 
 class GlueFault(Exception):
@@ -151,6 +155,40 @@ def test_a_scheduler_that_is_not_as_expected_keeps_its_own_rules(caplog, monkeyp
     assert run_case(case, scheduler=scheduler) == run_case(case)
     assert not scheduler.bidkv.glue.attached
     assert "cannot attach" in caplog.text
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), ValueError("head_dim must be an integer >= 1")])
+def test_a_service_that_cannot_be_made_leaves_the_engine_to_itself(error, caplog, monkeypatch):
+    """The engine starts all the same; what was at fault is logged once."""
+    case = random_case(1)
+
+    def refuse(self: Any, *args: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(VllmService, "_attach", refuse)
+    scheduler = build_scheduler(case.shape, scheduler_class(asynchronous=False))
+    assert scheduler.bidkv is None
+    assert run_case(case, scheduler=scheduler) == run_case(case)
+    assert caplog.text.count("bidkv: stays off") == 1
+
+
+@pytest.mark.parametrize("missing", ["heads", "prometheus_client"])
+def test_metrics_never_keep_an_engine_from_starting(missing, monkeypatch, free_port_pair, caplog):
+    """A model without attention has heads of size 0; the exporter's library may not be installed."""
+    if missing == "heads":
+        monkeypatch.setattr(ModelConfig, "get_head_size", lambda self: 0)
+    else:
+        monkeypatch.setitem(sys.modules, "bidkv.observability.metrics", None)
+    case = random_case(1)
+    scheduler = build_ours(case, "lcf", BIDKV_METRICS_PORT=str(free_port_pair))
+    service = scheduler.bidkv
+    assert service.glue.attached
+    assert (service.metrics is None) == (missing != "heads")
+    assert ("bidkv: no metrics" in caplog.text) == (missing != "heads")
+    run_case(case, scheduler=scheduler, clock=scheduler.bidkv_clock)
+    assert service.controller.counters.completions == len(case.requests)
+    if service.metrics is not None:
+        service.metrics.close()
 
 
 def test_what_asks_the_process_to_stop_passes():

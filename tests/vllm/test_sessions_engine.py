@@ -65,7 +65,7 @@ def test_all_blocks_are_back(report, run):
     assert (report[run]["blocks_lost"], report[run]["left"]) == (0, 0)
 
 
-def test_faults_happened_and_ended_nothing_but_what_they_had_to(report, size):
+def test_faults_happened_and_ended_nothing_but_what_they_had_to(report, size, note_figures):
     sessions, turns = size
     faults = report["faults"]["faults"]
     assert {"vanishes between turns", "kill switch", "back"} <= set(faults)
@@ -75,22 +75,44 @@ def test_faults_happened_and_ended_nothing_but_what_they_had_to(report, size):
     finished = [name for name in report["faults"]["outputs"] if name.endswith(f"#{turns - 1}")]
     gone = faults.get("vanishes between turns", 0) + faults.get("vanishes in a turn", 0)
     assert len(finished) == sessions - gone
+    counters = report["faults"]["counters"]
+    drops = counters["session_drops"]
+    note_figures(f"real engine, faults: {faults}, {counters['failures']} policy failures, {drops} drops")
+    assert counters["failures"] > 0
     assert report["attached"]
     assert report["session_failures"] == 0
 
 
+@pytest.mark.parametrize("run", ["told", "found", "template"])
+def test_the_policy_decides_to_the_end(report, run, note_figures):
+    """It drops idle sessions and is never switched off where nothing goes wrong."""
+    counters = report[run]["counters"]
+    assert report[run]["active"]
+    assert counters["failures"] == 0
+    assert counters["session_drops"] > 0
+    preempted = counters["preemptions_by_policy"] + counters["preemptions_by_engine"]
+    note_figures(f"real engine, {run}: {counters['session_drops']} drops, {preempted} preemptions")
+
+
 @pytest.mark.parametrize("run", ["own order", "found", "template"])
 def test_sessions_that_no_client_names_are_found_by_their_past(report, run, note_figures):
-    """The books put a turn into the session of the turn before it, as a client that names it would."""
+    """The books put a turn into the session of the turn before it, as a client that names it would.
+
+    A session that the books began with one client's turn holds no turn of another client.
+    """
     names = report[run]["names"]
+    clients: dict[str, str] = {}
     right = later = 0
     for name, found in names.items():
-        session, turn = name.split("#")
+        client, turn = name.split("#")
+        begun_by = clients.setdefault(found, client)
         if turn != "0":
             later += 1
-            right += found == names[f"{session}#{int(turn) - 1}"]
+            right += found == names[f"{client}#{int(turn) - 1}"] and begun_by == client
     note_figures(f"found by prefix, {run}: {right} of {later} later turns as told")
     assert right >= 0.99 * later
+    begun = [clients[found] == name.partition("#")[0] for name, found in names.items() if name.endswith("#0")]
+    assert sum(begun) >= 0.99 * len(begun)
 
 
 def test_told_sessions_are_those_the_clients_named(report):

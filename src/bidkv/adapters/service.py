@@ -107,8 +107,7 @@ class EngineService(ABC):
         """
         figures = self.controller.read_figures(engine)
         for name in POLICY_FIGURES:
-            value = figures.get(name, 0.0)
-            self._policy_figures[name] = float(value) if isinstance(value, int | float) else 0.0
+            self._policy_figures[name] = figures.get(name, 0.0)
         stability = self.controller.stability
         if stability is not None:
             blocks = engine.num_blocks
@@ -129,10 +128,13 @@ class EngineService(ABC):
             )
         self._cycles.look(self._clock(), engine.num_running)
 
-    def _export(self, port: int, readers: dict[str, Callable[[], float]]) -> MetricsExporter:
-        """Serve metrics: the controller's, the cycle watch's, and those of `readers`."""
-        from bidkv.observability.metrics import MetricsExporter
-
+    def _export(self, port: int, readers: dict[str, Callable[[], float]]) -> MetricsExporter | None:
+        """Serve metrics: the controller's, the cycle watch's, and those of `readers`; None if it cannot."""
+        try:
+            from bidkv.observability.metrics import MetricsExporter
+        except ImportError as error:
+            logger.warning("bidkv: no metrics: %s", error)
+            return None
         sources = make_engine_metrics(
             {
                 **readers,

@@ -91,7 +91,7 @@ class Controller(GuardedPolicy):
         if self._sessions is not None:
             self._sessions.collects_loose_keys = self.drops_idle
             if self._finds_if_needed:
-                self._sessions.finds_by_prefix = self._active and self._policy.needs_sessions
+                self._sessions.finds_by_prefix = self._active and self._questions.sessions
         self._victim_ids: Set[str] = _NO_IDS
         self.forget_answers()
 
@@ -319,8 +319,7 @@ class Controller(GuardedPolicy):
         """Return the policy's own figures for an operator; none while it is switched off or starts afresh."""
         if not self._active or self._resync:
             return {}
-        figures: Any = self._ask(self._policy.read_figures, engine)
-        return figures if isinstance(figures, dict) else {}
+        return self._ask(_read_numbers, self._policy, engine) or {}
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
@@ -409,7 +408,9 @@ class Controller(GuardedPolicy):
         except Exception:  # a fault of ours or of the engine's facts must not reach the engine
             logger.exception("bidkv: the books of sessions failed; from now on the engine is alone with them")
             self.counters.session_failures += 1
-            self._sessions = None
+            failed, self._sessions = self._sessions, None
+            if failed is not None:
+                failed.clear()  # a policy may look at them through the engine's view
             self._refresh()
             return None
 
@@ -429,6 +430,14 @@ class Controller(GuardedPolicy):
             self._event(self._policy.on_arrival, request, engine)
         for session in () if self._sessions is None else tuple(self._sessions.idle.values()):
             self._event(self._policy.on_turn_end, session, engine)
+
+
+def _read_numbers(policy: Policy, engine: EngineView) -> dict[str, float]:
+    """Return those of a policy's figures that are numbers."""
+    figures: Any = policy.read_figures(engine)
+    if not isinstance(figures, dict):
+        return {}
+    return {str(name): float(value) for name, value in figures.items() if isinstance(value, int | float)}
 
 
 def _position(candidates: Sequence[RequestView], victim: object) -> int | None:

@@ -6,6 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,8 +20,33 @@ logger = logging.getLogger("bidkv")
 DEFAULT_TIME_BUDGET_S = 0.05
 """Longest time of one answer, in seconds: a few decode steps, and far above any garbage collection."""
 
+STOPS = (KeyboardInterrupt, SystemExit)
+"""What asks the whole process to stop; everything else that a policy raises ends with the policy."""
+
 _LONGEST_DETAIL = 300
 """Characters of a failure's description that are logged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Which questions a policy answers, see the properties of :class:`~bidkv.protocol.policy.Policy`."""
+
+    victims: bool
+    next: bool
+    reserve: bool
+    drops: bool
+    sessions: bool
+
+    @classmethod
+    def read(cls, policy: Policy) -> Questions:
+        """Ask a policy once; afterwards no property of it, which is foreign code, is read any more."""
+        return cls(
+            victims=bool(policy.chooses_victims),
+            next=bool(policy.chooses_next),
+            reserve=bool(policy.keeps_reserve),
+            drops=bool(policy.drops_idle),
+            sessions=bool(policy.needs_sessions),
+        )
 
 
 class GuardedPolicy:
@@ -91,6 +117,7 @@ class GuardedPolicy:
 
         Raises:
             ValueError: the policy's preemption cap is out of range; the old policy stays.
+            Exception: whatever the policy raises when it is copied or read; the old policy stays.
         """
         self._adopt(policy, afresh=True)
 
@@ -99,9 +126,11 @@ class GuardedPolicy:
         # can fail comes first, so that an unusable policy leaves everything as it was.
         pristine = copy.deepcopy(policy)
         cap = PreemptionCap(policy.preemption_cap)
+        questions = Questions.read(policy)
         self._policy_name = str(policy.name)
         self._pristine = pristine
         self._policy = policy
+        self._questions = questions
         self._cap = cap
         self._killed = False
         self._resync = afresh
@@ -110,12 +139,12 @@ class GuardedPolicy:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Read anew whether the policy decides, and which questions it answers."""
+        """Set anew whether the policy decides, and which questions it is asked."""
         self._active = not self._killed and not self.breaker.is_open
-        self.chooses_victims = self._active and self._policy.chooses_victims
-        self.chooses_next = self._active and self._policy.chooses_next
-        self.keeps_reserve = self._active and self._policy.keeps_reserve
-        self.drops_idle = self._active and self._policy.drops_idle
+        self.chooses_victims = self._active and self._questions.victims
+        self.chooses_next = self._active and self._questions.next
+        self.keeps_reserve = self._active and self._questions.reserve
+        self.drops_idle = self._active and self._questions.drops
         if self.observer is not None:
             reason = "kill switch" if self._killed else self.breaker.reason
             self._observe(self.observer.policy_changed, self._policy, active=self._active, reason=reason)
@@ -131,7 +160,9 @@ class GuardedPolicy:
         def tell(*args: Any, **kwargs: Any) -> None:
             try:
                 handler(*args, **kwargs)
-            except Exception as error:  # as in `_ask`
+            except STOPS:
+                raise
+            except BaseException as error:  # as in `_ask`
                 self._fail("exception", describe(error))
 
         return tell
@@ -150,13 +181,17 @@ class GuardedPolicy:
         if budget is None:
             try:
                 return question(*args, **kwargs)
-            except Exception as error:  # foreign code: whatever it raises must not reach the engine
+            except STOPS:
+                raise
+            except BaseException as error:  # foreign code: whatever it raises must not reach the engine
                 self._fail("exception", describe(error))
                 return None
         self.call_started_s = started = self._clock()
         try:
             answer = question(*args, **kwargs)
-        except Exception as error:  # see above
+        except STOPS:
+            raise
+        except BaseException as error:  # see above
             self._fail("exception", describe(error))
             return None
         finally:

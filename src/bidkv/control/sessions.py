@@ -289,6 +289,15 @@ class SessionLedger:
         self._idle.clear()
         self._loose_keys.clear()
 
+    def clear(self) -> None:
+        """Know no session any more, whatever state the books are in; what was counted stays."""
+        self.in_use = self.collects_loose_keys = False
+        self._tree, self._pasts = PrefixTree(), PastIndex(MOST_SESSIONS)
+        for book in (self._told, self._idle, self._by_request, self._held, self._cold):
+            book.clear()
+        self._forgotten.clear()
+        self._loose_keys.clear()
+
     # --- helpers ---------------------------------------------------------------------------------
     def _count_prefix(
         self, session: TrackedSession, request: RequestView, cached_tokens: int, block_size: int

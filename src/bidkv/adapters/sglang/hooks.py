@@ -132,36 +132,37 @@ class Hooks:
             return upstream
         try:
             order = glue.retraction_order(reqs, upstream)
+            if sorted(order) != list(range(len(reqs))):
+                raise ValueError(f"retraction order {order} of {len(reqs)} requests is no permutation")
         except Exception:
             self.give_up()
-            return upstream
-        if sorted(order) != list(range(len(reqs))):
-            logger.error("bidkv: retraction order %s of %d requests is no permutation", order, len(reqs))
             return upstream
         return order
 
     def retract_decode(self, original: Callable[..., Any], batch: Any) -> Any:
         """Tell the glue which batch is short of memory, and which requests were retracted."""
-        glue = self.glue
-        if glue is None:
-            return original(batch)
-        computed = glue.computed_tokens(batch.reqs)
-        glue.engine.runs_now(batch)
+        computed = self._computed_tokens(batch.reqs)
+        self._tell(lambda glue: glue.engine.runs_now(batch))
         retracted, ratio, aborted = original(batch)
         self._tell(lambda glue: glue.preempted(retracted, computed))
         for req in aborted:
             self._tell(lambda glue, req=req: glue.left(req, completed=False))  # type: ignore[misc]
         return retracted, ratio, aborted
 
+    def _computed_tokens(self, reqs: list[Any]) -> dict[str, int]:
+        computed: dict[str, int] = {}
+        self._tell(lambda glue: computed.update(glue.computed_tokens(reqs)))
+        return computed
+
     def preempt_to_schedule(self, original: Callable[..., bool], adder: Any, req: Any) -> bool:
         """Order the requests for preemption by a more important one, SGLang's second kind of victim."""
         glue = self.glue
         if glue is None:
             return original(adder, req)
-        reqs = adder.running_batch.reqs
-        computed = glue.computed_tokens(reqs)
         already = len(adder.preempt_list)
+        computed: dict[str, int] = {}
         try:
+            computed = glue.computed_tokens(adder.running_batch.reqs)
             chosen = glue.preemption_times(adder, req)
         except Exception:
             self.give_up()

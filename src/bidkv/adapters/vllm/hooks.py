@@ -18,6 +18,7 @@ logger = logging.getLogger("bidkv")
 MODULE = "bidkv.adapters.vllm"
 
 if TYPE_CHECKING:
+    from bidkv.adapters.vllm.service import VllmService
 
     class _Scheduler:
         """The methods of vLLM's scheduler that the mixin extends."""
@@ -45,29 +46,23 @@ class BidKVSchedulerMixin(_Scheduler):
         if not adds_only_ours(cls, own):
             return super().__new__(cls)
         from bidkv.adapters.vllm.self_test import find_mismatch
-        from bidkv.adapters.vllm.service import VllmService
 
         problem = find_mismatch(own, args, kwargs)
         if problem is None:
             return super().__new__(cls)
         scheduler = own(*args, **kwargs)
-        try:
-            # For its metrics, in which an operator sees that the policy stays off.
-            scheduler.bidkv = VllmService.from_environment(scheduler, cls.bidkv_clock, problem)
-        except ValueError:
-            raise  # the operator's: a strategy or a port that makes no sense
-        except Exception:
-            logger.exception("bidkv: stays off, and has no metrics that would say so: %s", problem)
+        # For its metrics, in which an operator sees that the policy stays off.
+        scheduler.bidkv = make_service(scheduler, cls.bidkv_clock, problem)
         return scheduler
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        from bidkv.adapters.vllm.glue import DetachedGlue
         from bidkv.adapters.vllm.self_test import find_mismatch
-        from bidkv.adapters.vllm.service import VllmService
 
         problem = find_mismatch(read_own_class(type(self)), args, kwargs)
-        self.bidkv = VllmService.from_environment(self, self.bidkv_clock, problem)
-        self._bidkv_glue = self.bidkv.glue
+        self.bidkv = make_service(self, self.bidkv_clock, problem)
+        self._bidkv_glue = DetachedGlue() if self.bidkv is None else self.bidkv.glue
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         """Schedule one step with the policy's victims, admissions and reserve."""
@@ -106,6 +101,27 @@ class BidKVSchedulerMixin(_Scheduler):
         if was_reset:
             self._bidkv_glue.cache_was_reset()
         return was_reset
+
+
+def make_service(scheduler: Any, clock: Callable[[], float], problem: str | None) -> VllmService | None:
+    """Return what attaches a policy to a scheduler; None, with the reason logged, where it cannot be made.
+
+    Raises:
+        ValueError: a variable of the environment makes no sense, which only the operator can mend.
+    """
+    from bidkv.adapters.environment import read_environment
+    from bidkv.adapters.vllm.service import VllmService
+    from bidkv.policy import PolicySpecError
+
+    environment = read_environment()
+    try:
+        return VllmService(scheduler, environment, clock, problem)
+    except PolicySpecError:
+        raise
+    except Exception:
+        reason = "" if problem is None else f": {problem}"
+        logger.exception("bidkv: stays off, and has no metrics that would say so%s", reason)
+        return None
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bidkv.adapters.engine_number import number_engine
-from bidkv.adapters.environment import Environment, read_environment
+from bidkv.adapters.environment import Environment
 from bidkv.adapters.service import EngineService
 from bidkv.adapters.vllm.glue import DetachedGlue, VllmGlue
 from bidkv.adapters.vllm.plugin import SUPPORTED, is_newer, read_version
@@ -19,6 +19,15 @@ logger = logging.getLogger("bidkv")
 
 class VllmService(EngineService):
     """One scheduler's controller with everything an operator can reach of it.
+
+    Args:
+        scheduler: vLLM's scheduler, fully made.
+        environment: what the operator asks for.
+        clock: seconds, monotonic.
+        problem: what the self-test found; with it the scheduler is left alone.
+
+    Raises:
+        PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
 
     Attributes:
         glue: carries events, questions and answers; a detached one where it could not be attached.
@@ -51,23 +60,6 @@ class VllmService(EngineService):
         self.glue: VllmGlue | DetachedGlue = self._attach(problem)
         if environment.metrics_port is not None:
             self.metrics = self._export(environment.metrics_port, self._readers())
-
-    @classmethod
-    def from_environment(
-        cls, scheduler: Any, clock: Callable[[], float], problem: str | None = None
-    ) -> VllmService:
-        """Build it from the four environment variables.
-
-        Args:
-            scheduler: vLLM's scheduler, fully made.
-            clock: seconds, monotonic.
-            problem: what the self-test found; with it the scheduler is left alone.
-
-        Raises:
-            PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
-            ValueError: a variable's value makes no sense.
-        """
-        return cls(scheduler, read_environment(), clock, problem)
 
     def _attach(self, problem: str | None) -> VllmGlue | DetachedGlue:
         """Attach to the scheduler; where vLLM is not as expected, say so and leave it to itself."""
@@ -106,9 +98,10 @@ class VllmService(EngineService):
         attention_block = scheduler.cache_config.block_size * getattr(scheduler, "dcp_world_size", 1)
         return QueueingConfig(
             block_size=min(scheduler.block_size, attention_block),
-            head_dim=model.get_head_size(),
-            num_kv_heads=model.get_num_kv_heads(parallel),
-            num_layers=model.get_num_layers(parallel),
+            # A model without attention has heads of size 0; only the estimate in bytes reads it.
+            head_dim=max(1, model.get_head_size()),
+            num_kv_heads=max(1, model.get_num_kv_heads(parallel)),
+            num_layers=max(1, model.get_num_layers(parallel)),
             concurrency=self._scheduler.max_num_running_reqs,
         )
 
