@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-from bidkv.control.guarded_policy import DEFAULT_TIME_BUDGET_S, GuardedPolicy, describe
+from bidkv.control.guarded_policy import DEFAULT_TIME_BUDGET_S, GuardedPolicy, describe, read_numbers
 from bidkv.control.recompute_ledger import RecomputeLedger
 from bidkv.control.sessions import SessionLedger, TrackedSession
 from bidkv.protocol.observer import Decision, Observer
@@ -317,9 +317,8 @@ class Controller(GuardedPolicy):
 
     def read_figures(self, engine: EngineView) -> dict[str, float]:
         """Return the policy's own figures for an operator; none while it is switched off or starts afresh."""
-        if not self._active or self._resync:
-            return {}
-        return self._ask(_read_numbers, self._policy, engine) or {}
+        tells = self._active and not self._resync
+        return (self._ask(read_numbers, self._policy, engine) or {}) if tells else {}
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
@@ -408,9 +407,9 @@ class Controller(GuardedPolicy):
         except Exception:  # a fault of ours or of the engine's facts must not reach the engine
             logger.exception("bidkv: the books of sessions failed; from now on the engine is alone with them")
             self.counters.session_failures += 1
-            failed, self._sessions = self._sessions, None
-            if failed is not None:
-                failed.clear()  # a policy may look at them through the engine's view
+            if self._sessions is not None:
+                self._sessions.clear()  # a policy may look at them through the engine's view
+            self._sessions = None
             self._refresh()
             return None
 
@@ -430,14 +429,6 @@ class Controller(GuardedPolicy):
             self._event(self._policy.on_arrival, request, engine)
         for session in () if self._sessions is None else tuple(self._sessions.idle.values()):
             self._event(self._policy.on_turn_end, session, engine)
-
-
-def _read_numbers(policy: Policy, engine: EngineView) -> dict[str, float]:
-    """Return those of a policy's figures that are numbers."""
-    figures: Any = policy.read_figures(engine)
-    if not isinstance(figures, dict):
-        return {}
-    return {str(name): float(value) for name, value in figures.items() if isinstance(value, int | float)}
 
 
 def _position(candidates: Sequence[RequestView], victim: object) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any
 from bidkv.control.counters import ControlCounters
 from bidkv.control.guards import CircuitBreaker, PreemptionCap
 from bidkv.protocol.observer import Observer
-from bidkv.protocol.policy import Policy
+from bidkv.protocol.policy import EngineView, Policy
 
 logger = logging.getLogger("bidkv")
 
@@ -214,3 +214,11 @@ def describe(value: object) -> str:
         return repr(value)[:_LONGEST_DETAIL]
     except Exception:  # foreign code again: even printing it may fail
         return f"a {type(value).__name__} that cannot be printed"
+
+
+def read_numbers(policy: Policy, engine: EngineView) -> dict[str, float]:
+    """Return those of a policy's figures that are numbers."""
+    figures: Any = policy.read_figures(engine)
+    if not isinstance(figures, dict):
+        return {}
+    return {str(name): float(value) for name, value in figures.items() if isinstance(value, int | float)}
