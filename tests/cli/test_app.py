@@ -103,3 +103,15 @@ def test_a_folder_that_is_made_is_named(tmp_path: Path) -> None:
     arguments = ["plan", *lengths, "--rate", "1", "--json"]
     assert f"--json: made the folder {file.parent}" in RUNNER.invoke(app, [*arguments, str(file)]).stderr
     assert "made the folder" not in RUNNER.invoke(app, [*arguments, str(file)]).stderr
+
+
+def test_a_refused_run_leaves_no_empty_file(tmp_path: Path) -> None:
+    link, kept = tmp_path / "link.html", tmp_path / "kept.html"
+    link.symlink_to(tmp_path / "nowhere.html")
+    kept.write_text("mine")
+    for file in (tmp_path / "page.html", link, kept):
+        refused = ["simulate", "--strategy", "fair", "--html", str(file), "--trace", str(tmp_path / "none")]
+        assert RUNNER.invoke(app, refused).exit_code == 2
+    assert not (tmp_path / "page.html").exists()
+    assert link.is_symlink()
+    assert kept.read_text() == "mine"

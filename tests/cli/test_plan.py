@@ -103,7 +103,22 @@ def test_a_target_that_no_number_of_replicas_keeps_has_an_exit_code_of_its_own()
 def test_a_cache_too_small_for_most_requests_is_no_plan() -> None:
     result = run("plan", "--num-gpu-blocks", "3")
     assert result.exit_code == 2
-    assert "of the requests exceed the 32 tokens of the KV cache" in result.stderr
+    assert "of the requests exceed the 32 tokens that a server takes of one" in result.stderr
+
+
+def test_requests_and_sessions_that_a_server_refuses_for_their_length_are_no_plan() -> None:
+    result = run("plan", "--limit", "300", "--max-model-len", "100")
+    assert result.exit_code == 2
+    assert "--max-model-len: 9" in result.stderr
+    assert "of the requests exceed the 100 tokens that a server takes of one" in result.stderr
+    agents = ["plan", "--trace", "agents-20-turns", "--session-rate", "0.4", "--sessions", "40"]
+    result = run(*agents, "--max-model-len", "100")
+    assert result.exit_code == 2
+    assert "a server refuses 40 of 40 sessions: their contexts exceed 100 tokens" in result.stderr
+    some = run(*agents, "--max-model-len", "20000")
+    assert some.exit_code == 0
+    assert "--max-model-len: left out " in some.stderr
+    assert some.stdout != run(*agents).stdout
 
 
 def test_one_number_states_equal_lengths() -> None:

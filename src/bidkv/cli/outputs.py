@@ -70,12 +70,18 @@ def require_extra(extra: str, purpose: str) -> None:
 
 
 def require_writable(option: str, file: Path) -> None:
-    """Say before the run that a file cannot be written; make its folder where there is none, and say so."""
+    """Say before the run that a file cannot be written; make its folder where there is none, and say so.
+
+    A file that is not there is left so: the run may be refused for another reason.
+    """
     with bad_input(option):
         if not file.parent.exists():
             file.parent.mkdir(parents=True)
             typer.echo(f"bidkv: {option}: made the folder {file.parent}", err=True)
+        is_new = not file.exists() and not file.is_symlink()
         file.open("a").close()
+        if is_new:
+            file.unlink()
 
 
 def require_all_writable(files: Iterable[tuple[str, Path | str | None]]) -> None:

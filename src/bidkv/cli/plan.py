@@ -164,8 +164,8 @@ def command(
     plan = run.make_plan()
     if plan.service.refused_share > _MOST_REFUSED:
         fail(
-            f"--num-gpu-blocks: {plan.service.refused_share:.0%} of the requests exceed the "
-            f"{engine.usable_blocks * engine.block_size:,} tokens of the KV cache, and a server refuses them"
+            f"--num-gpu-blocks, --max-model-len: {plan.service.refused_share:.0%} of the requests exceed the "
+            f"{run.shape.longest_tokens:,} tokens that a server takes of one"
         )
     plan, sizing = run.size(plan, router.value) if is_sized else (plan, None)
     tests = run.test(plan, router.value) if simulate else ([], None)
@@ -236,7 +236,7 @@ def _check_users(users: int | None, think: float, rate: float | None, session_ra
 
 def _sessions(source: WorkloadOptions, engine: EngineConfig) -> Sequence[Session]:
     """Return the sessions of a workload; nothing for single requests."""
-    from bidkv.cli.workload import read_workload
+    from bidkv.cli.workload import longest_context, read_workload
     from bidkv.workloads.resolver import resolve_workload
     from bidkv.workloads.traces import open_trace
 
@@ -250,7 +250,14 @@ def _sessions(source: WorkloadOptions, engine: EngineConfig) -> Sequence[Session
             has_sessions = bool(found.has_sessions)
     if not has_sessions:
         return ()
-    return read_workload(source, engine.usable_blocks, engine.block_size).sessions
+    read = read_workload(source, engine.usable_blocks, engine.block_size).sessions
+    fitting = [session for session in read if longest_context(session) <= engine.model_len]
+    if left_out := len(read) - len(fitting):
+        line = f"{left_out:,} of {len(read):,} sessions: their contexts exceed {engine.model_len:,} tokens"
+        if not fitting:
+            fail(f"--max-model-len: a server refuses {line}")
+        typer.echo(f"bidkv: --max-model-len: left out {line}", err=True)
+    return fitting
 
 
 def _plan_sessions(
@@ -261,19 +268,16 @@ def _plan_sessions(
     json_file: str | None,
 ) -> None:
     from bidkv.planning.capacity import UNPROMISED_UTILIZATION
+    from bidkv.planning.replica import shape_of
     from bidkv.planning.session_plan import plan_sessions, session_plan_text
-    from bidkv.stability import ReplicaShape
 
     engine, profile = replica
     session_rate, users, think_s, target_utilization = asked
-    shape = ReplicaShape(
-        engine.usable_blocks, engine.block_size, engine.max_num_seqs, engine.max_num_batched_tokens
-    )
     with bad_input("options"):
         plan = plan_sessions(
             sessions,
             source,
-            shape,
+            shape_of(engine),
             profile,
             session_rate=session_rate,
             users=users,

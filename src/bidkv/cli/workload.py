@@ -313,7 +313,7 @@ def _fit_sessions(
     from bidkv.protocol.sessions import OWN_TIMES
 
     # A block that is only partly filled takes a whole one; a session may fill all but one block.
-    fitting = [session for session in sessions if _longest_context(session) < cache_tokens]
+    fitting = [session for session in sessions if longest_context(session) < cache_tokens]
     if left_out := len(sessions) - len(fitting):
         typer.echo(
             f"bidkv: left out {left_out:,} of {len(sessions):,} sessions: their contexts exceed the "
@@ -333,7 +333,7 @@ def _fit_sessions(
     return Workload(left_out=left_out, sessions=fitting, arrivals=arrivals, report=report)
 
 
-def _longest_context(session: Session) -> int:
+def longest_context(session: Session) -> int:
     """Return the most tokens the session holds at the end of a turn."""
     pairs = zip(session.prompt_lengths(), session.turns, strict=True)
     return max(prompt + turn.output_tokens for prompt, turn in pairs)
