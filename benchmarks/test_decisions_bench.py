@@ -33,8 +33,8 @@ def full_engine(policy: Policy, running: int, *, spare_blocks: int) -> tuple[Con
     )
     control = Controller(policy, time_budget_s=None)
     engine = VllmStepEngine(config, load_profile("h100-llama3.1-8b"), control)
-    for order, source in enumerate(sources):
-        engine.submit(SimRequest(source, order, config.model_len))
+    for source in sources:
+        engine.submit(SimRequest(source, config.model_len))
     engine.step()
     assert len(engine.running) == running or control.keeps_reserve or control.chooses_next
     return control, engine

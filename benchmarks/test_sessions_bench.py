@@ -39,19 +39,16 @@ def crowded_engine(*, waiting: int, spare_blocks: int) -> tuple[Controller, Vllm
     )
     engine = VllmStepEngine(config, load_profile("h100-llama3.1-8b"), control)
     engine.track_sessions(find_by_prefix=False)
-    order = 0
     for group, count, output in (("idle", IDLE, 2), ("running", RUNNING, 3000)):
         for number in range(count):
-            engine.submit(SimRequest(_source(f"{group}{number}", TOKENS, output), order, config.model_len))
-            order += 1
+            engine.submit(SimRequest(_source(f"{group}{number}", TOKENS, output), config.model_len))
         steps = 0
         while engine.num_waiting or engine.num_prefilling or (group == "idle" and not engine.idle):
             engine.step()
             steps += 1
             assert steps < 5000
     for number in range(waiting):
-        engine.submit(SimRequest(_source(f"cold{number}", 30_000, 5), order, config.model_len))
-        order += 1
+        engine.submit(SimRequest(_source(f"cold{number}", 30_000, 5), config.model_len))
     assert control.sessions is not None
     assert engine.num_running == RUNNING
     assert len(control.sessions.idle) == IDLE

@@ -134,7 +134,7 @@ class _Server:
             # The past of a session is the same tokens again, whoever asks for it.
             content=((owner, event.prompt_tokens),),
         )
-        self.engine.submit(SimRequest(request, self._arrived, _CONFIG.model_len))
+        self.engine.submit(SimRequest(request, _CONFIG.model_len))
 
     def drain(self) -> None:
         """Nothing arrives any more: everyone must come to an end."""

@@ -102,7 +102,7 @@ def _simulated(config: SglangConfig, requests, policy):
     now = 0
     while queue or not engine.idle:
         while queue and queue[0][0] <= now:
-            engine.submit(SimRequest(queue.pop(0)[1], now, config.model_len))
+            engine.submit(SimRequest(queue.pop(0)[1], config.model_len))
         if engine.idle:
             engine.now_s += 1e-3  # an idle turn of the loop
             ratios.append(config.initial_ratio)

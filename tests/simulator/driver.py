@@ -106,7 +106,7 @@ class CheckedRun:
     def submit(self, source: WorkloadRequest) -> None:
         """One request arrives now."""
         self._submitted += 1
-        self.engine.submit(SimRequest(source, self._submitted, self.config.model_len))
+        self.engine.submit(SimRequest(source, self.config.model_len))
 
     def abort(self, request: SimRequest) -> None:
         """One live request is given up."""

@@ -31,8 +31,8 @@ def engine_with(requests: list[WorkloadRequest], config: EngineConfig = ENGINE) 
     engine = VllmStepEngine(
         config, steady_profile(), Controller(resolve("preempt-evict"), time_budget_s=None)
     )
-    for order, request in enumerate(requests):
-        engine.submit(SimRequest(request, order, config.model_len))
+    for request in requests:
+        engine.submit(SimRequest(request, config.model_len))
     return engine
 
 

@@ -29,7 +29,7 @@ def submit(
     replica: SglangStepEngine, name: str, prompt: int, output: int, cap: int | None = None
 ) -> SimRequest:
     source = WorkloadRequest(name, replica.now_s, prompt, output, max_tokens=cap)
-    request = SimRequest(source, 0, replica.config.model_len)
+    request = SimRequest(source, replica.config.model_len)
     replica.submit(request)
     return request
 
@@ -148,7 +148,7 @@ def test_books_balance_after_every_step(page_size: int, chunk: int | None) -> No
         clip_max_new_tokens=8,
         schedule_conservativeness=0.1,
     )
-    waiting = [SimRequest(source, 0, replica.config.model_len) for source in _workload(1, 60)]
+    waiting = [SimRequest(source, replica.config.model_len) for source in _workload(1, 60)]
     done = []
     while waiting or not replica.idle:
         if waiting:

@@ -28,7 +28,7 @@ def request(number: int, prompt: int, output: int) -> WorkloadRequest:
 def test_blocks_of_one_request_step_by_step():
     """A row for every four positions; a block of the window goes when the next position does not see it."""
     engine = VllmStepEngine(WINDOWED, PROFILE, Controller(resolve("preempt-evict")))
-    engine.submit(SimRequest(request(0, 20, 6), 0, WINDOWED.model_len))
+    engine.submit(SimRequest(request(0, 20, 6), WINDOWED.model_len))
     held = []
     while not engine.idle:
         engine.step()
@@ -53,7 +53,7 @@ def test_victims_and_blocks_add_up(policy):
     controller = Controller(resolve(policy), time_budget_s=None)
     engine = VllmStepEngine(WINDOWED, PROFILE, controller)
     for number in range(12):
-        engine.submit(SimRequest(request(number, 9 + number, 30), number, WINDOWED.model_len))
+        engine.submit(SimRequest(request(number, 9 + number, 30), WINDOWED.model_len))
     while not engine.idle:
         engine.step()
         held = sum(each.num_held_blocks for each in engine.running)

@@ -67,7 +67,7 @@ def test_equal_requests_that_start_together_cycle_in_the_simulated_engine():
     config = EngineConfig(num_gpu_blocks=2001, max_num_seqs=256)
     engine = VllmStepEngine(config, load_profile("h100-llama3.1-8b"), Controller(resolve("preempt-evict")))
     for index in range(1500):
-        engine.submit(SimRequest(WorkloadRequest(f"r{index}", 0.0, 100, 400), index, config.model_len))
+        engine.submit(SimRequest(WorkloadRequest(f"r{index}", 0.0, 100, 400), config.model_len))
     detector = LimitCycleDetector(window_s=60.0)
     while engine.num_waiting:
         computed, recomputed = engine.num_scheduled_tokens, engine.books.recomputed_tokens

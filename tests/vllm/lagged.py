@@ -238,14 +238,14 @@ def simulate_lagged(case: Case, policy: Policy) -> Served:
     """Serve a case by the simulator with asynchronous scheduling."""
     config = engine_config(case, async_scheduling=True)
     engine = VllmStepEngine(config, OneSecondSteps(), Controller(policy, time_budget_s=None))
-    arrivals = deque(enumerate(case.requests))
+    arrivals = deque(case.requests)
     served = Served()
     while arrivals or not engine.idle:
         if engine.idle:
-            engine.now_s = max(engine.now_s, arrivals[0][1].arrival_s)
-        while arrivals and arrivals[0][1].arrival_s <= engine.now_s:
-            index, request = arrivals.popleft()
-            engine.submit(SimRequest(request, index, config.model_len))
+            engine.now_s = max(engine.now_s, arrivals[0].arrival_s)
+        while arrivals and arrivals[0].arrival_s <= engine.now_s:
+            request = arrivals.popleft()
+            engine.submit(SimRequest(request, config.model_len))
         engine.step()
         scheduled = tuple((request.request_id, tokens) for request, tokens in engine.scheduled)
         served.steps.append(Step(scheduled, tuple(request.request_id for request in engine.preempted)))

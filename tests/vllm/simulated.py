@@ -48,16 +48,16 @@ def simulate_case(case: Case, policy: Policy, **options: Any) -> tuple[list[Step
     config = engine_config(case, **options)
     controller = Controller(policy, time_budget_s=None)
     engine = VllmStepEngine(config, OneSecondSteps(), controller)
-    arrivals = deque(enumerate(case.requests))
+    arrivals = deque(case.requests)
     steps: list[Step] = []
     second = 0
     while arrivals or not engine.idle:
         if engine.idle:
-            second = max(second, math.ceil(arrivals[0][1].arrival_s))
-        while arrivals and arrivals[0][1].arrival_s <= second:
-            index, request = arrivals.popleft()
+            second = max(second, math.ceil(arrivals[0].arrival_s))
+        while arrivals and arrivals[0].arrival_s <= second:
+            request = arrivals.popleft()
             engine.now_s = request.arrival_s
-            engine.submit(SimRequest(request, index, config.model_len))
+            engine.submit(SimRequest(request, config.model_len))
         engine.now_s = float(second)
         engine.step()
         second += 1

@@ -104,7 +104,7 @@ class _Drive:
             while self.submitted < len(requests) and requests[self.submitted].arrival_s <= engine.now_s:
                 self.submitted += 1
                 request = requests[self.submitted - 1]
-                engine.submit(SimRequest(request, self.submitted, engine.config.model_len))
+                engine.submit(SimRequest(request, engine.config.model_len))
             engine.step()
         return True
 

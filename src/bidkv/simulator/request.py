@@ -22,7 +22,6 @@ class SimRequest:
         "_life_start",
         "_limit_tokens",
         "_new_tokens",
-        "_order",
         "_past_tokens",
         "_prefilling",
         "_segments",
@@ -50,7 +49,6 @@ class SimRequest:
     def __init__(
         self,
         source: WorkloadRequest,
-        order: int,
         model_len: int,
         *,
         new_tokens: int | None = None,
@@ -74,7 +72,6 @@ class SimRequest:
         self.is_last_turn = source.is_last_turn
         self.gap_hint_s = source.gap_hint_s
         self._source = source
-        self._order = order
         output = (
             source.output_tokens
             if source.max_tokens is None

@@ -139,7 +139,6 @@ class SteppingRun:
                 )
             request = live[request_id] = SimRequest(
                 arriving,
-                self._count,
                 model_len,
                 new_tokens=new_tokens,
                 past_tokens=past_tokens,

@@ -48,10 +48,11 @@ class FCFSQueue:
 class PriorityQueue:
     """By (priority, arrival, request id): a heap, from whose middle requests leave lazily."""
 
-    __slots__ = ("_heap", "_members")
+    __slots__ = ("_entries", "_heap", "_members")
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, float, str]] = []
+        self._heap: list[_PriorityKey] = []
+        self._entries: dict[str, _PriorityKey] = {}  # of the members; others in the heap are stale
         self._members: dict[str, SimRequest] = {}
 
     def __len__(self) -> int:
@@ -66,24 +67,29 @@ class PriorityQueue:
     def append(self, request: SimRequest) -> None:
         """`request` arrived."""
         self._members[request.request_id] = request
-        heapq.heappush(self._heap, priority_key(request))
+        self._entries[request.request_id] = entry = priority_key(request)
+        heapq.heappush(self._heap, entry)
 
     prepend = append  # a preempted request keeps its place in the order
 
     def head(self) -> SimRequest:
         """Return the request that the engine itself would admit next."""
-        heap, members = self._heap, self._members
-        while heap[0][2] not in members:
+        heap, entries = self._heap, self._entries
+        # Identity: a later request may have the id of one that left.
+        while entries.get(heap[0][2]) is not heap[0]:
             heapq.heappop(heap)
-        return members[heap[0][2]]
+        return self._members[heap[0][2]]
 
     def remove(self, request: SimRequest) -> None:
         """`request` is admitted."""
         del self._members[request.request_id]
-        if self._heap[0][2] == request.request_id:
+        if self._heap[0] is self._entries.pop(request.request_id):
             heapq.heappop(self._heap)
 
 
-def priority_key(request: RequestView) -> tuple[int, float, str]:
+_PriorityKey = tuple[int, float, str]
+
+
+def priority_key(request: RequestView) -> _PriorityKey:
     """Return what requests are ordered by under priority scheduling."""
     return (request.priority, request.arrival_s, request.request_id)
