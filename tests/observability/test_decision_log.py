@@ -162,6 +162,17 @@ def test_files_are_bounded_and_the_oldest_goes(tmp_path: Path) -> None:
     assert numbers == list(range(numbers[0], 100))
 
 
+def test_a_file_that_its_owner_removed_is_begun_anew_when_it_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    file = RotatingFile(path, max_bytes=100)
+    write_lines(file, 3)
+    path.unlink()
+    write_lines(file, 12)
+    file.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["log"]
+    assert path.read_text().splitlines()[-1] == '{"n":11}'
+
+
 def test_every_file_of_a_series_starts_with_the_engine(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = DecisionLog(path, file=RotatingFile(path, max_bytes=4000, older=50))

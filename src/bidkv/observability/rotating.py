@@ -68,11 +68,12 @@ class RotatingFile:
 
     def _rotate(self) -> None:
         self.close()
-        for number in range(self._older - 1, 0, -1):
-            source = older_file(self._path, number)
-            if source.exists():
-                source.replace(older_file(self._path, number + 1))
-        self._path.replace(older_file(self._path, 1))
+        if self._path.exists():  # else its owner moved or removed it, and the series starts anew
+            for number in range(self._older - 1, 0, -1):
+                source = older_file(self._path, number)
+                if source.exists():
+                    source.replace(older_file(self._path, number + 1))
+            self._path.replace(older_file(self._path, 1))
         self._descriptor = self._open()
         self._size = 0
         self.is_new = True
