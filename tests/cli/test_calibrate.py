@@ -90,3 +90,10 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: st
     result = RUNNER.invoke(app, ["calibrate", *arguments])
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.parametrize("option", ["--out", "--html", "--json"])
+def test_a_file_that_cannot_be_written_is_named_before_anything_is_read(tmp_path: Path, option: str) -> None:
+    result = RUNNER.invoke(app, ["calibrate", "--steps", "none.csv", option, str(tmp_path)])
+    assert result.exit_code == 2
+    assert f"{option}: {tmp_path}: Is a directory" in result.output

@@ -314,3 +314,12 @@ def test_generated_workloads_are_no_traces(tmp_path: Path) -> None:
     code, _, errors = run("inspect", tmp_path / "one", "--as-requests")
     assert code == 2
     assert "expected single requests" in errors
+
+
+@pytest.mark.parametrize("command", ["inspect", "fit"])
+def test_a_report_that_cannot_be_written_is_named_before_the_trace_is_read(
+    tmp_path: Path, command: str
+) -> None:
+    code, _, errors = run(command, tmp_path / "none.jsonl", "--json", tmp_path)
+    assert code == 2
+    assert f"--json: {tmp_path}: Is a directory" in errors

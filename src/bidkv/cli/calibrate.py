@@ -19,7 +19,7 @@ from bidkv.cli.options import (
     HtmlFile,
     JsonFile,
 )
-from bidkv.cli.outputs import require_extra, write_json
+from bidkv.cli.outputs import require_all_writable, require_extra, write_json
 
 if TYPE_CHECKING:
     from bidkv.calibration.page import Judged
@@ -102,14 +102,15 @@ def command(
         fail("expected exactly one of --steps, --analytic and --profile")
     if name is not None and not name.isprintable():
         fail(f"--name: expected printable text, found {name!r}")
-    if engine is not None:
-        if steps is None:
-            fail("--engine: expected --steps, the step log to record")
-        _record(steps, time_limit_s)
     if html_file is not None:
         if steps is None and check is None:
             fail("--html: expected --steps or --check, there is nothing to plot")
         require_extra("report", "--html")
+    require_all_writable((("--out", out), ("--html", html_file), ("--json", json_file)))
+    if engine is not None:
+        if steps is None:
+            fail("--engine: expected --steps, the step log to record")
+        _record(steps, time_limit_s)
     if steps is not None:
         graphs = (graph_max_tokens, prefill_graphs)
         made = _fit(steps, name or steps.stem, model, graphs, notes, compare)
@@ -123,14 +124,12 @@ def command(
 
 def _write(made: _Made, out: Path | None, html_file: Path | None, json_file: str | None) -> None:
     if out is not None:
-        with bad_input("--out"):
-            out.write_text(made.written, encoding="utf-8")
+        out.write_text(made.written, encoding="utf-8")
     text = "\n".join(made.lines)
     if html_file is not None:
         from bidkv.calibration.page import write_page
 
-        with bad_input("--html"):
-            write_page(html_file, text, made.profile, made.judged)
+        write_page(html_file, text, made.profile, made.judged)
     if not write_json(made.document, json_file):
         typer.echo(text)
 

@@ -10,7 +10,7 @@ import typer
 from bidkv.cli import options as opt
 from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.option_groups import expand_groups
-from bidkv.cli.outputs import require_writable, write_json
+from bidkv.cli.outputs import require_all_writable, write_json
 from bidkv.cli.workload import FileStatements
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def inspect(
     from bidkv.workloads.trace_picture import draw_summary
     from bidkv.workloads.trace_summary import summarize_requests, summarize_sessions
 
-    if picture is not None:
-        require_writable("--picture", picture)
+    require_all_writable((("--json", json_file), ("--picture", picture)))
     opened = _open(trace, trace_format, stated)
     with bad_input("TRACE"):
         content = read_content(opened, rate_rps=rate, as_requests=as_requests)
@@ -180,6 +179,7 @@ def fit(
     """Fit a generator's parameters to a trace, so that more of the same traffic can be made."""
     from bidkv.workloads.generator_fit import fit_requests, fit_sessions
 
+    require_all_writable([("--json", json_file)])
     opened = _open(trace, trace_format, stated)
     content = _read(opened, rate, as_requests)
     with bad_input("TRACE"):
