@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from bidkv.results import RunResult, nearest_rank
 
 TTFT_SLO_S = 2.0
 """A request attains the objective when its first token comes within this time."""
+
+
+class Judged(Protocol):
+    """A score of either kind of tournament."""
+
+    @property
+    def failures(self) -> int:
+        """1 when the policy failed and the engine's own order took over, else 0."""
+
+
+def count_broken(scores: Mapping[Any, Mapping[str, Judged]]) -> dict[str, int]:
+    """Return the runs in which a policy failed and the engine's own order took over, by policy."""
+    failed = (policy for cell in scores.values() for policy, score in cell.items() if score.failures)
+    return dict(Counter(failed))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from bidkv.evaluation.tables import aligned_table, markdown_table
 from bidkv.tournament.paired import LOSS, MeanInterval, geometric_mean
 from bidkv.tournament.plan import BASELINE
+from bidkv.tournament.scores import count_broken
 from bidkv.tournament.session_plan import Mode, SessionCell, SessionGroup, SessionPlan
 from bidkv.tournament.session_scores import SessionScore
 
@@ -144,12 +145,7 @@ class SessionStandings:
 
     def broken(self) -> dict[str, int]:
         """Return the runs in which a policy failed and the engine's own order took over, by policy."""
-        counts: dict[str, int] = {}
-        for scores in self.scores.values():
-            for policy, score in scores.items():
-                if score.failures:
-                    counts[policy] = counts.get(policy, 0) + 1
-        return counts
+        return count_broken(self.scores)
 
     def rows(
         self,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from bidkv.tournament.paired import LOSS, MeanInterval, geometric_mean, mean_over_seeds
 from bidkv.tournament.plan import BASELINE, TournamentCell, TournamentPlan
-from bidkv.tournament.scores import Score
+from bidkv.tournament.scores import Score, count_broken
 
 JUDGED = ("mean_e2e_s", "p99_e2e_s", "mean_ttft_s", "p99_ttft_s", "longest_wait_s")
 """Figures for which lost cells are counted."""
@@ -139,12 +139,7 @@ class Standings:
 
     def broken(self) -> dict[str, int]:
         """Return the runs in which a policy failed and the engine's own order took over, by policy."""
-        counts: dict[str, int] = {}
-        for scores in self.scores.values():
-            for policy, score in scores.items():
-                if score.failures:
-                    counts[policy] = counts.get(policy, 0) + 1
-        return counts
+        return count_broken(self.scores)
 
     def _cells(self, size: str | None, family: str | None, load: float | None) -> _Cells:
         return [
