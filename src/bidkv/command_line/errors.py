@@ -1,4 +1,4 @@
-"""Exit codes of commands, and the one line that names a mistake in their input."""
+"""Exit codes of commands, and what they say on stderr."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def print_error(prog: str, error: object) -> int:
     """Print one line that names the mistake in a command's input, and return the exit code for it."""
     print(f"{prog}: error: {error}", file=sys.stderr)
     return BAD_INPUT
+
+
+def say(line: str) -> None:
+    """Print a line about the progress on stderr at once."""
+    print(line, file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
-from bidkv.command_line import FAILED, make_command, print_error, run_command
+from bidkv.command_line import FAILED, make_command, print_error, run_command, say
 from bidkv.command_line.config_file import (
     ConfigError,
     ConfigScope,
@@ -74,24 +74,24 @@ def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[
         plan = make_plan(given, kind, workload_rates)
         shard = read_shard(given)
         if unread := unread_options(given, kind):
-            _say(unread)
+            say(unread)
         if choose_engine(given, kind) == "sim":
             simulated = make_sim_driver(given, kind)
-            _say(simulated.about())
+            say(simulated.about())
             driver: Driver = simulated
             store = Store.create(given.output_dir, plan)
         else:
             # First: where no engine is installed, no folder is made.
-            driver = kind.real_driver(given, kind.engine_options(given), given.output_dir / "logs", _say)
+            driver = kind.real_driver(given, kind.engine_options(given), given.output_dir / "logs", say)
             store = Store.create(given.output_dir, plan)
         with driver:
             runs = sum(map(len, plan.share(shard)))
-            _say(f"{runs} runs: {', '.join(plan.strategies)} on {', '.join(map(str, plan.loads))}")
-            tally = run_experiment(store, driver, _say, shard=shard)
+            say(f"{runs} runs: {', '.join(plan.strategies)} on {', '.join(map(str, plan.loads))}")
+            tally = run_experiment(store, driver, say, shard=shard)
     except (UsageError, StoreError, DriverError, TraceError, OSError) as error:
         return print_error(kind.prog, error)
     except KeyboardInterrupt:
-        _say("stopped; the same command goes on from here")
+        say("stopped; the same command goes on from here")
         return FAILED
     _conclude(store, shard, tally)
     return FAILED if tally.failed else 0
@@ -99,19 +99,15 @@ def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[
 
 def _conclude(store: Store, shard: Shard, tally: Tally) -> None:
     for cell, error in tally.failed:
-        _say(f"no result: {cell}: {error}")
-    _say(f"{tally.done} of {sum(map(len, store.plan.share(shard)))} runs have results in {store.folder}")
+        say(f"no result: {cell}: {error}")
+    say(f"{tally.done} of {sum(map(len, store.plan.share(shard)))} runs have results in {store.folder}")
     try:
         from bidkv.experiments.analysis import analyze_store
     except ModuleNotFoundError as error:
-        _say(f"the verdict needs {error.name}: bidkv report {store.folder}, with the [experiments] extra")
+        say(f"the verdict needs {error.name}: bidkv report {store.folder}, with the [experiments] extra")
         return
     if tally.done:
         print(analyze_store(store).text())
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -26,7 +26,7 @@ from typing import Annotated
 import typer
 
 from bidkv.calibration.step_columns import RECORDED_COLUMNS
-from bidkv.command_line import print_error, run_command
+from bidkv.command_line import print_error, run_command, say
 from bidkv.gpu_host.calibration_grid import GridCell, Injection, full_grid, small_grid
 from bidkv.gpu_host.calibration_recorder import OutOfTime, Recorder
 from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine, describe_engine
@@ -125,7 +125,7 @@ def command(
     recorder = Recorder(engine, time.perf_counter, started_s + time_limit_s, seed)
     out.with_suffix(".meta.json").write_text(json.dumps(describe_engine(engine), indent=2) + "\n")
     ready_s = time.perf_counter() - started_s
-    _say(f"engine ready after {ready_s:.0f} s, {recorder.capacity_tokens} tokens of KV cache")
+    say(f"engine ready after {ready_s:.0f} s, {recorder.capacity_tokens} tokens of KV cache")
     cells = _GRIDS[grid](budgets, passes, seed)
     try:
         for budget in budgets:
@@ -133,13 +133,9 @@ def command(
     except OutOfTime:
         missing = len(cells)
     else:
-        missing = record_grid(recorder, cells, out, _say)
-    _say(f"{missing} cells missing: run the same command again" if missing else "complete")
+        missing = record_grid(recorder, cells, out, say)
+    say(f"{missing} cells missing: run the same command again" if missing else "complete")
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

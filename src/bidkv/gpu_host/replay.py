@@ -37,7 +37,7 @@ import typer
 from bidkv.baselines import ENGINE_ORDER
 from bidkv.calibration.replay_plan import TIMELINE_EVERY, make_run_requests
 from bidkv.calibration.step_columns import RECORDED_COLUMNS
-from bidkv.command_line import run_command
+from bidkv.command_line import run_command, say
 from bidkv.gpu_host.calibration_recorder import Row, describe_batch
 from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine
 from bidkv.gpu_host.served_engine import ServedEngine
@@ -216,7 +216,7 @@ def make_missing_runs(
             write_steps(path.with_suffix(".steps.csv"), spec, replayer.step_log)
         left -= 1
         figures = result.summary()
-        _say(
+        say(
             f"{spec['name']}: {figures['throughput_rps']:.3f} req/s, mean {figures['e2e_s']['mean']:.3f} s, "
             f"tax {figures['recompute_tax']:.3f}, {figures['preemptions']} preempted, {result.wall_s:.0f} s"
         )
@@ -253,14 +253,10 @@ def command(
     replayer = Replayer(engine, seed=0)
     warm_up = {"name": "warm-up", "family": "mixed", "n": 40, "rate_rps": None, "seed": 0, "policy": "lcf"}
     replayer.run(warm_up)
-    _say(f"ready after {time.perf_counter() - started_s:.0f} s")
+    say(f"ready after {time.perf_counter() - started_s:.0f} s")
     left = make_missing_runs(replayer, runs, output_dir, started_s + time_limit_s)
-    _say(f"{left} runs missing" if left else "complete")
+    say(f"{left} runs missing" if left else "complete")
     return 0
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
