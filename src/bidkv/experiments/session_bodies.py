@@ -18,7 +18,6 @@ from bidkv.simulator.content import answer_key
 from bidkv.workloads.token_ids import ConversationTokens
 
 Endpoint = Literal["completions", "chat"]
-ENDPOINTS: tuple[Endpoint, ...] = ("completions", "chat")
 
 CHAT_PATH = "/v1/chat/completions"
 

@@ -23,7 +23,7 @@ def rows(now: Samples, before: Samples) -> list[Row]:
         *_load(now, before),
         *_sessions(now, before),
         *_preemptions(now, before),
-        *_decisions(now, before),
+        *_decisions(now),
     ]
     return found or [
         ("", "nothing known at these addresses: neither bidkv's, vLLM's nor SGLang's metrics", "bad")
@@ -143,7 +143,7 @@ def _preemptions(now: Samples, before: Samples) -> list[Row]:
     return found
 
 
-def _decisions(now: Samples, before: Samples) -> list[Row]:
+def _decisions(now: Samples) -> list[Row]:
     found: list[Row] = []
     count, total = now.get("bidkv_decision_seconds_count"), now.get("bidkv_decision_seconds_sum")
     if count and total is not None:

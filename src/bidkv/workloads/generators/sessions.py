@@ -178,9 +178,7 @@ def chat_sessions(
     shared = system_tokens // HASH_CHUNK_TOKENS
     fresh_ids = count(shared)
     for index in count():
-        turns = 1
-        while turns < MAX_TURNS and random.random() * mean_turns >= 1.0:
-            turns += 1
+        turns = _draw_turns(random, mean_turns)
         yield loop.run(random, f"s{index}", system_tokens, list(range(shared)), fresh_ids, turns)
 
 
@@ -242,9 +240,7 @@ def rollouts(
         prompt = prompts.draw(random, max_context_tokens // 2)
         ids = [next(fresh_ids) for _ in range(-(-prompt // HASH_CHUNK_TOKENS))]
         for sample in range(samples):
-            turns = 1
-            while turns < MAX_TURNS and random.random() * mean_turns >= 1.0:
-                turns += 1
+            turns = _draw_turns(random, mean_turns)
             yield loop.follow(random, f"p{group}-{sample}", prompt, ids, turns)
 
 
@@ -337,6 +333,14 @@ class _Loop:
 
     def _answer(self, random: Random, room: int) -> int:
         return self.output.draw(random, min(room, self.max_output))
+
+
+def _draw_turns(random: Random, mean_turns: float) -> int:
+    """Return a number of turns by the geometric law of this mean."""
+    turns = 1
+    while turns < MAX_TURNS and random.random() * mean_turns >= 1.0:
+        turns += 1
+    return turns
 
 
 def _check_multiple(name: str, tokens: int) -> None:
