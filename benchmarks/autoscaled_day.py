@@ -4,8 +4,9 @@
 
 The requests are a trace's, in its order and with its own irregular gaps, over a day whose rate rises and
 falls sevenfold (`chat`, or `short`: with answers of an eighth, so that prompts bind and not memory), with
-eight bursts of 5 to 20 minutes at 1.8 to 3 times the rate; each seed has a day of its
-own. A replica is Llama 3.1 8B on an L4 (computed profile). It needs `START_S` seconds from being asked for to
+eight bursts of 5 to 20 minutes at 1.8 to 3 times the rate; each seed has a day of its own. Such a day
+stretches the trace's gaps. `chat-unstretched` and `short-unstretched` repeat the trace in its own time, as
+often as the day is long, and leave out requests by chance, the fewer the higher the rate of the hour. A replica is Llama 3.1 8B on an L4 (computed profile). It needs `START_S` seconds from being asked for to
 its first request, and one that is scaled away finishes what it holds; both are paid for. All rules act every
 15 seconds through the same autoscaler, which is that of deploy/kubernetes/hpa.yaml: it grows at once, by two
 replicas or twofold a minute at most, and shrinks by one a minute after ten minutes of less load. Finished
@@ -20,7 +21,9 @@ import statistics
 import sys
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from heapq import merge
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -185,24 +188,70 @@ class Autoscaler:
         self._draining[index] = self._asked_s.pop(index)
 
 
+UNSTRETCHED = "-unstretched"
+"""The end of a traffic's name where the trace's gaps are left as they are."""
+
+
 def make_day(trace: str, traffic: str, seed: int) -> list[WorkloadRequest]:
-    """Return a day of a trace's requests; its gaps are stretched by the rate of the hour and by bursts."""
+    """Return a day of a trace's requests at the rate of each hour and burst."""
     random, whole = Random(seed), list(open_trace(trace).requests())
+    lengths = traffic.removesuffix(UNSTRETCHED)
+    shares = _rates_over_day(random)
+    make = _thinned if traffic.endswith(UNSTRETCHED) else _stretched
+    return [
+        WorkloadRequest(f"r{index}", at_s, source.prompt_tokens, -(-source.output_tokens // ANSWERS[lengths]))
+        for index, (at_s, source) in enumerate(make(whole, shares, MEAN_RPS[lengths], random))
+    ]
+
+
+def _rates_over_day(random: Random) -> list[float]:
+    """Return the rate of each step of the day, in units of the mean without bursts."""
     bursts = [
         (random.uniform(0.0, DAY_S), random.uniform(300.0, 1200.0), random.uniform(1.8, 3.0))
         for _ in range(8)
     ]
-    shares, sums = [], [0.0]
+    shares = []
     for step in range(int(DAY_S / STEP_S)):
         now_s = step * STEP_S
         share = 1.0 + 0.75 * math.sin(2.0 * math.pi * (now_s / DAY_S - 0.375))
         share *= max([times for start, last, times in bursts if start <= now_s < start + last], default=1.0)
         shares.append(share)
-        sums.append(sums[-1] + share)
-    number = int(MEAN_RPS[traffic] * DAY_S)
+    return shares
+
+
+def _thinned(
+    whole: Sequence[WorkloadRequest], shares: Sequence[float], mean_rps: float, random: Random
+) -> Iterator[tuple[float, WorkloadRequest]]:
+    """Yield (second, request of the trace): the trace in its own time, over and over, thinned by chance."""
+    span_s = whole[-1].arrival_s - whole[0].arrival_s
+    trace_rps = (len(whole) - 1) / span_s
+    wanted_rps = mean_rps * len(shares) / sum(shares)
+    # So many copies of the trace, each from a moment of its own, that the highest rate leaves none short.
+    copies = math.ceil(wanted_rps * max(shares) / trace_rps)
+
+    def copy(offset_s: float) -> Iterator[tuple[float, int]]:
+        begin_s = -offset_s
+        while begin_s < DAY_S:
+            for index, request in enumerate(whole):
+                at_s = begin_s + request.arrival_s - whole[0].arrival_s
+                if 0.0 <= at_s < DAY_S:
+                    yield at_s, index
+            begin_s += span_s + 1.0 / trace_rps
+
+    for at_s, index in merge(*[copy(random.uniform(0.0, span_s)) for _ in range(copies)]):
+        if random.random() < wanted_rps * shares[int(at_s / STEP_S)] / (copies * trace_rps):
+            yield at_s, whole[index]
+
+
+def _stretched(
+    whole: Sequence[WorkloadRequest], shares: Sequence[float], mean_rps: float, random: Random
+) -> Iterator[tuple[float, WorkloadRequest]]:
+    """Yield (second, request of the trace): each gap of the trace as long as the rate then makes it."""
+    sums = list(accumulate(shares, initial=0.0))
+    number = int(mean_rps * DAY_S)
     offset, span_s = random.randrange(len(whole)), whole[-1].arrival_s - whole[0].arrival_s
     gap_s = span_s / (len(whole) - 1)
-    requests, passed = [], 0.0
+    passed = 0.0
     for index in range(number):
         source, before = (whole[(offset + index + k) % len(whole)] for k in (0, -1))
         gap = source.arrival_s - before.arrival_s
@@ -211,10 +260,7 @@ def make_day(trace: str, traffic: str, seed: int) -> list[WorkloadRequest]:
         if at >= sums[-1]:
             break
         step = bisect_left(sums, at, 1) - 1
-        arrival_s = (step + (at - sums[step]) / shares[step]) * STEP_S
-        answer = -(-source.output_tokens // ANSWERS[traffic])
-        requests.append(WorkloadRequest(f"r{index}", arrival_s, source.prompt_tokens, answer))
-    return requests
+        yield (step + (at - sums[step]) / shares[step]) * STEP_S, source
 
 
 def run(requests: Sequence[WorkloadRequest], name: str, target: float) -> dict[str, Any]:
