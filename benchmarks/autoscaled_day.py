@@ -6,8 +6,10 @@ The requests are a trace's, in its order and with its own irregular gaps, over a
 falls sevenfold (`chat`, or `short`: with answers of an eighth, so that prompts bind and not memory), with
 eight bursts of 5 to 20 minutes at 1.8 to 3 times the rate; each seed has a day of its own. Such a day
 stretches the trace's gaps. `chat-unstretched` and `short-unstretched` repeat the trace in its own time, as
-often as the day is long, and leave out requests by chance, the fewer the higher the rate of the hour. A replica is Llama 3.1 8B on an L4 (computed profile). It needs `START_S` seconds from being asked for to
-its first request, and one that is scaled away finishes what it holds; both are paid for. All rules act every
+often as the day is long, and leave out requests by chance, the fewer the higher the rate of the hour.
+
+A replica is Llama 3.1 8B on an L4 (computed profile). It needs `START_S` seconds from being asked for to its
+first request, and one that is scaled away finishes what it holds; both are paid for. All rules act every
 15 seconds through the same autoscaler, which is that of deploy/kubernetes/hpa.yaml: it grows at once, by two
 replicas or twofold a minute at most, and shrinks by one a minute after ten minutes of less load. Finished
 runs are kept in the file. Targets were chosen on seeds below 100; the days counted have seeds from 100 on.
