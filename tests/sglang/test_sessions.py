@@ -155,10 +155,9 @@ def test_kept_sessions_are_not_computed_again(hooks, overlap):
     figures = told.sessions.figures, found.sessions.figures
     # Every turn but the first of each session is found by its past.
     assert figures[1].turns_found == figures[0].turns_told - 40
-    # A token takes ten times as long here as on a GPU. The price of memory learns that slowly and is too high
-    # for most of this run, so most idle sessions are dropped (docs/results/sessions.md, "Small engines").
-    assert kept < 0.95 * alone
-    assert unnamed < 0.97 * alone
+    # A token takes ten times as long here as on a GPU, so what a token costs has to be learned.
+    assert kept < 0.6 * alone
+    assert alone - unnamed > 0.9 * (alone - kept)
 
 
 def test_the_books_agree_with_the_tree(hooks):

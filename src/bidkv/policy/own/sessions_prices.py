@@ -23,8 +23,13 @@ _FEWEST_STEPS = 24
 step before its time has passed; over few steps tokens and time would belong to different steps, and the cost
 of tokens would be taken for a fixed one."""
 _FIRST = (8e-3, 2e-2, 2e-2)
-_FIRST_VARIANCE = (1.0, 1.0, 1.0)
-_MOST_UNCERTAIN = 100.0
+"""Costs before anything was seen, in `_SCALES`: about those of an 8B model on an H100."""
+_FIRST_VARIANCE = (1.0, 1e4, 1e4)
+"""How far the first costs may be wrong, as variances in units of the noise of one observation, about (5 ms)^2.
+The fixed part is right within a few milliseconds on most machines; a token may cost 25 times as much, and means
+over many steps differ too little to move a first guess that claims to know better."""
+_MOST_UNCERTAIN = 1e6
+"""Sum of the variances from which nothing more is forgotten: steps that are all alike teach nothing new."""
 
 
 class StepCosts:
