@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice, takewhile
+from itertools import islice
 from math import inf
 
 from bidkv.policy.own.fair import Fair
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.own.sessions_cold import ColdQueue, ColdTurn
+from bidkv.policy.own.sessions_growth import GrowthRoom
 from bidkv.policy.own.sessions_idle import IdleSessions, KnownSession, gap_kind
 from bidkv.policy.own.sessions_prices import StepCosts
 from bidkv.policy.own.sessions_retention import RetentionIndices
@@ -32,9 +33,9 @@ class Sessions(Fair):
 
     A turn whose past is cached enters first, in the order of arrival. A *cold* turn, the first of a session
     or one whose past is gone, enters only while its whole context fits beside the resident sessions and their
-    growth. Room for growth is kept for the sake of idle sessions: it is never more than they hold, and those
-    worth less than the price of memory count as part of it. The sessions that came first are first; the first
-    `look_ahead` of them may enter in any order.
+    growth. Room for growth is kept for the sake of idle sessions: never more than they hold, and the less
+    the less they are worth beyond the price of memory (:class:`GrowthRoom`). The sessions that came first
+    are first; the first `look_ahead` of them may enter in any order.
     While none of them fits, idle sessions are dropped whole: the least important first, and of those the ones
     with the lowest retention index (:class:`RetentionIndices`). Only sessions whose index is below the price
     of memory are dropped, and only if a cold turn fits afterwards. The price is what one more running request
@@ -196,23 +197,18 @@ class Sessions(Fair):
         assert sessions is not None  # else no turn is cold
         price = self.price(engine)
         looked_at = list(islice(self._idle.ascending(engine.now_s), _MOST_DROPS_AT_ONCE))
-        cheap = sum(s.exclusive_blocks for _, s in takewhile(lambda member: member[0] < price, looked_at))
-        retained = sessions.retained_blocks
-        free = engine.free_blocks - retained - self._pending_blocks(engine)
-        growth = self._growth_blocks(engine)
+        growth = GrowthRoom(looked_at, price, sessions.retained_blocks)
+        free = engine.free_blocks - sessions.retained_blocks - self._pending_blocks(engine)
+        wanted = self._growth_blocks(engine)
         per_session = self._growth * self._turn_blocks
         dropped: list[SessionView] = []
         for index, session in looked_at:
             if index >= price and not overdue:
                 break
             dropped.append(session)
-            blocks = session.exclusive_blocks
-            free += blocks
-            retained -= blocks
-            growth -= per_session
-            if index < price:
-                cheap -= blocks
-            room = free - max(0.0, min(growth, retained) - cheap)
+            free += session.exclusive_blocks
+            wanted -= per_session
+            room = free - growth.room(wanted, num_dropped=len(dropped))
             if self._cold.first_fitting(room, first_only=overdue) is not None:
                 return dropped
         # An overdue turn takes what becomes idle even before it is enough.
@@ -232,20 +228,17 @@ class Sessions(Fair):
     def _cold_room(self, engine: EngineView) -> float:
         """Blocks a cold turn may take beside the residents and their growth.
 
-        Growth that finds no room takes the memory of the idle sessions that are worth least. So room is kept
-        only where that would hurt: no more than idle sessions hold, less what those below the price hold.
+        Growth that finds no room takes the memory of the idle sessions that are worth least, so room is kept
+        only as far as that would hurt (:class:`GrowthRoom`).
         """
         sessions = engine.sessions
         assert sessions is not None  # else no turn is cold
-        kept = min(self._growth_blocks(engine), sessions.retained_blocks)
-        if kept > 0.0:
-            price = self.price(engine)
-            for index, session in islice(self._idle.ascending(engine.now_s), _MOST_DROPS_AT_ONCE):
-                if index >= price or kept <= 0.0:
-                    break
-                kept -= session.exclusive_blocks
         free = engine.free_blocks - sessions.retained_blocks - self._pending_blocks(engine)
-        return free - max(0.0, kept)
+        wanted = self._growth_blocks(engine)
+        if wanted <= 0.0 or not sessions.retained_blocks:
+            return free
+        looked_at = list(islice(self._idle.ascending(engine.now_s), _MOST_DROPS_AT_ONCE))
+        return free - GrowthRoom(looked_at, self.price(engine), sessions.retained_blocks).room(wanted)
 
     def _growth_blocks(self, engine: EngineView) -> float:
         """Blocks that the next turns of all residents and of one more take."""

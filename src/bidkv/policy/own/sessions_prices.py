@@ -25,9 +25,9 @@ of tokens would be taken for a fixed one."""
 _FIRST = (8e-3, 2e-2, 2e-2)
 """Costs before anything was seen, in `_SCALES`: about those of an 8B model on an H100."""
 _FIRST_VARIANCE = (1.0, 1e4, 1e4)
-"""How far the first costs may be wrong, as variances in units of the noise of one observation, about (5 ms)^2.
-The fixed part is right within a few milliseconds on most machines; a token may cost 25 times as much, and means
-over many steps differ too little to move a first guess that claims to know better."""
+"""How far the first costs may be wrong, as variances in units of the noise of one observation, about 5 ms
+squared. The fixed part is right within milliseconds on most machines, but a token may cost 25 times as much.
+Means over many steps differ too little to move a first guess that claims to know better."""
 _MOST_UNCERTAIN = 1e6
 """Sum of the variances from which nothing more is forgotten: steps that are all alike teach nothing new."""
 
