@@ -86,6 +86,21 @@ def test_explain_says_that_it_does_not_know_a_request(simulated: tuple[Path, dic
     assert "does not know 'nobody'" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--top", "0"], "--top: expected a number of at least 1, got 0"),
+        (["--request", "r1", "--session", "s1"], "--request and --session: expected only one of them"),
+    ],
+)
+def test_explain_refuses_options_that_make_no_sense(
+    options: list[str], message: str, simulated: tuple[Path, dict[str, Any]]
+) -> None:
+    result = RUNNER.invoke(app, ["explain", str(simulated[0]), *options])
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
 def test_the_beginning_of_an_id_will_do_if_it_is_the_only_one(tmp_path: Path) -> None:
     log = tmp_path / "log"
     run(*SIMULATE, "--strategy", "bidkv", "--decision-log", log)

@@ -104,6 +104,14 @@ def test_nothing_answers(command: str) -> None:
     assert "refused" in line
 
 
+@pytest.mark.parametrize("command", [["simulate", "--from-server"], ["top", "--once"]])
+def test_a_file_is_no_server(command: list[str]) -> None:
+    result = RUNNER.invoke(app, [*command, f"file://{__file__}"])
+    assert result.exit_code == 2
+    assert "expected an address that begins with http:// or https://" in result.stderr
+    assert "pytest" not in result.stderr
+
+
 @pytest.mark.parametrize(
     ("page", "content", "says"),
     [

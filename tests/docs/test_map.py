@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SRC = ROOT / "src" / "bidkv"
 FILES = sorted(SRC.rglob("*.py"))
-OUTSIDE_ROOMS = {"__init__", "_version"}
-"""The package itself: it offers names of all rooms, lazily."""
+OUTSIDE_ROOMS = {"__init__", "__main__", "_version"}
+"""The package itself: it offers names of all rooms, lazily, and runs the command line."""
 LARGEST_SHARE = 0.18
 LONGEST_FUNCTION = 120
 LONGEST_FILE = 450

@@ -48,7 +48,7 @@ def write_page(path: Path, report: str, profile: StepTimeProfile, logs: Mapping[
         report=report,
         plots=_plots(points, _lines(profile)).to_html(fullhtml=False, inline=True, output_div="plots"),
     )
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _points(name: str, profile: StepTimeProfile, log: StepLog) -> list[dict[str, Any]]:

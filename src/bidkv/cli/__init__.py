@@ -6,10 +6,14 @@ A new command is a module here with a function `command` (typer annotations), na
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 
 _EXTRA = frozenset({"typer", "rich"})
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a full disk or a full quota answers."""
 
 
 def main() -> None:
@@ -30,4 +34,10 @@ def main() -> None:
     # A file name may hold bytes that are no text; printing one must not end a run with a traceback.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        print(f"bidkv: error: output: {error.strerror}", file=sys.stderr)
+        raise SystemExit(2) from None

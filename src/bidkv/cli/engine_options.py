@@ -112,13 +112,21 @@ class EngineOptions(SchedulerOptions):
                     schedule_conservativeness=self.schedule_conservativeness,
                     clip_max_new_tokens=self.clip_max_new_tokens,
                 )
+        self._refuse_sglang_options()
         return self.make_vllm(profile)
 
     def _refuse_vllm_options(self) -> None:
         """End the command when an option is stated that the simulated SGLang does not have."""
         if stated := self.stated_switches():
             options = " and ".join(f"--{name.replace('_', '-')}" for name in stated)
-            fail(f"{options}: the simulated SGLang has none of them")
+            fail(f"{options}: the simulated SGLang has no such option")
+
+    def _refuse_sglang_options(self) -> None:
+        """End the command when an option is stated that the simulated vLLM does not have."""
+        usual = {each.name: each.default for each in fields(EngineOptions)}
+        for name in ("schedule_conservativeness", "clip_max_new_tokens"):
+            if getattr(self, name) != usual[name]:
+                fail(f"--{name.replace('_', '-')}: the simulated vLLM has no such option")
 
     def make_vllm(self, profile: StepTimeProfile) -> EngineConfig:
         """Return a vLLM replica of these options, whatever engine they name."""

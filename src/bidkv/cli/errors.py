@@ -28,7 +28,7 @@ def bad_input(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        fail(f"{what}: {error.filename or ''}: {error.strerror or error}")
+        fail(": ".join(filter(None, (what, str(error.filename or ""), error.strerror or str(error)))))
     except (ValueError, LookupError) as error:
         # A KeyError's str() is the repr of its message; its first argument is the message itself.
         fail(f"{what}: {error.args[0] if error.args else error}")

@@ -42,6 +42,10 @@ def command(
       bidkv explain decisions.jsonl --request chatcmpl-42
       bidkv explain decisions.jsonl --session s17
     """
+    if top < 1:
+        fail(f"--top: expected a number of at least 1, got {top}")
+    if request is not None and session is not None:
+        fail("--request and --session: expected only one of them")
     if session is not None:
         _explain_session(log, session, as_json=as_json)
         return

@@ -56,6 +56,9 @@ class SplitName(StrEnum):
 
 # What is run.
 
+DEFAULT_TRACE = "azure-conv"
+"""The trace that ships and is run where none is named."""
+
 Trace = Annotated[
     str,
     valued(

@@ -84,6 +84,13 @@ def require_writable(option: str, file: Path) -> None:
             file.unlink()
 
 
+def require_other_file(option: str, output: Path, source: Path | str) -> None:
+    """Refuse an output that is the input itself: writing it would destroy what was read."""
+    with bad_input(option):
+        if output.exists() and Path(source).exists() and output.samefile(source):
+            fail(f"{option}: expected another file than the input, found {output}")
+
+
 def require_all_writable(files: Iterable[tuple[str, Path | str | None]]) -> None:
     """Check every (option, file) with :func:`require_writable`; None and `-` need no file."""
     for option, file in files:

@@ -57,7 +57,7 @@ _NO_MACHINE = MachineOptions()
 @with_config
 @expand_groups
 def command(
-    trace: opt.Trace = "azure-conv",
+    trace: opt.Trace = opt.DEFAULT_TRACE,
     trace_format: opt.TraceFormatOption = "auto",
     stated: FileStatements = _NOTHING_STATED,
     prompt_tokens: own.PromptTokens = None,
@@ -318,13 +318,15 @@ def _demand(
 
     if (prompt_tokens is None) != (output_tokens is None):
         fail("--prompt-tokens and --output-tokens: state both or neither")
+    if prompt_tokens is not None and source.trace != opt.DEFAULT_TRACE:
+        fail("--trace and --prompt-tokens: expected only one of them, since each says how long requests are")
     if prompt_tokens is not None and output_tokens is not None:
         if users is not None:
             source = replace(source, rate_rps=1.0)  # of lengths alone; the users make their own rate
         if source.rate_rps is None:
             fail("--rate: stated lengths have no arrivals of their own: state a rate")
         prompt, output = _bounds("--prompt-tokens", prompt_tokens), _bounds("--output-tokens", output_tokens)
-        with bad_input("--rate" if not 0.0 < source.rate_rps < float("inf") else "lengths"):
+        with bad_input("--rate"):
             return Demand.uniform(prompt, output, source.rate_rps)
     from bidkv.workloads.resolver import resolve_workload
 
@@ -343,4 +345,7 @@ def _bounds(option: str, text: str) -> tuple[int, int]:
     low, colon, high = text.partition(":")
     if not (low.isdecimal() and (high.isdecimal() if colon else not high)):
         fail(f"{option}: expected N or LOW:HIGH in whole tokens, such as 800 or 10:1600, got {text!r}")
-    return int(low), int(high or low)
+    bounds = int(low), int(high or low)
+    if not 1 <= bounds[0] <= bounds[1]:
+        fail(f"{option}: expected 1 <= LOW <= HIGH, got {text!r}")
+    return bounds

@@ -55,9 +55,9 @@ def command(
         fail(f"report: {error}")
     _print(analysis)
     if markdown_file is not None:
-        markdown_file.write_text(markdown(analysis), encoding="utf-8")
+        markdown_file.write_text(markdown(analysis), encoding="utf-8", errors="backslashreplace")
     if csv_file is not None:
-        csv_file.write_text(runs_csv(analysis), encoding="utf-8")
+        csv_file.write_text(runs_csv(analysis), encoding="utf-8", errors="backslashreplace")
     if html_file is not None:
         from bidkv.report.experiment_page import write_experiment_page
 

@@ -41,7 +41,7 @@ SESSION_STRATEGIES = "preempt-evict,fair,sessions"
 @with_config
 @expand_groups
 def command(
-    trace: opt.Trace = "azure-conv",
+    trace: opt.Trace = opt.DEFAULT_TRACE,
     workload: opt.WorkloadName = None,
     trace_format: opt.TraceFormatOption = "auto",
     stated: FileStatements = _NOTHING_STATED,
@@ -83,7 +83,12 @@ def command(
     server = server.ask_server()
     replica = server.make_engine(step_times)
     _check(strategies, replicas, duration_s, json_file, html_file, decision_log)
-    source = WorkloadOptions(workload or trace, trace_format, rate, limit, hours, seed, starts, stated)
+    if workload is not None and trace != opt.DEFAULT_TRACE:
+        fail("--trace and --workload: expected only one of them, since each names what is run")
+    named_by = "--trace" if workload is None else "--workload"
+    source = WorkloadOptions(
+        workload or trace, trace_format, rate, limit, hours, seed, starts, stated, named_by
+    )
     if stream and html_file is not None:
         fail("--html: expected a run that keeps its requests: leave --stream out")
     read = stream_workload if stream else read_workload

@@ -10,7 +10,7 @@ import typer
 
 from bidkv.cli.errors import bad_input
 from bidkv.cli.options import LogArgument
-from bidkv.cli.outputs import require_writable
+from bidkv.cli.outputs import require_other_file, require_writable
 
 
 def command(
@@ -33,9 +33,13 @@ def command(
 
     with bad_input("LOG"):
         log.open("rb").close()
+    require_other_file("--out", out, log)
     require_writable("--out", out)
+    with bad_input("LOG"):  # before the output is opened: a log that is none must not replace a timeline
+        for _ in trace_events(read_log(log)):
+            pass
     count = 0
-    with bad_input("LOG"), out.open("w", encoding="utf-8") as file:
+    with bad_input("--out"), out.open("w", encoding="utf-8") as file:
         file.write('{"displayTimeUnit":"ms","traceEvents":[\n')
         for count, event in enumerate(trace_events(read_log(log)), 1):
             file.write(("" if count == 1 else ",\n") + json.dumps(event, separators=(",", ":")))

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _LOADS = "0.8,0.95,1.1,1.3"
 
+_ALL_CORES = -1
+"""The value of `--jobs` that takes every core."""
+
 
 @dataclass(frozen=True)
 class SessionTournament:
@@ -180,6 +183,10 @@ def command(
     """
     require_extra("experiments", "tournament")
     section = of_sessions.section if of_sessions.sessions else "standings"
+    if jobs < 1 and jobs != _ALL_CORES:
+        fail(f"--jobs: expected at least 1, or -1 for all cores, got {jobs}")
+    if output_dir is not None and output_dir.exists() and not output_dir.is_dir():
+        fail(f"--output-dir: expected a folder, found the file {output_dir}")
     _check_outputs(json_file, html_file, png_file, docs_file, section)
     if of_sessions.sessions and trace is not None:
         fail("--trace: a tournament of sessions generates them: bidkv simulate --trace runs those of a file")

@@ -10,7 +10,7 @@ import typer
 from bidkv.cli import options as opt
 from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.option_groups import expand_groups
-from bidkv.cli.outputs import require_all_writable, write_json
+from bidkv.cli.outputs import require_all_writable, require_other_file, require_writable, write_json
 from bidkv.cli.workload import FileStatements
 
 if TYPE_CHECKING:
@@ -72,6 +72,8 @@ def inspect(
     from bidkv.workloads.trace_picture import draw_summary
     from bidkv.workloads.trace_summary import summarize_requests, summarize_sessions
 
+    if picture is not None and picture.suffix != ".svg":
+        fail(f"--picture: expected a name that ends in .svg, got {str(picture)!r}")
     require_all_writable((("--json", json_file), ("--picture", picture)))
     opened = _open(trace, trace_format, stated)
     with bad_input("TRACE"):
@@ -99,6 +101,7 @@ def convert(
     as_requests: AsRequests = False,
 ) -> None:
     """Write a trace in another format. Hash ids of other sizes become ids of 512 tokens."""
+    _check_output(output, trace)
     opened = _open(trace, trace_format, stated)
     _write(opened, _read(opened, rate, as_requests), output, to)
 
@@ -128,6 +131,7 @@ def cut(
     """Write a part of a trace: a window of time, a sample, the first N. It starts at 0 s."""
     from bidkv.workloads.trace_editing import cut_content
 
+    _check_output(output, trace)
     opened = _open(trace, trace_format, stated)
     content = _read(opened, rate, as_requests)
     with bad_input("cut"):
@@ -159,6 +163,7 @@ def anonymize(
 
     from bidkv.workloads.trace_editing import Anonymizer
 
+    _check_output(output, trace)
     with bad_input("--key-file"):
         key = secrets.token_bytes(32) if key_file is None else key_file.read_bytes()
         anonymizer = Anonymizer(key, time_step_s)
@@ -197,6 +202,14 @@ def fit(
         typer.echo(f"note: {note}")
 
 
+def _check_output(output: Path, trace: str) -> None:
+    """Refuse, before anything is read, an output that cannot be written or that is the trace itself."""
+    if output.exists() and not output.is_file():
+        fail(f"OUTPUT: {output}: expected a regular file, not a folder, pipe or device")
+    require_other_file("OUTPUT", output, trace)
+    require_writable("OUTPUT", output)
+
+
 def _open(trace: str, trace_format: str, stated: FileStatements) -> Trace:
     from bidkv.workloads.resolver import resolve_workload
     from bidkv.workloads.traces import open_trace
@@ -217,11 +230,17 @@ def _read(opened: Trace, rate: float | None, as_requests: bool) -> Content:
 
 
 def _write(opened: Trace, content: Content, output: Path, to: str | None) -> None:
-    from bidkv.workloads.trace_editing import write_content
+    from bidkv.workloads.trace_editing import WRITTEN_FORMATS, write_content
+    from bidkv.workloads.traces.errors import TraceError
 
     chosen = to or ("mooncake" if content.sessions is None else "mooncake-sessions")
+    if chosen not in WRITTEN_FORMATS:
+        fail(f"--to: expected one of {', '.join(WRITTEN_FORMATS)}, got {chosen!r}")
     with bad_input("OUTPUT"):
-        written = write_content(content, output, chosen)
+        try:
+            written = write_content(content, output, chosen)
+        except TraceError as error:  # requests are read while they are written
+            fail(f"TRACE: {error}")
     for line in opened.report.lines():
         typer.echo(f"bidkv: {line}", err=True)
     typer.echo(f"bidkv: wrote {written:,} requests to {output} ({chosen})", err=True)

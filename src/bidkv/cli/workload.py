@@ -93,6 +93,8 @@ class WorkloadOptions:
     seed: int = 0
     sessions: SessionOptions = field(default_factory=SessionOptions)
     statements: FileStatements = field(default_factory=FileStatements)
+    named_by: str = "--trace"
+    """The option that names the workload, for messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,18 +146,20 @@ def read_workload(options: WorkloadOptions, usable_blocks: int, block_size: int)
     from bidkv.workloads.resolver import make_sessions, resolve_workload, stream_requests
 
     check_numbers(options)
-    with bad_input("--trace"):
+    with bad_input(options.named_by):
         found = resolve_workload(options.trace)
     if found.has_sessions:
         number = _GENERATED_SESSIONS if options.sessions.sessions is None else options.sessions.sessions
-        with bad_input("--sessions"):
+        if number < 1:
+            fail(f"--sessions: expected a number of at least 1, got {number}")
+        with bad_input(options.named_by):
             sessions = make_sessions(found, number, options.seed)
         return _fit_sessions(options, sessions, usable_blocks * block_size, None)
     if found.is_generated:
         _refuse_session_options(options)
         if options.rate_rps is None:
             fail(f"--rate: the workload {options.trace!r} has no arrival times of its own: state a rate")
-        with bad_input("--trace"):
+        with bad_input(options.named_by):
             made = stream_requests(found, n=options.limit, rate_rps=options.rate_rps, seed=options.seed)
             return _fit_requests(options, made, usable_blocks, block_size, None)
     trace = _open_trace(options, found)
@@ -183,11 +187,13 @@ def stream_workload(options: WorkloadOptions, usable_blocks: int, block_size: in
     from bidkv.workloads.streamed import StreamedRequests
 
     check_numbers(options)
+    with bad_input(options.named_by):
+        found = resolve_workload(options.trace)
+    if found.has_sessions:
+        fail(f"--stream: expected single requests, found the sessions of {found}")
     _refuse_session_options(options)
     if options.hours is not None:
         fail("--stream: expected no --hours: a repeated trace is held in memory")
-    with bad_input("--trace"):
-        found = resolve_workload(options.trace)
     if found.is_generated:
         fail(f"--stream: expected a trace, found the generated workload {found}")
     trace = _open_trace(options, found)
@@ -277,7 +283,10 @@ def print_report(report: TraceReport) -> None:
 
 def _refuse_session_options(options: WorkloadOptions) -> None:
     if not options.sessions.is_empty:
-        fail(f"--trace: {options.trace} holds single requests, and the options for sessions need sessions")
+        fail(
+            f"{options.named_by}: {options.trace} holds single requests, and the options for sessions need "
+            "sessions"
+        )
 
 
 def _fit_requests(

@@ -291,9 +291,13 @@ def _write(scope: ConfigScope, file: Path, options: Sequence[_Option], values: M
     text = "\n".join(lines) + "\n"
     tomllib.loads(text)  # what is written can be read
     try:
-        file.write_text(text, encoding="utf-8")
+        file.write_bytes(text.encode())
     except OSError as error:
         message = f"--write-config: {file}: {error.strerror or error}"
+        raise typer.Exit(print_error(scope.prog, message)) from error
+    except UnicodeEncodeError as error:  # a file name may hold bytes that are no text
+        shown = error.object[max(error.start - 20, 0) : error.end]
+        message = f"--write-config: expected values of UTF-8 text, found {shown!r}"
         raise typer.Exit(print_error(scope.prog, message)) from error
 
 

@@ -172,8 +172,8 @@ def make_sim_driver(given: RunnerOptions, kind: EngineKind) -> SimDriver:
         UsageError: options with which no engine could run.
         DriverError: `--backend` needs a package that is not installed.
     """
-    if given.noise < 0.0:
-        raise UsageError(f"noise must be at least 0, got {given.noise}")
+    if not 0.0 <= given.noise <= 1.0:
+        raise UsageError(f"--noise: expected a number from 0 to 1, got {given.noise}")
     unstated = frozenset(name for name in SESSION_DEFAULTS if getattr(given, name, None) is None)
     config = read_simulated(given, kind)
     engine = SimEngine(config, given.profile, given.noise, given.seed, unstated=unstated)
@@ -211,12 +211,15 @@ def _read_loads(
     if given.concurrent_sessions is not None:
         numbers = _split(given.concurrent_sessions, "--concurrent-sessions")
         if not all(number.isdecimal() and int(number) >= 1 for number in numbers):
-            raise UsageError(f"--concurrent-sessions: expected whole numbers, got {numbers}")
+            raise UsageError(
+                "--concurrent-sessions: expected whole numbers of at least 1, "
+                f"got {given.concurrent_sessions!r}"
+            )
         return [LoadPoint(workload, 0.0, int(number)) for number in numbers]
     if given.rates is None:
         raise UsageError(
-            f"--workloads: {workload} is sessions; give --concurrent-sessions, or --rates for arrivals of "
-            "sessions per second"
+            f"--workloads: {workload} holds sessions: state --concurrent-sessions, or with --rates how many "
+            "start a second"
         )
     return [LoadPoint(workload, _read_rate(part, "--rates")) for part in _split(given.rates, "--rates")]
 

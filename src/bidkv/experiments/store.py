@@ -53,9 +53,11 @@ class Store:
         """Start an experiment in `folder`, or continue the same one; the folder is locked until `close`.
 
         Raises:
-            StoreError: the folder holds another experiment, or another process works in it.
+            StoreError: the folder is a file, holds another experiment, or another process works in it.
             OSError: it cannot be written.
         """
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"{folder}: expected a folder for the experiment, found a file")
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("ab")
         try:

@@ -72,6 +72,8 @@ def get_text(url: str, body: bytes | None = None, *, timeout_s: float = TIMEOUT_
         OSError: no answer, or an error.
         ValueError: the address makes no sense.
     """
+    if not url.lower().startswith(("http://", "https://")):
+        raise ValueError(f"expected an address that begins with http:// or https://, got {url[:60]!r}")
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
     # The environment's proxy is meant for other machines.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

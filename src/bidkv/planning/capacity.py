@@ -166,11 +166,11 @@ def make_plan(
         ValueError: an argument out of range, or lengths of which none fits.
     """
     if not 0.0 < growth < math.inf:
-        raise ValueError("growth must be > 0 and finite")
+        raise ValueError(f"growth must be > 0 and finite, got {growth}")
     if target_utilization is None:
         target_utilization = UNPROMISED_UTILIZATION if target.is_empty else PROMISED_UTILIZATION
     if not 0.0 < target_utilization <= 1.0:
-        raise ValueError("target_utilization must be in (0, 1]")
+        raise ValueError(f"target_utilization must be in (0, 1], got {target_utilization}")
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
 
     def one(shape: ReplicaShape) -> _Replica:

@@ -96,9 +96,11 @@ def plan_sessions(
         ValueError: no sessions, or an argument out of range.
     """
     if not 0.0 < target_utilization <= 1.0:
-        raise ValueError("target_utilization must be in (0, 1]")
+        raise ValueError(f"target_utilization must be in (0, 1], got {target_utilization}")
     if not 0.0 <= think_s < math.inf:
-        raise ValueError("think_s must be >= 0 and finite")
+        raise ValueError(f"think_s must be >= 0 and finite, got {think_s}")
+    if session_rate is not None and not 0.0 < session_rate < math.inf:
+        raise ValueError(f"session_rate must be > 0 and finite, got {session_rate}")
     if session_rate is None and users is None:
         session_rate = _own_rate(sessions)
     traffic = SessionTraffic.of(sessions)

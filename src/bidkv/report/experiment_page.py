@@ -18,7 +18,7 @@ def write_experiment_page(path: Path, analysis: ExperimentAnalysis) -> None:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_experiment_page(analysis), encoding="utf-8")
+    path.write_text(render_experiment_page(analysis), encoding="utf-8", errors="backslashreplace")
 
 
 def render_experiment_page(analysis: ExperimentAnalysis) -> str:

@@ -52,7 +52,7 @@ def write_report(path: Path, results: Sequence[RunResult], config: Mapping[str, 
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_report(results, config), encoding="utf-8")
+    path.write_text(render_report(results, config), encoding="utf-8", errors="backslashreplace")
 
 
 def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> str:

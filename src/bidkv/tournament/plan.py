@@ -13,6 +13,7 @@ from bidkv.profiles import DEFAULT_PROFILE, load_profile
 from bidkv.simulator import EngineConfig
 from bidkv.tournament.files import TraceFile
 from bidkv.workloads.families import FAMILIES, FAMILY_GROUPS, Split, split_seeds
+from bidkv.workloads.session_families import SESSION_FAMILIES
 
 BASELINE = ENGINE_ORDER
 """vLLM's own order: saturation is measured under it, and every figure is relative to it."""
@@ -206,6 +207,8 @@ class TournamentPlan:
             resolve(spec)
         for name in self.families:
             if name not in FAMILIES and self.file(name) is None:
+                if name in SESSION_FAMILIES:
+                    raise ValueError(f"family {name!r} holds sessions: add --sessions to compare on it")
                 raise ValueError(f"family {name!r} does not exist. Available: {_KNOWN_FAMILIES}")
         for name in self.sizes:
             memory_size(name).make_engine(self.engine)

@@ -11,7 +11,7 @@ from random import Random
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.protocol.sessions import Session, Turn
 from bidkv.workloads.chunk_sizes import ChunkConverter
-from bidkv.workloads.traces import SESSION_FORMATS, Trace, TraceError, write_mooncake, write_sessions
+from bidkv.workloads.traces import SESSION_FORMATS, Trace, write_mooncake, write_sessions
 from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
 from bidkv.workloads.traces.table_writer import TABLE_FORMATS, write_table
 
@@ -64,7 +64,7 @@ def write_content(content: Content, path: Path, trace_format: str) -> int:
     Single requests become sessions of one turn where the format holds sessions.
 
     Raises:
-        TraceError: sessions for a format of single requests.
+        TraceError: a broken row; requests are read while they are written.
         ValueError: an unknown format, nothing to write, or what the format cannot hold.
         OSError: the file cannot be written.
     """
@@ -76,7 +76,7 @@ def write_content(content: Content, path: Path, trace_format: str) -> int:
             sessions = [_as_session(request) for request in content.requests or ()]
         return write_sessions(sessions, path, trace_format)
     if content.requests is None:
-        raise TraceError(
+        raise ValueError(
             f"{path}: expected single requests for the format {trace_format!r}, found sessions, whose turns "
             f"have no arrival times; formats of sessions are {', '.join(SESSION_FORMATS)}"
         )

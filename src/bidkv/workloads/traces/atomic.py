@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,13 @@ from typing import IO
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a new file that takes the place of `path` when the block ends well, and vanishes otherwise."""
+    """Open a new file that takes the place of `path` when the block ends well, and vanishes otherwise.
+
+    Raises:
+        OSError: it cannot be written, or `path` is a device, a pipe or a folder, which nothing may replace.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "expected a regular file, not a folder, pipe or device", str(path))
     with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
         try:
             yield file
