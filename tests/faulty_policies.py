@@ -67,3 +67,46 @@ class RaisesOnEvents(Policy):
 FAULTS: dict[str, type[Policy]] = {
     str(fault.name): fault for fault in (Raises, Garbage, Sleeps, Abstains, ShutGate, RaisesOnEvents)
 }
+
+
+class RaisesOnDrops(Policy):
+    """Raises when asked which idle session is dropped."""
+
+    name = "raises-on-drops"
+
+    def select_drop(self, idle: Any, engine: Any) -> Any:
+        raise LookupError("a bug in a policy")
+
+
+class DropsGarbage(Policy):
+    """Drops what is no session."""
+
+    name = "drops-garbage"
+
+    def select_drop(self, idle: Any, engine: Any) -> Any:
+        return "session-1"
+
+
+class DropsEverything(Policy):
+    """Drops every idle session at every opportunity, which is unwise but no failure."""
+
+    name = "drops-everything"
+
+    def select_drop(self, idle: Any, engine: Any) -> Any:
+        return next(iter(idle.values()), None)
+
+
+class RaisesOnTurnEnds(Policy):
+    """Raises when told that a session's turn ended."""
+
+    name = "raises-on-turn-ends"
+    reads_sessions = True
+
+    def on_turn_end(self, session: Any, engine: Any) -> None:
+        raise KeyError("a bug in a policy's book-keeping")
+
+
+SESSION_FAULTS: dict[str, type[Policy]] = {
+    str(fault.name): fault for fault in (RaisesOnDrops, DropsGarbage, DropsEverything, RaisesOnTurnEnds)
+}
+"""Those that misbehave with sessions; where no sessions are kept they fail at nothing."""

@@ -49,6 +49,7 @@ def model_groups(kind: str, *, prefix_caching: bool, max_model_len: int) -> list
         "chunked local": [full, chunked(64)],
         "state space": [full, state, state, state],
         "state space first": [state, state, full],
+        "window and state": [full, sliding(64), state],
         "small blocks": [full_attention(2 * BLOCK), sliding(64)],
         "state space everywhere": [full, mamba("all", BLOCK)],
     }[kind]

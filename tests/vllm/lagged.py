@@ -155,12 +155,15 @@ class _Future:
         return self.output
 
 
-def serve_lagged(case: Case, policy: str | None) -> Served:
-    """Serve a case by the real asynchronous scheduler: plain vLLM's, or the adapter's under a policy."""
+def serve_lagged(case: Case, policy: str | None, **engine: Any) -> Served:
+    """Serve a case by the real asynchronous scheduler: plain vLLM's, or the adapter's under a policy.
+
+    `engine` holds further settings for `build_scheduler`.
+    """
     if policy is None:
-        scheduler, clock = build_scheduler(case.shape, AsyncScheduler), SecondClock()
+        scheduler, clock = build_scheduler(case.shape, AsyncScheduler, **engine), SecondClock()
     else:
-        scheduler = build_ours(case, policy, AsyncScheduler)
+        scheduler = build_ours(case, policy, AsyncScheduler, engine=engine)
         clock = scheduler.bidkv_clock
     served = Served()
     worker = _ServingWorker(scheduler, clock, {r.request_id: r.output_tokens for r in case.requests}, served)
@@ -234,9 +237,9 @@ def _request(index: int, request: WorkloadRequest, case: Case) -> Request:
     )
 
 
-def simulate_lagged(case: Case, policy: Policy) -> Served:
-    """Serve a case by the simulator with asynchronous scheduling."""
-    config = engine_config(case, async_scheduling=True)
+def simulate_lagged(case: Case, policy: Policy, **options: Any) -> Served:
+    """Serve a case by the simulator with asynchronous scheduling, and further options of the engine."""
+    config = engine_config(case, async_scheduling=True, **options)
     engine = VllmStepEngine(config, OneSecondSteps(), Controller(policy, time_budget_s=None))
     arrivals = deque(case.requests)
     served = Served()

@@ -80,10 +80,11 @@ class Faults:
             ("policy", "kill switch", "vanishes between turns", "vanishes in a turn", "back")
         )
         if fault == "policy":
-            from tests.faulty_policies import FAULTS
+            from tests.faulty_policies import FAULTS, SESSION_FAULTS
 
-            name = self.random.choice(sorted(FAULTS))
-            controller.switch(FAULTS[name]())
+            faults = FAULTS | SESSION_FAULTS
+            name = self.random.choice(sorted(faults))
+            controller.switch(faults[name]())
             fault = f"policy {name}"
         elif fault == "kill switch":
             controller.disable()

@@ -227,11 +227,11 @@ def _runs_compiled(backend: Backend, engine: ReplicaConfig) -> bool:
         raise ValueError(f"backend must be 'auto', 'compiled' or 'python', got {backend!r}")
     if backend == "python":
         return False
-    uncovered = not isinstance(engine, EngineConfig) or bool(engine.sliding_windows)
+    uncovered = not isinstance(engine, EngineConfig) or engine.has_groups
     missing = importlib.util.find_spec("numba") is None
     if backend == "compiled" and uncovered:
         raise ValueError(
-            "the compiled backend covers simulated vLLM engines alone, and none with sliding windows"
+            "the compiled backend covers simulated vLLM engines alone, none with sliding windows or states"
         )
     if backend == "compiled" and missing:
         raise ValueError("the compiled backend needs numba: pip install 'bidkv[sim]'")

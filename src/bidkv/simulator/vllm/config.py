@@ -17,6 +17,7 @@ _LIMITS = {
     "max_model_len": (2, 10**9),
     "prefix_chunk_tokens": (1, 10**9),
     "long_prefill_token_threshold": (0, 10**9),
+    "state_groups": (0, 10**6),
 }
 """Least and most of each option. Tables of these sizes are made at the start, and a typing error must not
 fill the memory."""
@@ -45,6 +46,8 @@ class EngineConfig:
             default on a GPU.
         sliding_windows: tokens that a group of layers sees, for each group that does not see all of them; one
             group with full attention is always there. Every group has blocks of its own, of the same size.
+        state_groups: groups of layers that keep a state of fixed size instead (Mamba and other state-space
+            layers, where vLLM caches no prefixes): each holds one block for every running request.
 
     Raises:
         ValueError: for a value no engine could run with; the message names the field.
@@ -64,6 +67,7 @@ class EngineConfig:
     long_prefill_token_threshold: int = 0
     async_scheduling: bool = False
     sliding_windows: tuple[int, ...] = ()
+    state_groups: int = 0
 
     def __post_init__(self) -> None:
         for name, (least, most) in _LIMITS.items():
@@ -83,6 +87,9 @@ class EngineConfig:
             )
         if self.sliding_windows != ():
             self._check_windows()
+        if self.has_groups and self.enable_prefix_caching:
+            name = "sliding_windows" if self.sliding_windows else "state_groups"
+            raise ValueError(f"{name} are not simulated together with enable_prefix_caching")
         if not self.enable_chunked_prefill and self.max_num_batched_tokens < self.model_len:
             raise ValueError(
                 "max_num_batched_tokens must be >= max_model_len when chunked prefill is off, "
@@ -93,9 +100,13 @@ class EngineConfig:
         windows = self.sliding_windows
         if type(windows) is not tuple or any(type(w) is not int or not 1 <= w <= 10**9 for w in windows):
             raise ValueError(f"sliding_windows must be a tuple of integers >= 1, got {windows!r:.80}")
-        for name in ("enable_prefix_caching", "async_scheduling"):
-            if getattr(self, name):
-                raise ValueError(f"sliding_windows are not simulated together with {name}")
+        if self.async_scheduling:
+            raise ValueError("sliding_windows are not simulated together with async_scheduling")
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether the model has other groups of KV cache beside the one with full attention."""
+        return bool(self.sliding_windows or self.state_groups)
 
     @property
     def usable_blocks(self) -> int:
@@ -122,9 +133,9 @@ class EngineConfig:
 
     def _find_most_rows(self) -> int:
         """Return the blocks of full attention of the longest sequence that the memory holds; at least one."""
-        usable, caps = self.usable_blocks, self.window_blocks
+        usable, caps = self.usable_blocks - self.state_groups, self.window_blocks
         if not caps:
-            return usable
+            return max(1, usable)
         # Each further row takes a block of full attention, and one of each window that is not filled yet.
         rows = bisect.bisect_right(
             range(usable + 1), usable, key=lambda rows: rows + sum(min(rows, cap) for cap in caps)

@@ -114,7 +114,7 @@ class VllmStepEngine(VllmState):
         threshold = self.config.long_prefill_token_threshold
         lag = self._asynchronous
         cached = self._cache is not None
-        windows = self._windows
+        groups = self._groups
         scheduled = self.scheduled
         index = 0
         while index < len(running) and budget > 0:
@@ -128,11 +128,11 @@ class VllmStepEngine(VllmState):
                 if tokens <= 0:
                     index += 1
                     continue
-            if windows is None:
+            if groups is None:
                 need = -(-(computed + tokens) // size) - request.num_held_blocks
             else:
-                self._give_back(windows, request)
-                need = windows.count_missing(request, computed + tokens)
+                self._give_back(groups, request)
+                need = groups.count_missing(request, computed + tokens)
             fits = True
             while need > self.free_blocks:  # rule 4
                 victim = self._pop_engine_victim()
@@ -191,7 +191,7 @@ class VllmStepEngine(VllmState):
         running = self.running
         size = self.block_size
         config = self.config
-        windows = self._windows
+        groups = self._groups
         while budget > 0 and waiting and len(running) < self.max_num_seqs:  # rule 8
             request = waiting.head()
             if control.chooses_next:
@@ -211,10 +211,10 @@ class VllmStepEngine(VllmState):
                     break
                 tokens = budget
             whole = min(request.num_tokens, self._model_len)
-            if windows is None:
+            if groups is None:
                 blocks, most = -(-(cached + tokens) // size) - len(hits), -(-whole // size) - len(hits)
             else:
-                blocks, most = windows.count_missing(request, tokens), windows.count_most(whole)
+                blocks, most = groups.count_missing(request, tokens), groups.count_most(whole)
             needed = max(blocks, most) if config.reserve_full_isl else blocks  # rules 9 and 24
             if self._cache is not None:
                 needed += self._cache.count_free(hits)

@@ -13,8 +13,8 @@ from bidkv.simulator.request import SimRequest
 from bidkv.simulator.state import EngineState
 from bidkv.simulator.vllm.config import EngineConfig
 from bidkv.simulator.vllm.content import BlockKey, ContentTree
+from bidkv.simulator.vllm.groups import GroupBlocks
 from bidkv.simulator.vllm.prefix_cache import PrefixCache
-from bidkv.simulator.vllm.windows import WindowBlocks
 
 
 class VllmState(EngineState):
@@ -31,8 +31,8 @@ class VllmState(EngineState):
         self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
         self._content = ContentTree(config.block_size, config.prefix_chunk_tokens)
         self._asynchronous = config.async_scheduling
-        self._windows = WindowBlocks(config) if config.sliding_windows else None
-        self.blocks_per_growth = 1 if self._windows is None else self._windows.groups
+        self._groups = GroupBlocks(config) if config.has_groups else None
+        self.blocks_per_growth = 1 if self._groups is None else self._groups.row
 
     # --- what a policy may ask -------------------------------------------------------------------
     @property
@@ -52,7 +52,7 @@ class VllmState(EngineState):
         With sliding windows each request gives blocks back before it takes new ones, in the order of the
         list, so this is the most that is taken at any moment of the step.
         """
-        windows = self._windows
+        groups = self._groups
         budget = self.max_num_batched_tokens
         size = self.block_size
         threshold = self.config.long_prefill_token_threshold
@@ -68,8 +68,8 @@ class VllmState(EngineState):
             if tokens <= 0:
                 continue
             budget -= tokens
-            if windows is not None:
-                taken += windows.count_missing(request, computed + tokens) - windows.count_given_back(request)
+            if groups is not None:
+                taken += groups.count_missing(request, computed + tokens) - groups.count_given_back(request)
                 demand = max(demand, taken)
             else:
                 missing = -(-(computed + tokens) // size) - request.num_held_blocks
@@ -133,9 +133,9 @@ class VllmState(EngineState):
             self.free_blocks = cache.free_blocks
         self._label(cache, request, min(end, request.num_tokens))
 
-    def _give_back(self, windows: WindowBlocks, request: SimRequest) -> None:
+    def _give_back(self, groups: GroupBlocks, request: SimRequest) -> None:
         """Rule 23: free what has left the windows of `request`, whether or not it gets new blocks."""
-        blocks = windows.count_given_back(request)
+        blocks = groups.count_given_back(request)
         request._given_back += blocks
         request.num_held_blocks -= blocks
         self.free_blocks += blocks

@@ -1,6 +1,8 @@
-"""Sliding windows beside full attention: rules 22 to 24, worked out by hand, and what is not simulated."""
+"""Windows and states beside full attention: rules 22 to 25, worked out by hand, and what is not simulated."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 
@@ -11,11 +13,15 @@ from bidkv.protocol.requests import WorkloadRequest
 from bidkv.simulator import EngineConfig, simulate
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.vllm.engine import VllmStepEngine
-from bidkv.simulator.vllm.windows import WindowBlocks
+from bidkv.simulator.vllm.groups import GroupBlocks
 
 PROFILE = load_profile("h100-llama3.1-8b")
 WINDOWED = EngineConfig(
     30, block_size=4, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64, sliding_windows=(8,)
+)
+
+STATES = EngineConfig(
+    30, block_size=4, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64, state_groups=3
 )
 
 
@@ -43,21 +49,22 @@ def test_blocks_of_one_request_step_by_step():
 def test_what_a_sequence_holds_at_most():
     """A step of 16 tokens beside a window of 8 touches 23 positions: six blocks, and one more."""
     assert WINDOWED.window_blocks == (7,)
-    blocks = WindowBlocks(WINDOWED)
+    blocks = GroupBlocks(WINDOWED)
     assert blocks.count_most(12) == 3 + 3
     assert blocks.count_most(64) == 16 + 7
 
 
+@pytest.mark.parametrize("config", [WINDOWED, STATES])
 @pytest.mark.parametrize("policy", ["preempt-evict", "fair", "fast", "largest-first"])
-def test_victims_and_blocks_add_up(policy):
+def test_victims_and_blocks_add_up(policy, config):
     controller = Controller(resolve(policy), time_budget_s=None)
-    engine = VllmStepEngine(WINDOWED, PROFILE, controller)
+    engine = VllmStepEngine(config, PROFILE, controller)
     for number in range(12):
-        engine.submit(SimRequest(request(number, 9 + number, 30), WINDOWED.model_len))
+        engine.submit(SimRequest(request(number, 9 + number, 30), config.model_len))
     while not engine.idle:
         engine.step()
         held = sum(each.num_held_blocks for each in engine.running)
-        assert engine.free_blocks == WINDOWED.usable_blocks - held >= 0
+        assert engine.free_blocks == config.usable_blocks - held >= 0
     counters = controller.counters
     assert counters.completions == 12
     assert counters.failures == 0
@@ -74,15 +81,34 @@ def test_the_longest_sequence_is_what_the_memory_holds():
     assert engine.model_len == 9 * 4
 
 
-def test_windows_run_on_the_reference_alone():
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_state_takes_one_block_and_keeps_it(asynchronous):
+    """Three states beside a block of full attention for every four positions (rule 25)."""
+    config = replace(STATES, async_scheduling=asynchronous)
+    engine = VllmStepEngine(config, PROFILE, Controller(resolve("preempt-evict")))
+    engine.submit(SimRequest(request(0, 20, 6), config.model_len))
+    held = []
+    while not engine.idle:
+        engine.step()
+        held.append(engine.used_blocks_in_step)
+    assert held[:7] == [3 + 4, 3 + 5, 3 + 6, 3 + 6, 3 + 6, 3 + 6, 3 + 7]
+    assert engine.free_blocks == config.usable_blocks
+    assert engine.blocks_per_growth == 1
+    assert GroupBlocks(STATES).count_most(64) == 3 + 16
+    # Beside three states the memory has 26 blocks for full attention.
+    assert replace(STATES, max_model_len=None).model_len == 26 * 4
+
+
+@pytest.mark.parametrize("config", [WINDOWED, STATES])
+def test_groups_run_on_the_reference_alone(config):
     requests = [request(number, 10, 10) for number in range(4)]
     results = [
-        simulate(requests, resolve("fair"), WINDOWED, PROFILE, backend=backend)
+        simulate(requests, resolve("fair"), config, PROFILE, backend=backend)
         for backend in ("auto", "python")
     ]
     assert results[0].records == results[1].records
-    with pytest.raises(ValueError, match="none with sliding windows"):
-        simulate(requests, resolve("fair"), WINDOWED, PROFILE, backend="compiled")
+    with pytest.raises(ValueError, match="none with sliding windows or states"):
+        simulate(requests, resolve("fair"), config, PROFILE, backend="compiled")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +118,8 @@ def test_windows_run_on_the_reference_alone():
         ({"sliding_windows": (8, 0)}, r"sliding_windows must be a tuple of integers >= 1, got \(8, 0\)"),
         ({"sliding_windows": (8,), "enable_prefix_caching": True}, "together with enable_prefix_caching"),
         ({"sliding_windows": (8,), "async_scheduling": True}, "together with async_scheduling"),
+        ({"state_groups": 1, "enable_prefix_caching": True}, "state_groups are not simulated together with"),
+        ({"state_groups": -1}, "state_groups must be an integer >= 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, words):
