@@ -58,14 +58,7 @@ class SglangService(EngineService):
         )
         leads, size = _read_rank(scheduler)
         environment, self._number = number_engine(scheduler, environment, _read_data_parallel_rank())
-        poll = poll_nothing
-        if environment.control_file is not None and leads:
-            poll = ControlFile(environment.control_file, clock=clock).poll
-        self._synced = (
-            SyncedClock(poll, clock)
-            if size == 1
-            else BroadcastClock(_make_broadcast(scheduler), leads=leads, poll=poll, clock=clock)
-        )
+        self._synced = _make_clock(scheduler, environment, clock, leads=leads, is_alone=size == 1)
         exports = environment.metrics_port is not None and leads
         super().__init__(
             environment,
@@ -81,23 +74,8 @@ class SglangService(EngineService):
         self.engine = SglangEngineView(scheduler, self._synced.now_s)
         self.glue: SglangGlue | None = None
         if reason is None:
-            self.glue = SglangGlue(
-                scheduler,
-                self.engine,
-                self.controller,
-                on_arrival=self._synced.arrived,
-                # On every rank alike, although one exports: their books must not differ.
-                watches_sessions=environment.metrics_port is not None,
-            )
-            self.glue.on_pass = self._pass_ended
-            self._say_in_charge(type(scheduler).__name__)
-            _say_newer()
-            if self.glue.no_retention is not None:
-                # A missed chance under a policy that drops idle sessions, a remark under any other.
-                level = logging.WARNING if self.controller.policy.drops_idle else logging.INFO
-                logger.log(
-                    level, "bidkv: sessions are left to SGLang's own prefix cache: %s", self.glue.no_retention
-                )
+            # On every rank alike, although one exports: their books must not differ.
+            self.glue = self._attach(watches_sessions=environment.metrics_port is not None)
         else:
             self.controller.disable()
             logger.warning(
@@ -107,6 +85,24 @@ class SglangService(EngineService):
             )
         if exports and environment.metrics_port is not None:
             self.metrics = self._export(environment.metrics_port, self._readers())
+
+    def _attach(self, *, watches_sessions: bool) -> SglangGlue:
+        """Put the policy in charge, and say so."""
+        glue = SglangGlue(
+            self._scheduler,
+            self.engine,
+            self.controller,
+            on_arrival=self._synced.arrived,
+            watches_sessions=watches_sessions,
+        )
+        glue.on_pass = self._pass_ended
+        self._say_in_charge(type(self._scheduler).__name__)
+        _say_newer()
+        if glue.no_retention is not None:
+            # A missed chance under a policy that drops idle sessions, a remark under any other.
+            level = logging.WARNING if self.controller.policy.drops_idle else logging.INFO
+            logger.log(level, "bidkv: sessions are left to SGLang's own prefix cache: %s", glue.no_retention)
+        return glue
 
     def _read_queueing_config(self) -> QueueingConfig:
         from sglang.srt.runtime_context import get_parallel
@@ -195,6 +191,18 @@ def _read_data_parallel_rank() -> int:
     from sglang.srt.runtime_context import get_parallel
 
     return int(get_parallel().dp_rank or 0)
+
+
+def _make_clock(
+    scheduler: Any, environment: Environment, clock: Callable[[], float], *, leads: bool, is_alone: bool
+) -> SyncedClock | BroadcastClock:
+    """Return the time and the operator's commands: this rank's own, or those of the rank that leads."""
+    poll = poll_nothing
+    if environment.control_file is not None and leads:
+        poll = ControlFile(environment.control_file, clock=clock).poll
+    if is_alone:
+        return SyncedClock(poll, clock)
+    return BroadcastClock(_make_broadcast(scheduler), leads=leads, poll=poll, clock=clock)
 
 
 def _make_broadcast(scheduler: Any) -> Callable[[Message], Message]:
