@@ -10,7 +10,7 @@ from bidkv.workloads.traces.errors import TraceError, fail, quote
 from bidkv.workloads.traces.limits import MAX_TIME_MS
 from bidkv.workloads.traces.options import TIME_UNITS, TraceOptions
 from bidkv.workloads.traces.report import TraceReport
-from bidkv.workloads.traces.values import DateParser, looks_like_date, parse_number
+from bidkv.workloads.traces.values import DateParser, looks_like_date, parse_decimals, parse_number
 
 IMPLAUSIBLE_RPS = 1000.0
 """Arrivals a second above which a unit is doubted; the busiest published traces have a few hundred."""
@@ -180,25 +180,34 @@ class Numbers:
         self._power = _POWERS[unit]
         self._divisor: int = 10**-self._power
         self._first = first
-        self._last: int | Decimal = 0
+        self._last: float | Decimal = 0
+        self._is_plain = self._power == 0 and not first
         self._most = int(MAX_TIME_MS * 10 ** (-self._power - 3)) if self._power <= -3 else MAX_TIME_MS // 1000
         self._expected = f"a number of {_WORDS[unit]} from 0 to {self._most:,}"
 
     def read(self, number: int, cell: Any) -> float:
         """Return the arrival of row `number` in seconds."""
+        # Seconds as they are written need no exact arithmetic, which is slow.
+        seconds = parse_decimals(cell) if self._is_plain else None
+        if seconds is not None:
+            self._check(number, cell, seconds)
+            return seconds
         time = parse_number(self._file, number, self._column, cell, self._expected)
-        if time > self._most:
-            fail(self._file, number, self._column, self._expected, cell)
-        if time < self._last:
-            expected = f"rows in order of time, none before {quote(self._last)}{self._name} (sort them first)"
-            fail(self._file, number, self._column, expected, cell)
-        self._last = time
+        self._check(number, cell, time)
         if self._first:
             time -= self._first
         # Decimal, as float division would not bring every arrival back bit for bit.
         if isinstance(time, int):
             return time / self._divisor
         return float(time.scaleb(self._power))
+
+    def _check(self, number: int, cell: Any, time: float | Decimal) -> None:
+        if time > self._most:
+            fail(self._file, number, self._column, self._expected, cell)
+        if time < self._last:
+            expected = f"rows in order of time, none before {quote(self._last)}{self._name} (sort them first)"
+            fail(self._file, number, self._column, expected, cell)
+        self._last = time
 
     @property
     def _name(self) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from bidkv.workloads.traces.errors import fail
@@ -49,12 +50,19 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, tuple[b
     for column in columns:
         if column not in header:
             fail(file, 1, column, f"a header with the columns {', '.join(columns):.300}", header_line)
-    places = [header.index(column) for column in columns]
+    take = _taker([header.index(column) for column in columns])
     width = len(header)
     for number, line in lines:
         cells = split_quoted(line) if b'"' in line else line.split(b",", width)
         if len(cells) != width:
             fail(file, number, "", f"{width} cells, as the header has", line)
-        yield number, tuple([cells[place] for place in places])
+        yield number, take(cells)
     if number < 2:
         fail(file, 0, "", "at least one request below the header; there is none")
+
+
+def _taker(places: Sequence[int]) -> Callable[[Sequence[bytes]], tuple[bytes, ...]]:
+    """Return what takes the cells at some places out of a row, as fast as Python does it."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return lambda cells: tuple([cells[place] for place in places])

@@ -17,6 +17,7 @@ _TOKENS = f"a whole number from 1 to {MAX_TOKENS:,}"
 _COUNT = f"a whole number from 0 to {MAX_TOKENS:,}"
 _MOST_DIGITS = len(str(MAX_TOKENS))
 _MOST_TIME_DIGITS = 20
+_MOST_KEPT = 4000
 _MAX_NS = MAX_TIME_MS * 1_000_000
 _NUMBER = re.compile(rb"\d{1,20}(\.\d{1,20})?([eE][+-]?\d{1,2})?")
 _WHOLE_FLOAT = re.compile(rb"(\d{1,8})\.0{1,6}")
@@ -27,7 +28,7 @@ DATE_EXPECTED = "a time such as 2023-11-16 18:15:46.6805900"
 
 def parse_tokens(file: str, number: int, column: str, cell: Any) -> int:
     """Return a count of tokens, at least 1; TraceError unless it is a whole number in range."""
-    tokens = _whole(cell)
+    tokens = whole(cell)
     if tokens is None or tokens < 1:
         fail(file, number, column, _TOKENS, cell)
     return tokens
@@ -35,13 +36,14 @@ def parse_tokens(file: str, number: int, column: str, cell: Any) -> int:
 
 def parse_count(file: str, number: int, column: str, cell: Any) -> int:
     """Return a count that may be 0; TraceError unless it is a whole number in range."""
-    tokens = _whole(cell)
+    tokens = whole(cell)
     if tokens is None:
         fail(file, number, column, _COUNT, cell)
     return tokens
 
 
-def _whole(cell: Any) -> int | None:
+def whole(cell: Any) -> int | None:
+    """Return a count, at least 0, in range; None for anything else."""
     # Exact types: a bool is an int in Python, and "12" or 12.0 in JSON is no count of tokens.
     if type(cell) is bytes:
         digits = cell.strip()
@@ -49,9 +51,19 @@ def _whole(cell: Any) -> int | None:
             tokens = int(digits)
             return tokens if tokens <= MAX_TOKENS else None
         # Spreadsheets and pandas write whole numbers so where a cell of the column is empty.
-        whole = _WHOLE_FLOAT.fullmatch(digits)
-        return int(whole[1]) if whole else None
+        written = _WHOLE_FLOAT.fullmatch(digits)
+        return int(written[1]) if written else None
     return cell if type(cell) is int and 0 <= cell <= MAX_TOKENS else None
+
+
+class WholeCells(dict[bytes, int | None]):
+    """The counts in CSV cells, None for what is none, each parsed once while they are few."""
+
+    def __missing__(self, cell: bytes) -> int | None:
+        value = whole(cell)
+        if len(self) < _MOST_KEPT and len(cell) <= _MOST_DIGITS:
+            self[cell] = value
+        return value
 
 
 def parse_number(file: str, number: int, column: str, cell: Any, expected: str) -> int | Decimal:
@@ -70,6 +82,11 @@ def parse_number(file: str, number: int, column: str, cell: Any, expected: str) 
     return value  # type: ignore[no-any-return]
 
 
+def parse_decimals(cell: Any) -> float | None:
+    """Return the number of a CSV cell with a decimal point; None for anything else."""
+    return float(cell) if type(cell) is bytes and b"." in cell and _NUMBER.fullmatch(cell) else None
+
+
 class DateParser:
     """Turns dates into whole nanoseconds since 1970; a float of seconds would lose their last digits."""
 
@@ -78,9 +95,15 @@ class DateParser:
         self._column = column
         self._minute = b""
         self._minute_s = 0
+        self._start = b""
 
     def parse(self, number: int, cell: Any) -> int:
         """Return the nanoseconds of a date; TraceError when it is none."""
+        # Most rows begin as the one above: the same minute, written without an offset.
+        if self._start and type(cell) is bytes and cell.startswith(self._start) and cell[19:20] == b".":
+            second, fraction = cell[17:19], cell[20:]
+            if second.isdigit() and second <= b"59" and fraction.isdigit() and len(fraction) <= 9:
+                return (self._minute_s + int(second)) * 1_000_000_000 + int(fraction.ljust(9, b"0"))
         if type(cell) is str:
             cell = cell.encode("utf-8", "replace")
         match = _DATE.fullmatch(cell) if type(cell) is bytes else None
@@ -93,6 +116,7 @@ class DateParser:
             if seconds is None:
                 fail(self._file, number, self._column, DATE_EXPECTED, cell)
             self._minute, self._minute_s = head + offset, seconds
+            self._start = b"" if offset else head + b":"
         if second > b"59":
             fail(self._file, number, self._column, DATE_EXPECTED, cell)
         return (self._minute_s + int(second)) * 1_000_000_000 + int(fraction.ljust(9, b"0"))

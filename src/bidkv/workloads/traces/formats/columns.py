@@ -15,6 +15,7 @@ from bidkv.workloads.traces.options import TraceOptions
 from bidkv.workloads.traces.report import TraceReport
 from bidkv.workloads.traces.source import Source, look_up
 from bidkv.workloads.traces.values import (
+    WholeCells,
     find_column,
     fold_name,
     looks_like_date,
@@ -22,12 +23,17 @@ from bidkv.workloads.traces.values import (
     parse_name,
     parse_number,
     parse_tokens,
+    whole,
 )
 
 NO_ANSWER = "without an answer, failed or cancelled"
 NO_PROMPT = "without a prompt"
 _NO_COUNT = (b"", None)
 """What stands for the answer tokens of a request that failed, besides 0."""
+
+_MOST_KEPT = 1000
+_LONGEST_KEPT = 256
+"""Of rows' further cells: how many, and of how many bytes each, are not parsed anew when they occur again."""
 
 _TIME_WORDS = ("time", "arriv", "start", "created")
 
@@ -131,10 +137,17 @@ def read_table(
     images_place = 2 + bool(time_name)
     extra_place = images_place + bool(images_name)
     tokens = parse_count if layout.zero_is_failure or images_name else parse_tokens
+    is_csv = source.container == "csv"
+    count = WholeCells().__getitem__ if is_csv else whole
+    # Rows repeat their senders, priorities and weights; a cap is compared with the row's own answer.
+    kept: dict[Any, dict[str, Any]] = {}
+    may_keep = is_csv and all(role != "max_tokens" for role, _, _ in extras)
     index = 0
     for number, cells in source.tuples(names):
-        prompt = tokens(file, number, prompt_name, cells[0])
-        output = 0 if cells[1] in _NO_COUNT else parse_count(file, number, output_name, cells[1])
+        prompt = count(cells[0]) or tokens(file, number, prompt_name, cells[0])
+        output = count(cells[1])
+        if output is None:
+            output = 0 if cells[1] in _NO_COUNT else parse_count(file, number, output_name, cells[1])
         arrival_s = clock.read(number, cells[time_place]) if clock is not None else 0.0
         if images_name is not None:
             images = parse_count(file, number, images_name, cells[images_place])
@@ -148,8 +161,13 @@ def read_table(
             arrival_s = next(given)
         arrival_s = (arrival_s - start_s) * stretch
         if extras:
-            given_extras = _read_extras(file, number, output, extras, cells[extra_place:])
-            yield WorkloadRequest(f"r{index}", arrival_s, prompt, output, **given_extras)
+            rest = cells[extra_place:]
+            fields = kept.get(rest) if may_keep else None
+            if fields is None:
+                fields = _read_extras(file, number, output, extras, rest)
+                if may_keep and len(kept) < _MOST_KEPT and sum(map(len, rest)) <= _LONGEST_KEPT:
+                    kept[rest] = fields
+            yield WorkloadRequest(f"r{index}", arrival_s, prompt, output, **fields)
         else:
             yield WorkloadRequest(f"r{index}", arrival_s, prompt, output)
         index += 1
