@@ -1,4 +1,4 @@
-"""The adapter on a real H100: the recorded figures, and the tables printed from them."""
+"""The adapter on a real H100: the recorded figures, the tables printed from them, and bad input."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bidkv.evaluation.statistics import compare_pairs
+from bidkv.gpu_host import replay
 from bidkv.gpu_host.overhead import main
 
 RECORDED = Path(__file__).parents[1] / "data" / "h100" / "adapter" / "overhead.json"
@@ -38,3 +39,41 @@ def test_the_tables_show_what_was_recorded(capsys: pytest.CaptureFixture[str]) -
     assert lines[2] == "| 1 | 49.48 | 49.66 |"
     assert "adapter / plain: 1.0025, 95 % interval 0.9932 to 1.0119" in lines
     assert "| fast | 72 | 72 | 71 | yes |" in lines
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "No such file"),
+        ("nothing", "expected what --output wrote"),
+        ("[]", "expected what --output wrote"),
+    ],
+)
+def test_figures_that_are_none_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, says: str
+) -> None:
+    file = tmp_path / "figures.json"
+    if content is not None:
+        file.write_text(content)
+    assert main(["--show", str(file)]) == 2
+    printed = capsys.readouterr().err
+    assert str(file) in printed
+    assert says in printed
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "No such file"), ("nothing", "expected a JSON list"), ("{}", "expected a JSON list")],
+)
+def test_a_plan_of_a_replay_that_is_none_is_named_before_an_engine_is_started(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str | None, says: str
+) -> None:
+    plan, results = tmp_path / "plan.json", tmp_path / "results"
+    if content is not None:
+        plan.write_text(content)
+    words = ["--plan", str(plan), "--output-dir", str(results), "--num-gpu-blocks", "600"]
+    assert replay.main(words) == 2
+    printed = capsys.readouterr().err
+    assert str(plan) in printed
+    assert says in printed
+    assert not results.exists()

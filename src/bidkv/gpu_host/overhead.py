@@ -164,7 +164,12 @@ def command(
     if (output is None) == (show is None):
         return print_error(PROG, "expected either --output or --show")
     if show is not None:
-        print(as_tables(json.loads(show.read_text())))
+        try:
+            print(as_tables(json.loads(show.read_bytes())))
+        except OSError as error:
+            return print_error(PROG, error)
+        except (ValueError, LookupError, TypeError) as error:
+            return print_error(PROG, f"{show}: expected what --output wrote ({error!r:.100})")
         return 0
     assert output is not None
     settings = {"async_scheduling": True, "num_gpu_blocks_override": 8192, "gpu_memory_utilization": 0.45}

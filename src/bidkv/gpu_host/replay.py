@@ -37,7 +37,7 @@ import typer
 from bidkv.baselines import ENGINE_ORDER
 from bidkv.calibration.replay_plan import TIMELINE_EVERY, make_run_requests
 from bidkv.calibration.step_columns import RECORDED_COLUMNS
-from bidkv.command_line import run_command, say
+from bidkv.command_line import print_error, run_command, say
 from bidkv.gpu_host.calibration_recorder import Row, describe_batch
 from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine
 from bidkv.gpu_host.served_engine import ServedEngine
@@ -239,8 +239,15 @@ def command(
 ) -> int:
     """Replay workloads on a real vLLM engine."""
     started_s = time.perf_counter()
+    try:
+        runs = json.loads(plan.read_bytes())
+        if not isinstance(runs, list):
+            raise ValueError("no list")
+    except OSError as error:
+        return print_error(PROG, error)
+    except ValueError as error:
+        return print_error(PROG, f"{plan}: expected a JSON list of runs ({error})")
     output_dir.mkdir(parents=True, exist_ok=True)
-    runs = json.loads(plan.read_text())
     os.environ["BIDKV_STRATEGY"] = ENGINE_ORDER
     kind = "BidKVAsyncScheduler" if async_scheduling else "BidKVScheduler"
     overrides = {
