@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.pages.opened import WINDOWS, Opened, opening
 
 from bidkv.results import RunResult
 
@@ -17,41 +18,16 @@ pytestmark = pytest.mark.browser
 LINE_CHARTS = ("ttft", "e2e", "kv", "preemptions", "queue")
 
 
-class Opened:
-    """A page in its own browser context, and all it complained about or asked the network for."""
-
-    def __init__(self, browser: Any, file: Path, width: int, scheme: str) -> None:
-        self.context = browser.new_context(
-            viewport={"width": width, "height": 844}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        self.page = self.context.new_page()
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(file.as_uri())
-        self.page.wait_for_selector(f"html[data-drawn={scheme}]")
-
-    def count(self, selector: str) -> int:
-        return int(self.page.locator(selector).count())
-
-    def color_of_first_line(self) -> str:
-        return str(self.page.locator("#ttft svg .mark-line path").first.get_attribute("stroke"))
-
-
-@pytest.fixture(params=[(1100, "light"), (1100, "dark"), (390, "light"), (390, "dark")], ids=str)
+@pytest.fixture(params=WINDOWS, ids=str)
 def opened(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Iterator[Opened]:
-    one = Opened(browser, page_file, *request.param)
-    yield one
-    one.context.close()
+    with opening(browser, page_file, *request.param) as one:
+        yield one
 
 
 @pytest.fixture
 def wide(browser: Any, page_file: Path) -> Iterator[Opened]:
-    one = Opened(browser, page_file, 1100, "light")
-    yield one
-    one.context.close()
+    with opening(browser, page_file, *WINDOWS[0]) as one:
+        yield one
 
 
 def test_every_plot_is_drawn_without_a_complaint_or_a_connection(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.pages.test_browser import Opened
+from tests.pages.opened import WINDOWS, Opened, opening
 
 pytestmark = pytest.mark.browser
 
@@ -18,18 +18,16 @@ CHARTS = (*LINES, "heat", "tax", "jain", "dots")
 FIRST, SECOND = "mixed at 2/s", 'made </script><b>"up" at 3.5/s'
 
 
-@pytest.fixture(params=[(1100, "light"), (1100, "dark"), (390, "light"), (390, "dark")], ids=str)
+@pytest.fixture(params=WINDOWS, ids=str)
 def opened(request: pytest.FixtureRequest, browser: Any, experiment_file: Path) -> Iterator[Opened]:
-    one = Opened(browser, experiment_file, *request.param)
-    yield one
-    one.context.close()
+    with opening(browser, experiment_file, *request.param) as one:
+        yield one
 
 
 @pytest.fixture
 def wide(browser: Any, experiment_file: Path) -> Iterator[Opened]:
-    one = Opened(browser, experiment_file, 1100, "light")
-    yield one
-    one.context.close()
+    with opening(browser, experiment_file, *WINDOWS[0]) as one:
+        yield one
 
 
 def heat_texts(opened: Opened) -> list[str]:
