@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from importlib import resources
 from pathlib import Path
@@ -36,6 +38,7 @@ def build_engine(
         if not shape.is_file():
             raise ValueError(f"--model {model}: neither a directory nor a packaged shape")
         directory = Path(tempfile.mkdtemp(prefix="bidkv-model-"))
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
         (directory / "config.json").write_text(shape.read_text(encoding="utf-8"), encoding="utf-8")
         model = str(directory)
     settings: dict[str, Any] = {
