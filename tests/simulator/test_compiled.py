@@ -233,3 +233,31 @@ def test_the_compiled_engine_knows_the_most_preemptions_of_one_request(profile: 
     assert policy.most > 1
     assert all(known == counted for known, counted in policy.seen)
     assert policy.seen[-1][0] == policy.most
+
+
+class _CountedId(str):
+    """A request's id that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __eq__(self, other: object) -> bool:
+        _CountedId.compared += 1
+        return str.__eq__(self, other)
+
+    __hash__ = str.__hash__
+
+
+def test_requests_that_arrive_together_under_priorities_are_not_searched_one_by_one(
+    profile: StepTimeProfile,
+) -> None:
+    number = 3000
+    requests = [
+        WorkloadRequest(_CountedId(f"r{index:04}"), 0.0, 10, 1 + index * 7 % 20, priority=index % 3)
+        for index in range(number)
+    ]
+    engine = EngineConfig(num_gpu_blocks=2000, max_num_seqs=64, scheduling_policy="priority")
+    _CountedId.compared = 0
+    result = simulate(requests, resolve("preempt-evict"), engine, profile, backend="compiled")
+    assert len(result.completed) == number
+    assert _CountedId.compared < 100 * number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any
@@ -48,7 +49,7 @@ class Feed:
             else None
         )
         self._segments_used = 0
-        # Under priority scheduling: (id, uid) of the live requests that arrived at the same moment.
+        # Under priority scheduling: (id, uid) of the live requests that arrived at the same moment, in order.
         self._equals: dict[float, list[tuple[str, int]]] | None = (
             {} if config.scheduling_policy == "priority" else None
         )
@@ -145,7 +146,7 @@ class Feed:
         request = self.live.pop(uid)
         assert self._equals is not None
         equals = self._equals[request.arrival_s]
-        equals.remove((request.request_id, uid))
+        del equals[bisect_left(equals, (request.request_id, uid))]
         if not equals:
             del self._equals[request.arrival_s]
         return request
