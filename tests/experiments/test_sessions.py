@@ -233,7 +233,7 @@ def test_the_command_line_asks_for_what_sessions_need(
     words = ["--engine", "sim", "--strategies", "preempt-evict", "--workload", "agents-8-turns"]
     words += ["--output-dir", str(tmp_path / "out"), "--requests", "8", "--runs", "1", "--jobs", "1"]
     for options, message in (
-        ([], "give --concurrent-sessions"),
+        ([], "state --concurrent-sessions"),
         (["--concurrent-sessions", "0"], "expected whole numbers"),
         (["--concurrent-sessions", "4", "--duration-s", "0"], "expected seconds above 0"),
         (["--concurrent-sessions", "4", "--endpoint", "smoke"], "expected completions or chat"),
