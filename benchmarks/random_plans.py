@@ -4,9 +4,11 @@
 
 A case is a law of lengths or a trace, a load, a memory size, engine limits, a profile and bounds on latency,
 all drawn from its seed. The plan is made as `bidkv plan` makes it; then fleets are simulated with lengths and
-arrivals that the plan never saw (another seed of the same law; a real trace has its own), down to the
-smallest that keeps the bounds. Finished cases are kept in the file, so that an interrupted campaign goes on
-where it stopped. The seeds of cases start at 6,000; those below served while the planner was made.
+arrivals that the plan never saw, down to the smallest that keeps the bounds: another seed of the same law,
+and of a family of requests every other stretch (each seed of a family is a service of its own, with other
+mean lengths, so that another seed would be other traffic). A real trace has its own arrivals alone. Finished
+cases are kept in the file, so that an interrupted campaign goes on where it stopped. The seeds of cases start
+at 6,000; those below served while the planner was made.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from bidkv.evaluation.latency_target import LatencyTarget
 from bidkv.planning import Demand, make_plan
 from bidkv.planning.fleet import FleetCheck, make_workload, simulate_size
 from bidkv.planning.replica import shape_of
+from bidkv.planning.resampling import join_stretches
 from bidkv.planning.sizing import find_fewest, size_plan
 from bidkv.profiles import StepTimeProfile, load_profile
 from bidkv.profiles.analytic import ServerMemory, analytic_profile
@@ -45,6 +48,9 @@ _ANALYTIC = (
     ("qwen3-30b-a3b", "h200", 1),
 )
 _REQUESTS = 6_000
+
+_STRETCH = 500
+"""Requests of a family that follow each other, in what a plan sees and in what it does not."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +95,10 @@ def make_case(seed: int) -> Case:
         ttft_s = idle.ttft_p99_high_s * math.exp(random.uniform(math.log(1.5), math.log(15.0)))
     if bounded != "ttft":
         tpot_s = idle.answer_tpot_s * random.uniform(1.3, 4.0)
-    demand, fresh = lengths.demand(rate, seed), ()
+    demand = lengths.demand(rate, seed)
+    fresh: tuple[WorkloadRequest, ...] = ()
     if demand.requests:
-        again = lengths.demand(rate, seed + FRESH)
-        fresh = tuple(again.requests)
+        fresh = tuple(lengths.demand(rate, seed, is_fresh=True).requests)
     return Case(seed, lengths.name, demand, fresh, engine, profile, LatencyTarget(ttft_s, tpot_s))
 
 
@@ -116,18 +122,26 @@ class _Lengths:
         elif kind == "trace":
             self.name = f"trace {self._trace}"
 
-    def demand(self, rate: float, seed: int) -> Demand:
-        """Return the demand at a mean rate; `seed` decides on what chance brings."""
+    def demand(self, rate: float, seed: int, *, is_fresh: bool = False) -> Demand:
+        """Return the demand at a mean rate; `seed` decides on what chance brings.
+
+        Args:
+            rate: requests per second.
+            seed: of lengths and arrivals.
+            is_fresh: return the same kind of requests with other chance.
+        """
         if self.name == "uniform":
             return Demand.uniform(self._prompt, self._output, rate)
         if self.name == "equal":
             return Demand.uniform((self._prompt[1],) * 2, (self._output[1],) * 2, rate)
         if self.name.startswith("family"):
-            requests: Sequence[WorkloadRequest] = FAMILIES[self._family](_REQUESTS, rate, seed)
+            whole: Sequence[WorkloadRequest] = FAMILIES[self._family](2 * _REQUESTS, rate, seed)
+            starts = range(_STRETCH if is_fresh else 0, len(whole), 2 * _STRETCH)
+            requests = join_stretches(whole, (range(start, start + _STRETCH) for start in starts))
         elif self.name.startswith("trace"):
             requests = self._replayed(rate)
         else:
-            requests = self._varying(rate, seed)
+            requests = self._varying(rate, seed + FRESH if is_fresh else seed)
         kept = [r for r in requests if r.prompt_tokens + r.output_tokens <= self._longest]
         return Demand.from_requests(kept, self.name)
 

@@ -11,11 +11,12 @@ from bidkv.evaluation.latency_target import LatencyTarget
 from bidkv.planning.capacity import CapacityPlan, ReplicaOption, advise_kv
 from bidkv.planning.demand import Demand
 from bidkv.planning.fleet import DEFAULT_ROUTER, FleetCheck, make_workload, simulate_size
+from bidkv.planning.resampling import resample
 from bidkv.profiles import StepTimeProfile
 from bidkv.simulator import EngineConfig
 
 RUNS = 2
-"""Simulations of a stated law in which a fleet must keep the target."""
+"""Simulations in which a fleet must keep the target, each with chance of its own."""
 
 TTFT_ROOM, TPOT_ROOM = 0.8, 0.95
 """Share of a bound that simulated fleets must keep: other chance has longer tails than that of the sizing.
@@ -99,9 +100,9 @@ def size_fleet(
 ) -> FleetCheck | None:
     """Return the smallest fleet that keeps a target, with its simulated figures; None when none does.
 
-    A trace is simulated with its own arrivals. A stated law is simulated :data:`RUNS` times with chance of
-    its own, and a fleet must keep the target each time: a fleet that keeps it by luck alone would break it
-    the next day.
+    A fleet must keep the target in each of :data:`RUNS` simulations: one that keeps it by luck alone would
+    break it the next day. A stated law is drawn anew for each. A trace is simulated with its own arrivals and
+    with days like its own (:func:`bidkv.planning.resampling.resample`).
 
     Args:
         demand: the requests.
@@ -118,10 +119,13 @@ def size_fleet(
     guess = max(guess, least)
     part = -(-guess // MOST_SIMULATED)
     number = min(max(_REQUESTS_EACH * guess, _FEWEST_REQUESTS), _MOST_REQUESTS)
-    workloads = [
-        make_workload(demand, engine, growth, number, seed + run, part=part)
-        for run in range(1 if demand.requests else RUNS)
-    ]
+    workloads = [make_workload(demand, engine, growth, number, seed, part=part)]
+    for run in range(1, RUNS):
+        workloads.append(
+            resample(workloads[0], seed + run)
+            if demand.requests
+            else make_workload(demand, engine, growth, number, seed + run, part=part)
+        )
     rate_rps = growth * demand.arrivals.value
 
     def trial(kept: LatencyTarget, replicas: int) -> FleetCheck:
