@@ -304,5 +304,5 @@ def test_a_log_that_does_not_describe_its_engine_is_not_replayed(tmp_path: Path)
     logged_run(tmp_path / "log", "lcf")
     lines = (tmp_path / "log").read_text().splitlines(keepends=True)
     (tmp_path / "log").write_text("".join(lines[1:]))
-    with pytest.raises(ValueError, match="first line is of kind 'start'"):
+    with pytest.raises(LogError, match="first line is of kind 'start'"):
         replay(read_log(tmp_path / "log"), [("fast", resolve("fast"))])

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bidkv.observability.log_lines import Admission, Candidate, DecisionLine, Finish, Line, Preemption
+from bidkv.observability.log_reader import LogError
 from bidkv.observability.replay_views import LoggedEngine, LoggedRequest
 from bidkv.protocol.policy import Policy
 from bidkv.protocol.requests import RequestView
@@ -69,8 +70,9 @@ def replay(lines: Iterable[Line], policies: Sequence[tuple[str, Policy]]) -> Rep
         policies: (name, fresh policy).
 
     Raises:
-        ValueError: a policy reads true output lengths, which no log holds, its answer is not one of the
-            candidates, or the first line does not describe the engine.
+        ValueError: a policy reads true output lengths, which no log holds, or its answer is not one of the
+            candidates.
+        LogError: the first line does not describe the engine.
     """
     for name, policy in policies:
         if policy.clairvoyant:
@@ -82,7 +84,7 @@ def replay(lines: Iterable[Line], policies: Sequence[tuple[str, Policy]]) -> Rep
     for line in lines:
         engine.see(line)
         if not engine.num_blocks:
-            raise ValueError("expected a log whose first line is of kind 'start', which describes the engine")
+            raise LogError("expected a log whose first line is of kind 'start', which describes the engine")
         if isinstance(line, DecisionLine):
             truncated += not line.complete
             logged.count(line.candidate(line.victim), line)
