@@ -113,12 +113,58 @@ def test_a_name_is_registered_once() -> None:
         register(Second)
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "a;b", "a,b", "a=b", 3])
+@pytest.mark.parametrize("name", ["", "a:b", "a;b", "a,b", "a=b", "a b", "a\n", 3])
 def test_a_name_must_survive_its_own_syntax(name: object) -> None:
     unusable = type("Unusable", (Policy,), {"name": name})
     with pytest.raises(ValueError, match="must be a non-empty text without"):
         register(unusable)
     assert name not in available()
+
+
+def test_only_policies_are_registered() -> None:
+    class Impostor:
+        name = "impostor"
+
+    for what in (Impostor, Impostor(), 3):
+        with pytest.raises(ValueError, match="expected a subclass of bidkv"):
+            register(what)  # type: ignore[arg-type]
+    assert "impostor" not in available()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("needy", "policy 'needy' cannot be made: TypeError"),
+        ("plain:cap=4", "policy 'plain': option 'cap' cannot be given as text: its annotation in __init__"),
+        ("lost:cap=4", "policy 'lost': annotations of __init__: name 'Absent' is not defined"),
+    ],
+)
+def test_a_policy_of_another_package_that_cannot_be_made_is_an_error_of_its_text(
+    spec: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Needy(Policy):
+        name = "needy"
+
+        def __init__(self, cap: int) -> None:
+            self.cap = cap
+
+    class Plain(Policy):
+        name = "plain"
+
+        def __init__(self, *, cap=3):  # type: ignore[no-untyped-def]
+            self.cap = cap
+
+    class Lost(Policy):
+        name = "lost"
+
+        def __init__(self, *, cap: Absent = 3) -> None:  # type: ignore[name-defined]  # noqa: F821
+            self.cap = cap
+
+    for policy in (Needy, Plain, Lost):
+        monkeypatch.setitem(catalog._CATALOG, policy.name, policy)
+    with pytest.raises(ValueError, match=r"^policy '") as error:
+        resolve(spec)
+    assert message in str(error.value)
 
 
 def test_another_package_adds_policies_through_entry_points(

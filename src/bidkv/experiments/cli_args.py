@@ -12,7 +12,7 @@ from bidkv.experiments.parallel import BACKENDS, Backend, map_on_cores
 from bidkv.experiments.plan import ExperimentPlan, LoadPoint, Shard, make_labels
 from bidkv.experiments.session_load import has_sessions
 from bidkv.experiments.simulated_driver import SESSION_DEFAULTS, SimConfig, SimDriver, SimEngine
-from bidkv.policy import PolicySpecError, resolve
+from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.simulator import EngineConfig
 from bidkv.workloads import leave_out_unfit
@@ -47,7 +47,7 @@ def make_plan(given: RunnerOptions, kind: EngineKind, workload_rates: Mapping[st
     for name in strategies:
         try:
             resolve(name)
-        except PolicySpecError as error:
+        except ValueError as error:
             raise UsageError(f"--strategies: {error}") from error
     stated = _read_statements(given)
     loads = [

@@ -57,12 +57,15 @@ def register(policy_class: type[Policy]) -> type[Policy]:
     """Add a policy class under its `name`; usable as a decorator.
 
     Raises:
-        ValueError: the name is taken or empty, or holds one of ``: ; , =``.
+        ValueError: it is no subclass of :class:`Policy`, or its name is taken or empty, or holds a blank or
+            one of ``: ; , =``.
     """
+    if not (isinstance(policy_class, type) and issubclass(policy_class, Policy)):
+        raise ValueError(f"expected a subclass of bidkv.protocol.policy.Policy, got {policy_class!r:.80}")
     name = policy_class.name
-    if not isinstance(name, str) or not name or set(name) & set(":;,="):
+    if not isinstance(name, str) or name.split() != [name] or set(name) & set(":;,="):
         raise ValueError(
-            f"a policy's name must be a non-empty text without ':', ';', ',' or '=', got {name!r}"
+            f"a policy's name must be a non-empty text without blanks, ':', ';', ',' or '=', got {name!r:.80}"
         )
     if name in _CATALOG or _hyphenated(name) in _CATALOG:
         raise ValueError(f"Policy {name!r} already registered")
@@ -75,6 +78,7 @@ def resolve(spec: str) -> Policy:
 
     Raises:
         PolicySpecError: unknown name or key, or a value of the wrong kind; the message lists what exists.
+        ValueError: a policy of another package cannot be made: its ``__init__`` or its annotations fail.
     """
     name, _, options = spec.strip().partition(":")
     name = name.strip()
@@ -88,6 +92,8 @@ def resolve(spec: str) -> Policy:
         return policy_class(**arguments)
     except ValueError as error:
         raise PolicySpecError(f"policy {name!r}: {error}") from error
+    except Exception as error:  # other packages' code may raise anything
+        raise ValueError(f"policy {name!r} cannot be made: {error!r:.200}") from error
 
 
 def resolve_all(specs: str) -> list[Policy]:
@@ -153,6 +159,11 @@ def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str
             )
         if key in arguments:
             raise PolicySpecError(f"policy {name!r}: option {key!r} is given twice")
+        if key not in parsers:
+            raise PolicySpecError(
+                f"policy {name!r}: option {key!r} cannot be given as text: its annotation in __init__ must "
+                "be int, float, str, bool or int | None"
+            )
         kind, parse = parsers[key]
         try:
             arguments[key] = parse(value)
@@ -164,7 +175,10 @@ def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str
 
 
 def _parsers(policy_class: type[Policy]) -> dict[str, tuple[str, Callable[[str], Any]]]:
-    annotations = inspect.get_annotations(policy_class.__init__, eval_str=True)
+    try:
+        annotations = inspect.get_annotations(policy_class.__init__, eval_str=True)
+    except NameError as error:  # an annotation that is imported for type checkers alone
+        raise ValueError(f"policy {policy_class.name!r}: annotations of __init__: {error}") from error
     kinds: dict[Any, tuple[str, Callable[[str], Any]]] = {
         int: ("an integer", int),
         float: ("a finite number", _finite),

@@ -13,7 +13,7 @@ from bidkv.adapters.environment import CONTROL_FILE, DECISION_LOG, METRICS_PORT,
 from bidkv.control_file import ControlFile
 from bidkv.observability.prometheus_page import get_text
 from bidkv.observability.samples import parse_samples
-from bidkv.policy import PolicySpecError, resolve
+from bidkv.policy import resolve
 from bidkv.protocol.policy import Policy
 
 LOOPBACK = "127.0.0.1"
@@ -30,7 +30,7 @@ def examine_strategy(spec: str | None) -> tuple[Finding, Policy | None]:
         return Finding(STRATEGY, Status.FAIL, "not set: engines keep their own rules"), None
     try:
         policy = resolve(spec)
-    except PolicySpecError as error:
+    except ValueError as error:
         return Finding(STRATEGY, Status.FAIL, str(error)), None
     if policy.clairvoyant:
         text = f"{spec!r} reads true output lengths, which only the simulator knows: choose another policy"
@@ -126,7 +126,7 @@ def examine_control_file(path: Path) -> tuple[Finding, str | None]:
     if command != "on":
         try:
             resolve(command)
-        except PolicySpecError as error:
+        except ValueError as error:
             text = f"{path}: the command would be ignored: {error}"
             return Finding(CONTROL_FILE, Status.FAIL, text), None
     return Finding(CONTROL_FILE, Status.OK, f"{path} says {command}"), command

@@ -44,6 +44,10 @@ class KernelRequest:
         "weight",
     )
 
+    def __repr__(self) -> str:
+        known = self.num_prompt_tokens + self.num_output_tokens
+        return f"KernelRequest({self.request_id!r}, computed={self.num_computed_tokens}/{known})"
+
     def __init__(
         self,
         rows: list[memoryview[int]],
