@@ -167,7 +167,7 @@ def test_a_port_that_is_none_is_said_at_once() -> None:
         (0o600, "on", Status.OK, "says on"),
         (0o600, "lcf", Status.OK, "says lcf"),
         (0o600, "", Status.OK, "empty"),
-        (0o600, "off", Status.FAIL, "would be alone"),
+        (0o600, "off", Status.FAIL, "own rules would decide"),
         (0o600, "nonsense", Status.FAIL, "would be ignored"),
         (0o666, "on", Status.FAIL, "others may write it"),
     ],

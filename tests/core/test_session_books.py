@@ -1,4 +1,4 @@
-"""The books of sessions against a simulated engine: what they say is what its prefix cache really holds."""
+"""The session accounts against a simulated engine: what they say is what its prefix cache really holds."""
 
 from __future__ import annotations
 

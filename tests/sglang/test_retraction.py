@@ -255,7 +255,7 @@ def test_a_broken_adapter_drops_out_and_says_so_once(hooks, monkeypatch, caplog,
     _retractions(monkeypatch, hooks, resolve("largest-first"), break_it)
     assert hooks.glue is None
     assert dropped == [True]
-    assert caplog.text.count("SGLang goes on by its own rules") == 1
+    assert caplog.text.count("SGLang continues by its own rules") == 1
 
 
 def test_two_ranks_with_different_clocks_decide_alike(monkeypatch, hooks):

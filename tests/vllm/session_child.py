@@ -114,7 +114,7 @@ class Loop:
         self.outputs: dict[str, list[int]] = {}
         self.live: dict[str, Client] = {}
         self.idle: list[Client] = []
-        # How the books of sessions name the session of each turn.
+        # How the session accounts name the session of each turn.
         self.names: dict[str, str] = {}
         self.cached = 0
 

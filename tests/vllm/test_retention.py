@@ -257,7 +257,7 @@ def test_a_fault_in_the_queue_switches_retention_off_once_and_the_engine_goes_on
     assert controller._sessions is None
     assert run_case(case, scheduler=scheduler, clock=scheduler.bidkv_clock) == run_case(case)
     assert controller.counters.session_failures == 1
-    assert caplog.text.count("the books of sessions failed") == 1
+    assert caplog.text.count("the session accounts failed") == 1
 
 
 def test_a_version_that_changed_the_queue_leaves_sessions_alone(monkeypatch, caplog):

@@ -1,4 +1,4 @@
-"""Which versions of vLLM get a policy: those it was proven on, and newer ones whose self-test passes."""
+"""Which versions of vLLM get a policy: those it was tested on, and newer ones whose self-test passes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_newer_version_is_tried_and_used_with_a_warning(version, monkeypatch, 
     texts = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     ours = [text for text in texts if text.startswith("bidkv")]
     assert ours == [
-        f"bidkv: vLLM {version} is newer than {plugin.SUPPORTED[-1]}, the newest this was proven on; "
+        f"bidkv: vLLM {version} is newer than {plugin.SUPPORTED[-1]}, the newest version tested; "
         "its self-test passed"
     ]
 

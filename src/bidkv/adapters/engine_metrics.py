@@ -75,7 +75,7 @@ def make_session_readers(
     """Return the readers of everything about sessions; all of them are O(1) and read 0 without sessions.
 
     Args:
-        controller: keeps the books of sessions.
+        controller: keeps the session accounts.
         policy_figures: the policy's own figures as they were last read in the engine's thread.
     """
 

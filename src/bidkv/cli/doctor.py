@@ -66,7 +66,7 @@ def _print(report: Report) -> None:
         table.add_row(marks[finding.status.value], escape(finding.subject), escape(finding.text))
     console = table_console()
     console.print(table)
-    verdict = "; ".join(report.active) or "no policy would be in charge"
+    verdict = "; ".join(report.active) or "no policy"
     if report.active and not report.ready:
         verdict += f"; but {' and '.join(report.failed)} would not work as asked for"
     console.print(f"\nWould be active: {verdict}", markup=False)

@@ -401,11 +401,11 @@ class Controller(GuardedPolicy):
 
     # --- helpers ---------------------------------------------------------------------------------
     def _keep_books(self, entry: Callable[..., Any], *args: Any) -> Any:
-        """Make an entry in the books of sessions; if that fails, sessions are off and the engine goes on."""
+        """Make an entry in the session accounts; if that fails, sessions are off and the engine runs on."""
         try:
             return entry(*args)
         except Exception:  # a fault of ours or of the engine's facts must not reach the engine
-            logger.exception("bidkv: the books of sessions failed; from now on the engine is alone with them")
+            logger.exception("bidkv: the session accounts failed; sessions are left to the engine's cache")
             self.counters.session_failures += 1
             if self._sessions is not None:
                 self._sessions.clear()  # a policy may look at them through the engine's view

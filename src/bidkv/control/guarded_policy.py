@@ -173,7 +173,7 @@ class GuardedPolicy:
             tell(*args, **kwargs)
         except Exception:  # watching must not disturb what is watched
             self.observer = None
-            logger.exception("bidkv: the observer failed and is told nothing more")
+            logger.exception("bidkv: the observer failed and is switched off")
 
     def _ask(self, question: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the policy; on an exception or an overrun switch it off and return None."""

@@ -1,4 +1,4 @@
-"""The books of sessions: which request belongs to which, what of each is cached, which blocks are shared.
+"""The session accounts: which request belongs to which, what of each is cached, which blocks are shared.
 
 An engine reports events through :class:`bidkv.control.Controller` and offers block-level facts
 (:class:`bidkv.protocol.SessionCache`); everything else about sessions is kept here, once for all engines.
@@ -83,7 +83,7 @@ class TrackedSession:
 
 @dataclass(slots=True)
 class SessionFigures:
-    """What the books of sessions counted; integers that only grow.
+    """What the session accounts counted; integers that only grow.
 
     Attributes:
         turns_told: arrivals whose client named a session.

@@ -47,7 +47,7 @@ _COUNTERS = {
     "sessions_ended": "Sessions whose client said that no turn follows.",
     "session_drops": "Idle sessions whose cached blocks the policy gave up.",
     "session_blocks_dropped": "Cached KV blocks given up with them.",
-    "session_failures": "Faults in the books of sessions; the first leaves them to the engine's cache.",
+    "session_failures": "Faults in the session accounts; after the first they are off.",
 }
 
 

@@ -35,7 +35,7 @@ class Decision(NamedTuple):
 class Observer(Protocol):
     """Told by a controller what happens, in order, in the engine's own thread: it must be quick.
 
-    One that raises is told nothing more; the engine and the policy never notice.
+    One that raises is switched off; the engine and the policy are not affected.
     """
 
     def policy_changed(self, policy: Policy, *, active: bool, reason: str) -> None:

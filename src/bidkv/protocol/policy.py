@@ -156,7 +156,7 @@ class Policy:
         preemption_cap: how often one request may become this policy's victim; None is bounded only by
             progress (the contract's strategies and published rules run as published).
         clairvoyant: whether it reads true output lengths (possible in the simulator only). reads_sessions:
-        whether it looks at `engine.sessions` without dropping idle ones; the books of sessions
+        whether it looks at `engine.sessions` without dropping idle ones; the session accounts
             are kept at full length only for policies that use them.
         victim_rule: what sets a victim apart from the other candidates, in words ("the fewest computed
             tokens"), for explanations.
@@ -273,5 +273,5 @@ class Policy:
 
     @property
     def needs_sessions(self) -> bool:
-        """Whether the books of sessions must be kept for it."""
+        """Whether the session accounts must be kept for it."""
         return self.drops_idle or self.reads_sessions

@@ -99,7 +99,7 @@ class SessionTable(Protocol):
 
 
 class SessionCache(Protocol):
-    """What an engine must offer so that the controller can keep the books of sessions.
+    """What an engine must offer so that the controller can keep the session accounts.
 
     A *key* names the content of a full block and of everything before it (vLLM's block hash): two requests
     have equal keys at an index exactly if they agree in all tokens up to the end of that block.

@@ -86,7 +86,7 @@ def _version(engine: Engine, installed: str) -> Finding:
         return Finding(
             engine.name,
             Status.NOTE,
-            f"{installed} is installed, newer than {SUPPORTED[-1]}, the newest that bidkv was proven on: "
+            f"{installed} is installed, newer than {SUPPORTED[-1]}, the newest that bidkv was tested on: "
             "it is used there if its self-test passes when the engine starts",
         )
     if engine.name == "vllm" and not is_supported(number):
@@ -94,7 +94,7 @@ def _version(engine: Engine, installed: str) -> Finding:
             engine.name,
             Status.FAIL,
             f"{installed} is installed; bidkv stays off there: "
-            f"it was proven on {SUPPORTED[0]} to {SUPPORTED[-1]}",
+            f"it was tested on {SUPPORTED[0]} to {SUPPORTED[-1]}",
         )
     return Finding(engine.name, Status.OK, f"{installed} is installed")
 

@@ -121,7 +121,7 @@ def examine_control_file(path: Path) -> tuple[Finding, str | None]:
     if command is None:
         return Finding(CONTROL_FILE, Status.OK, f"{path} is empty and commands nothing"), None
     if command == "off":
-        text = f"{path} says off: the engine would be alone"
+        text = f"{path} says off: the engine's own rules would decide"
         return Finding(CONTROL_FILE, Status.FAIL, text), command
     if command != "on":
         try:

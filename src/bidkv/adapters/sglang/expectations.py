@@ -23,7 +23,7 @@ REQUIRED = (f"{_TREE}.lock", f"{_TREE}.unlock", f"{SCHEDULER}.collect_inflight_r
 """What the adapter calls besides its targets; in a version of SGLang that lacks it every decision fails."""
 
 NEWEST = "0.5.23"
-"""The newest version on which the adapter was proven against the engine itself."""
+"""The newest version on which the adapter was tested against the engine itself."""
 
 _READ = (
     "waiting_queue",

@@ -1,7 +1,7 @@
 """The places in SGLang where this project attaches, and the check that it really did.
 
 Every hook is registered with SGLang's own `HookRegistry`. None of them lets an error of this project into the
-scheduler: the first one detaches the glue, is logged, and SGLang goes on by its own rules.
+scheduler: the first one detaches the glue, is logged, and SGLang continues by its own rules.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Hooks:
 
     def give_up(self) -> None:
         """Detach because of an error of this project's own code; call from an `except` block."""
-        logger.exception("bidkv: error in the SGLang adapter; SGLang goes on by its own rules")
+        logger.exception("bidkv: error in the SGLang adapter; SGLang continues by its own rules")
         glue, self.glue = self.glue, None
         if glue is not None:
             glue.restore_queue()

@@ -1,4 +1,4 @@
-"""SGLang's prefix tree as the books of sessions need it: what is cached, and what is reused first.
+"""SGLang's prefix tree as the session accounts need it: what is cached, and what is reused first.
 
 SGLang evicts whole leaves of its tree, the least recently used first. To drop a session, the nodes that only
 it uses are made older than all others. Nothing is evicted, moved or freed here, and no node that a request
@@ -19,7 +19,7 @@ from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.protocol.requests import RequestView
 
 SMALLEST_PAGE_TOKENS = 16
-"""Smaller pages would make the books of sessions a list of single tokens."""
+"""Smaller pages would make the session accounts a list of single tokens."""
 _TOKEN = "q"
 """SGLang keeps token ids as 64-bit integers."""
 _TOKEN_BYTES = array(_TOKEN).itemsize

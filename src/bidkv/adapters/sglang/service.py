@@ -157,12 +157,12 @@ class SglangService(EngineService):
 
 
 def _say_newer() -> None:
-    """Warn of a version of SGLang that is newer than all on which the adapter was proven."""
+    """Warn of a version of SGLang that is newer than all on which the adapter was tested."""
     from sglang import __version__ as version
 
     if is_newer(str(version)):
         logger.warning(
-            "bidkv: SGLang %s is newer than %s, the newest this was proven on; its self-test passed",
+            "bidkv: SGLang %s is newer than %s, the newest version tested; its self-test passed",
             version,
             NEWEST,
         )

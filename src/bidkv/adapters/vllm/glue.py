@@ -5,7 +5,7 @@ tail rule takes exactly those and has nothing to undo. Admissions follow the ord
 reserve is the engine's own watermark, raised for the length of one scheduling pass.
 
 Every entry point is guarded. The first error of this project's own code detaches the glue for good: what it
-changed for the pass is put back, the error is logged once and counted, and vLLM goes on by its own rules.
+changed for the pass is put back, the error is logged once and counted, and vLLM continues by its own rules.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class VllmGlue:
         self._replace_queues()
 
     def _track_sessions(self, watches: bool) -> None:
-        """Keep the books of sessions where the prefix cache is one that is understood."""
+        """Keep the session accounts where the prefix cache is one that is understood."""
         reason = read_unsupported_cache(self._scheduler)
         if reason is None:
             try:
@@ -162,7 +162,7 @@ class VllmGlue:
         """
         self.attached = False
         self.num_failures += 1
-        logger.exception("bidkv: error in the vLLM adapter; vLLM goes on by its own rules until restarted")
+        logger.exception("bidkv: error in the vLLM adapter; vLLM continues by its own rules until restarted")
         self._undo_pass()
         self._popped.clear()
         self.gate_shut = False
@@ -172,7 +172,7 @@ class VllmGlue:
         try:
             self.controller.disable()
         except Exception:
-            logger.exception("bidkv: the controller could not be switched off; it is not asked any more")
+            logger.exception("bidkv: the controller could not be switched off; it is not asked again")
 
     def _undo_pass(self) -> None:
         self._manager.watermark_blocks = self._own_watermark

@@ -13,7 +13,7 @@ from bidkv.adapters.environment import read_strategy_environment
 logger = logging.getLogger("bidkv")
 
 SUPPORTED = ("0.24", "0.25", "0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.32", "0.33")
-"""Versions of vLLM (major.minor) on which the adapter was proven against the engine itself, oldest first."""
+"""Versions of vLLM (major.minor) on which the adapter was tested against the engine itself, oldest first."""
 
 
 def register() -> None:

@@ -1,4 +1,4 @@
-"""vLLM's prefix cache as the books of sessions need it: what is cached, and what is reused first.
+"""vLLM's prefix cache as the session accounts need it: what is cached, and what is reused first.
 
 Between two turns a session's blocks are free and cached at once: they lie in the free queue, a doubly linked
 list in the order in which the engine reuses them. To drop a session its blocks are moved to the front of that

@@ -77,12 +77,12 @@ class VllmService(EngineService):
         try:
             glue = VllmGlue(scheduler, self.controller, self._clock, watches_sessions=self._exports)
         except Exception:
-            logger.exception("bidkv: cannot attach to this vLLM scheduler; vLLM goes on by its own rules")
+            logger.exception("bidkv: cannot attach to this vLLM scheduler; vLLM continues by its own rules")
             self.controller.disable()
             return DetachedGlue()
         if is_newer(read_version()):
             logger.warning(
-                "bidkv: vLLM %s is newer than %s, the newest this was proven on; its self-test passed",
+                "bidkv: vLLM %s is newer than %s, the newest version tested; its self-test passed",
                 read_version(),
                 SUPPORTED[-1],
             )

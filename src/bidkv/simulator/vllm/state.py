@@ -92,7 +92,7 @@ class VllmState(EngineState):
         usable = (prompt.prompt_tokens - 1) // self.block_size  # rule 14: the last token is computed
         return len(cache.find_leading(keys, usable)) * self.block_size
 
-    # --- what the books of sessions ask (`SessionCache`) -----------------------------------------
+    # --- what the session accounts ask (`SessionCache`) -----------------------------------------
     def track_sessions(self, *, find_by_prefix: bool) -> None:
         """Show sessions to the policy from now on; without prefix caching there is nothing to show.
 

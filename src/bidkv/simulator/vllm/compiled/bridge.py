@@ -45,7 +45,7 @@ class PolicyBridge:
         """
         words, control = self._kernel.words, self._control
         self.hears = control.active
-        # Without an observer and books of sessions the kernel counts by itself: the controller hears nothing.
+        # Without an observer and session accounts the kernel counts by itself: the controller hears nothing.
         watched = self._watched = control.observer is not None or self._view.sessions is not None
         words[at.CHOOSES_VICTIMS] = control.chooses_victims
         words[at.CHOOSES_NEXT] = control.chooses_next

@@ -76,7 +76,7 @@ class CompiledRun:
         self._feed = Feed(self._kernel, config, forgets_sessions=isinstance(requests, SessionSource))
         tells_sessions = isinstance(requests, Iterable) or requests.tells_sessions
         self.view = KernelView(config, self._kernel, self._feed, tells_sessions=tells_sessions)
-        # In a closed loop with prefix caching the reference keeps books of sessions always; they count turns.
+        # In a closed loop with prefix caching the reference keeps session accounts always; they count turns.
         self._counts_turns = config.enable_prefix_caching and not isinstance(requests, Iterable | OpenSource)
         self._sessions_ended = 0
         self._source: RequestSource | None = None

@@ -252,7 +252,7 @@ class KernelView:
         self._feed.place_prospect(prompt)
         return self._kernel.ask(at.Q_CACHED_TOKENS, at.PROSPECT)
 
-    # --- what the books of sessions ask (`SessionCache`) -----------------------------------------
+    # --- what the session accounts ask (`SessionCache`) -----------------------------------------
     def track_sessions(self, control: Controller, *, find_by_prefix: bool) -> None:
         """Show sessions to the policy from now on."""
         self.sessions = control.track_sessions(self, find_by_prefix=find_by_prefix)
