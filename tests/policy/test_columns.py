@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import FakeEngine, FakeRequest
@@ -91,31 +90,20 @@ KEYS: dict[str, Callable[[FakeRequest, FakeEngine], Any]] = {
 }
 
 
-@pytest.mark.parametrize("engine_class", ENGINES)
-@pytest.mark.parametrize("name", KEYS)
 @given(requests=crowds(), prefix_caching=st.booleans())
-@settings(deadline=None, max_examples=150)
-def test_the_choice_is_the_formulas(
-    name: str, engine_class: type[FakeEngine], requests: list[FakeRequest], prefix_caching: bool
-) -> None:
-    engine = engine_class(requests, prefix_caching=prefix_caching)
-    expected = least(requests, lambda request: KEYS[name](request, engine))  # type: ignore[arg-type]
-    assert resolve(name).select_victim(requests, 1, engine) is expected
+@settings(deadline=None, max_examples=300)
+def test_the_choice_is_the_formulas(requests: list[FakeRequest], prefix_caching: bool) -> None:
+    for engine_class in ENGINES:
+        engine = engine_class(requests, prefix_caching=prefix_caching)
+        for name, key in KEYS.items():
+            expected = least(requests, lambda request, key=key, engine=engine: key(request, engine))  # type: ignore[misc]
+            chosen = resolve(name).select_victim(requests, 1, engine)
+            assert chosen is expected, (name, engine_class.__name__)
 
 
-@pytest.mark.parametrize("engine_class", ENGINES)
 @given(requests=crowds(), finished=st.lists(st.integers(0, 6000), max_size=8), now_s=st.floats(0, 50))
-@settings(deadline=None, max_examples=150)
-def test_the_choice_of_slack_aware(
-    engine_class: type[FakeEngine], requests: list[FakeRequest], finished: list[int], now_s: float
-) -> None:
-    engine = engine_class(requests)
-    policy = SlackAware()
-    policy.on_arrival(requests[0], engine)
-    for length in finished:
-        policy.on_finish(FakeRequest("gone", num_output_tokens=length), engine, completed=True)
-    engine.now_s, engine.num_steps = now_s, 100
-
+@settings(deadline=None, max_examples=200)
+def test_the_choice_of_slack_aware(requests: list[FakeRequest], finished: list[int], now_s: float) -> None:
     def key(request: FakeRequest) -> tuple[float, float]:
         done, cap = request.num_output_tokens, request.max_tokens
         longer = [length for length in finished if not done or length.bit_length() > done.bit_length()]
@@ -127,9 +115,17 @@ def test_the_choice_of_slack_aware(
             return -math.inf, -remaining
         return -(request.deadline_s - now_s - remaining * (now_s / 100)), -remaining
 
-    assert policy.select_victim(requests, 1, engine) is least(requests, key)  # type: ignore[arg-type]
     slack_s, remaining = key(requests[0])
-    assert policy.victim_terms(requests[0], engine) == {"slack_s": -slack_s, "remaining_tokens": -remaining}
+    for engine_class in ENGINES:
+        engine = engine_class(requests)
+        policy = SlackAware()
+        policy.on_arrival(requests[0], engine)
+        for length in finished:
+            policy.on_finish(FakeRequest("gone", num_output_tokens=length), engine, completed=True)
+        engine.now_s, engine.num_steps = now_s, 100
+        assert policy.select_victim(requests, 1, engine) is least(requests, key)  # type: ignore[arg-type]
+        terms = policy.victim_terms(requests[0], engine)
+        assert terms == {"slack_s": -slack_s, "remaining_tokens": -remaining}
 
 
 @given(requests=crowds())
