@@ -147,8 +147,9 @@ def test_figures_of_three_requests_that_never_meet(tmp_path: Path) -> None:
 
 
 def test_sglang_schedules_otherwise_than_vllm_on_the_same_requests() -> None:
-    arguments = [*SMALL[:-1], "preempt-evict,sglang_default", "--clip-max-new-tokens", "16"]
-    by_engine = {engine: simulated(*arguments, "--engine", engine) for engine in ("vllm", "sglang")}
+    arguments = [*SMALL[:-1], "preempt-evict,sglang_default"]
+    own_options = {"vllm": [], "sglang": ["--clip-max-new-tokens", "16"]}
+    by_engine = {name: simulated(*arguments, "--engine", name, *own) for name, own in own_options.items()}
     for engine, document in by_engine.items():
         assert document["config"]["engine"] == engine
         assert all(one["completed"] == document["config"]["requests"] for one in document["runs"])
