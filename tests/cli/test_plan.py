@@ -166,3 +166,29 @@ def test_prefix_hits_are_taken_from_the_trace() -> None:
     both = run(*words, "--enable-prefix-caching", "--cached-prompt-share", "0.2")
     assert both.exit_code == 2
     assert "the trace says itself what it repeats" in both.stderr
+
+
+SESSIONS = ["plan", "--trace", "agents-8-turns", "--sessions", "20", "--session-rate", "1"]
+
+
+def test_a_target_for_sessions_is_kept_by_simulated_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bidkv.planning.session_target import SessionCheck
+
+    found: list[SessionCheck | None] = [SessionCheck(0.5, 0.4, 0.02, 30.0, False, True), None, None, None]
+    asked = []
+
+    def largest(_: Any, order: str, engine: Any, *rest: Any, **__: Any) -> SessionCheck | None:
+        asked.append((order, engine.enable_prefix_caching, rest[1].ttft_s))
+        return found[len(asked) - 1]
+
+    monkeypatch.setattr("bidkv.planning.session_plan.largest_rate", largest)
+    kept = run(*SESSIONS, "--slo-ttft-p99-ms", "800")
+    assert kept.exit_code == 0, kept.output
+    assert "within the target, simulated" in kept.stdout
+    assert asked == [("preempt-evict", True, 0.8), ("sessions", True, 0.8)]
+    assert run(*SESSIONS, "--slo-ttft-p99-ms", "800").exit_code == 1
+    closed = run(*SESSIONS, "--slo-tpot-ms", "50", "--closed-form")
+    assert closed.exit_code == 2
+    assert (
+        "--closed-form: the replicas that keep a target for sessions are found by simulation" in closed.stderr
+    )

@@ -15,7 +15,7 @@ from bidkv.stability import ReplicaShape
 from bidkv.workloads.session_families import SESSION_FAMILIES
 
 _PROFILE = load_profile("h100-llama3.1-8b-async")
-_SHAPE = ReplicaShape(13_973)
+_SHAPE, _ENGINE = ReplicaShape(13_973), EngineConfig(13_974, max_num_seqs=256)
 
 
 def _uniform(gap_s: float, number: int = 20) -> list[Session]:
@@ -104,7 +104,7 @@ def test_growth_shows_later_the_shorter_the_window() -> None:
 
 def test_a_plan_for_users_is_consistent_with_little() -> None:
     sessions = _uniform(5.0)
-    plan = plan_sessions(sessions, "mine", _SHAPE, _PROFILE, users=100, think_s=30.0)
+    plan = plan_sessions(sessions, "mine", _ENGINE, _PROFILE, users=100, think_s=30.0)
     for order in plan.orders:
         planned = plan.target_utilization * order.sustainable
         assert order.users == pytest.approx(planned * (order.session_s + 30.0), abs=1.0)
@@ -112,7 +112,7 @@ def test_a_plan_for_users_is_consistent_with_little() -> None:
     text = session_plan_text(plan)
     assert "100 users at once" in text
     assert "offloaded to the host" in text
-    by_rate = plan_sessions(sessions, "mine", _SHAPE, _PROFILE, session_rate=1.0)
+    by_rate = plan_sessions(sessions, "mine", _ENGINE, _PROFILE, session_rate=1.0)
     assert by_rate.orders[0].replicas == -(-1.0 // (0.8 * by_rate.orders[0].sustainable))
     assert plan.as_dict()["traffic"]["turns"] == 8
 
@@ -131,6 +131,6 @@ def test_a_session_takes_longer_the_fuller_its_replica() -> None:
 )
 def test_bad_options_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        plan_sessions(_uniform(1.0), "mine", _SHAPE, _PROFILE, **options)
+        plan_sessions(_uniform(1.0), "mine", _ENGINE, _PROFILE, **options)
     with pytest.raises(ValueError, match="at least one session"):
         SessionTraffic.of([])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.machine_options import MachineOptions
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
-from bidkv.cli.plan_run import PICTURES, PlanRun
+from bidkv.cli.plan_run import PICTURES, PlanRun, counted_trials
 from bidkv.cli.workload import (
     FileStatements,
     SessionOptions,
@@ -102,6 +103,7 @@ def command(
       bidkv plan --prompt-tokens 10:1600 --output-tokens 10:1600 --rate 12 --simulate
       bidkv plan --prompt-tokens 800 --output-tokens 200 --users 400 --think 20 --slo-ttft-p99-ms 500
       bidkv plan --trace agents-20-turns --session-rate 0.4
+      bidkv plan --trace agents-8-turns --users 60 --think 20 --slo-ttft-p99-ms 2000
       bidkv plan --model config.json --gpu a100 --tensor-parallel 4 --kv-cache-dtype fp8
     """
     _check_outputs(json_file, picture)
@@ -136,13 +138,12 @@ def command(
             WorkloadOptions(trace, trace_format, rate, limit, sessions=many, statements=stated), engine
         )
         if found:
-            if simulate or picture is not None or not target.is_empty or cached_prompt_share:
-                fail(
-                    "--trace: sessions are planned in closed form, without --simulate, --picture, a target "
-                    "or --cached-prompt-share"
-                )
+            if simulate or picture is not None or cached_prompt_share:
+                fail("--trace: sessions are planned without --simulate, --picture and --cached-prompt-share")
+            if not target.is_empty and closed_form:
+                fail("--closed-form: the replicas that keep a target for sessions are found by simulation")
             asked = (session_rate, users, think, target_utilization)
-            _plan_sessions(found, trace, (engine, step_times), asked, json_file)
+            _plan_sessions(found, trace, (engine, step_times), target, asked, json_file)
             return
     if session_rate is not None:
         fail("--session-rate: expected a workload of sessions")
@@ -264,25 +265,26 @@ def _plan_sessions(
     sessions: Sequence[Session],
     source: str,
     replica: tuple[EngineConfig, StepTimeProfile],
+    target: LatencyTarget,
     asked: tuple[float | None, int | None, float, float | None],
     json_file: str | None,
 ) -> None:
-    from bidkv.planning.capacity import UNPROMISED_UTILIZATION
-    from bidkv.planning.replica import shape_of
     from bidkv.planning.session_plan import plan_sessions, session_plan_text
 
     engine, profile = replica
     session_rate, users, think_s, target_utilization = asked
-    with bad_input("options"):
+    with bad_input("options"), counted_trials() if not target.is_empty else nullcontext() as told:
         plan = plan_sessions(
             sessions,
             source,
-            shape_of(engine),
+            engine,
             profile,
+            target=target,
             session_rate=session_rate,
             users=users,
             think_s=think_s,
-            target_utilization=UNPROMISED_UTILIZATION if target_utilization is None else target_utilization,
+            target_utilization=target_utilization,
+            on_check=told,
         )
     if not write_json(plan.as_dict() | {"num_gpu_blocks": engine.num_gpu_blocks}, json_file):
         typer.echo(
@@ -290,6 +292,8 @@ def _plan_sessions(
             f"{engine.max_num_batched_tokens:,} tokens a step, prefix caching"
         )
         typer.echo(session_plan_text(plan))
+    if not target.is_empty and all(order.check is None for order in plan.orders):
+        raise typer.Exit(NOT_POSSIBLE)
 
 
 def _check_outputs(json_file: str | None, picture: Path | None) -> None:

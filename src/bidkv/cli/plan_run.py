@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from bidkv.cli.errors import bad_input
+from bidkv.cli.outputs import progress_bar
 
 if TYPE_CHECKING:
     from bidkv.evaluation.latency_target import LatencyTarget
@@ -21,6 +25,17 @@ if TYPE_CHECKING:
     Tests = tuple[list[RateCheck], FleetVerification | None]
 
 PICTURES = (".html", ".svg", ".png")
+
+
+@contextmanager
+def counted_trials() -> Iterator[Callable[[object], None]]:
+    """Show on a terminal how many simulations a search has made; yield what is told of each.
+
+    The first one that ever runs in an environment compiles the simulator, which takes half a minute.
+    """
+    with progress_bar(None, "compile, simulate") as advance:
+        numbers = count(1)
+        yield lambda _: advance("simulations", next(numbers))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +118,17 @@ class PlanRun:
         """Find the replicas for the target by simulating fleets."""
         from bidkv.planning import size_plan
 
-        return size_plan(
-            plan,
-            self.demand,
-            self.engine,
-            self.profile,
-            target=self.target,
-            kv_bits=self.kv_bits,
-            router=router,
-        )
+        with counted_trials() as told:
+            return size_plan(
+                plan,
+                self.demand,
+                self.engine,
+                self.profile,
+                target=self.target,
+                kv_bits=self.kv_bits,
+                router=router,
+                on_trial=told,
+            )
 
     def test(self, plan: CapacityPlan, router: str) -> Tests:
         """Simulate one replica at shares of the planned rate, and the planned fleets."""

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from bidkv.evaluation.figures import percent, rate, seconds
+from bidkv.evaluation.latency_target import NO_TARGET, LatencyTarget
+from bidkv.planning.capacity import PROMISED_UTILIZATION, UNPROMISED_UTILIZATION
+from bidkv.planning.replica import shape_of
 from bidkv.planning.session_rate import SessionRates, SessionReplica, session_rates
+from bidkv.planning.session_target import OnCheck, SessionCheck, largest_rate
 from bidkv.planning.session_traffic import SessionTraffic
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.sessions import Session
-from bidkv.stability import ReplicaShape
+from bidkv.simulator import EngineConfig
+
+_GUESS = 0.7
+"""Share of the sustainable rate at which the search for the largest rate within a target begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,9 @@ class OrderPlan:
         keep_s: how long a past is kept there.
         replicas: for the planned sessions or users; None where neither is stated.
         users: sessions alive at once that one replica is planned to hold.
-        session_s: mean seconds of a session then.
+        session_s: mean seconds of a session then; 0 where no rate keeps the target.
+        check: the largest rate of one replica that keeps the target, as simulated; None without a target, and
+            where no rate keeps it.
     """
 
     order: str
@@ -36,6 +45,7 @@ class OrderPlan:
     replicas: int | None
     users: int
     session_s: float
+    check: SessionCheck | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,9 @@ class SessionPlan:
         traffic: averages over them.
         session_rate: sessions per second to plan for; None where only users or nothing is stated.
         users: sessions alive at once to plan for; None where not stated.
-        target_utilization: share of the sustainable rate that a replica is planned to carry.
+        target_utilization: share of the sustainable rate that a replica is planned to carry; with a
+            target, of the largest rate that keeps it.
+        target: what turns must keep.
         rates: what one replica sustains, and what changes would buy.
         orders: the plan under each order.
     """
@@ -57,6 +69,7 @@ class SessionPlan:
     session_rate: float | None
     users: int | None
     target_utilization: float
+    target: LatencyTarget
     rates: SessionRates
     orders: tuple[OrderPlan, ...]
 
@@ -72,29 +85,36 @@ class SessionPlan:
 def plan_sessions(
     sessions: Sequence[Session],
     source: str,
-    shape: ReplicaShape,
+    engine: EngineConfig,
     profile: StepTimeProfile,
     *,
+    target: LatencyTarget = NO_TARGET,
     session_rate: float | None = None,
     users: int | None = None,
     think_s: float = 0.0,
-    target_utilization: float = 0.8,
+    target_utilization: float | None = None,
+    on_check: OnCheck | None = None,
 ) -> SessionPlan:
     """Plan for sessions.
 
     Args:
         sessions: what they are like; their own start times give the rate where none is stated.
         source: their name in the plan.
-        shape: one replica.
+        engine: options of one replica, which caches prefixes whatever they say.
         profile: its step times.
+        target: bounds on the 99th percentile of the time to first token, and on the mean time per output
+            token, over turns. With one, replicas and users follow from simulation.
         session_rate: sessions that start per second.
         users: sessions alive at once, each followed by the next after `think_s`.
         think_s: seconds from the end of a session to a user's next one.
-        target_utilization: in (0, 1].
+        target_utilization: in (0, 1]; None for the share that plans of single requests have.
+        on_check: is told every rate that is simulated for a target.
 
     Raises:
         ValueError: no sessions, or an argument out of range.
     """
+    if target_utilization is None:
+        target_utilization = UNPROMISED_UTILIZATION if target.is_empty else PROMISED_UTILIZATION
     if not 0.0 < target_utilization <= 1.0:
         raise ValueError(f"target_utilization must be in (0, 1], got {target_utilization}")
     if not 0.0 <= think_s < math.inf:
@@ -103,24 +123,48 @@ def plan_sessions(
         raise ValueError(f"session_rate must be > 0 and finite, got {session_rate}")
     if session_rate is None and users is None:
         session_rate = _own_rate(sessions)
-    traffic = SessionTraffic.of(sessions)
+    traffic, shape = SessionTraffic.of(sessions), replace(shape_of(engine), max_model_len=None)
     rates = session_rates(traffic, shape, profile)
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
     replica = SessionReplica(traffic, shape, step_time)
+    cached = replace(engine, enable_prefix_caching=True)
     orders = []
     for order, found in (("preempt-evict", rates.own), ("sessions", rates.kept)):
         planned = target_utilization * found.rate
-        session_s = replica.session_s(found, planned)
-        held = max(int(planned * (session_s + think_s)), 1)
-        replicas = None
-        if users is not None:
-            replicas = math.ceil(users / held)
-        elif session_rate is not None:
-            replicas = max(math.ceil(round(session_rate / planned, 9)), 1)
+        session_s, check = replica.session_s(found, planned), None
+        if not target.is_empty:
+            check = largest_rate(
+                sessions,
+                order,
+                cached,
+                profile,
+                target,
+                guess=_GUESS * found.rate,
+                session_s=session_s,
+                on_check=on_check,
+            )
+            planned = 0.0 if check is None else target_utilization * check.rate
+            session_s = 0.0 if check is None else check.session_s
+        held, replicas = 0, None
+        if planned > 0.0:
+            held = max(int(planned * (session_s + think_s)), 1)
+            if users is not None:
+                replicas = math.ceil(users / held)
+            elif session_rate is not None:
+                replicas = max(math.ceil(round(session_rate / planned, 9)), 1)
         orders.append(
-            OrderPlan(order, found.rate, found.cached_share, found.keep_s, replicas, held, session_s)
+            OrderPlan(
+                order,
+                found.rate,
+                found.cached_share,
+                found.keep_s,
+                replicas,
+                held,
+                session_s,
+                check,
+            )
         )
-    return SessionPlan(source, traffic, session_rate, users, target_utilization, rates, tuple(orders))
+    return SessionPlan(source, traffic, session_rate, users, target_utilization, target, rates, tuple(orders))
 
 
 def _own_rate(sessions: Sequence[Session]) -> float | None:
@@ -152,11 +196,26 @@ def session_plan_text(plan: SessionPlan) -> str:
         ("sessions/s", rate(own.sustainable), rate(kept.sustainable)),
         ("prompt tokens from the cache", percent(own.cached_share), percent(kept.cached_share)),
         ("a past is kept for", seconds(own.keep_s), seconds(kept.keep_s)),
-        (f"users at {percent(plan.target_utilization)} of it", f"{own.users:,}", f"{kept.users:,}"),
-        ("a session then takes", seconds(own.session_s), seconds(kept.session_s)),
     ]
-    if own.replicas is not None:
-        rows.append(("replicas", str(own.replicas), str(kept.replicas)))
+    of_it = f"at {percent(plan.target_utilization)} of it"
+    if not plan.target.is_empty:
+        checks = [order.check for order in plan.orders]
+        shown: tuple[tuple[str, Callable[[SessionCheck], str]], ...] = (
+            ("within the target, simulated", lambda check: rate(check.rate)),
+            ("  first token p99", lambda check: seconds(check.ttft_p99_s)),
+            ("  ms a token", lambda check: f"{1e3 * check.tpot_s:.1f}"),
+        )
+        for name, show in shown:
+            first, second = ("none" if check is None else show(check) for check in checks)
+            rows.append((name, first, second))
+    first, second = ("-" if order.users == 0 else seconds(order.session_s) for order in plan.orders)
+    rows += [
+        (f"users {of_it}", f"{own.users:,}", f"{kept.users:,}"),
+        ("a session then takes", first, second),
+    ]
+    if plan.users is not None or plan.session_rate is not None:
+        first, second = ("none" if order.replicas is None else str(order.replicas) for order in plan.orders)
+        rows.append(("replicas", first, second))
     lines += [f"  {name:<30} {first:>14} {second:>14}" for name, first, second in rows]
     lines += [
         f"  {'once every past is lost':<30} {rate(rates.collapsed):>14}",

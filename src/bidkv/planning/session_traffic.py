@@ -55,7 +55,7 @@ class SessionTraffic:
         """
         if not sessions:
             raise ValueError("expected at least one session")
-        shared = _shared_content(sessions)
+        shared = shared_content(sessions)
         number = len(sessions)
         new = output = past_total = weighted = whole = final = gaps_s = first = turns = 0.0
         seen: set[int] = set()
@@ -139,7 +139,7 @@ def _sums(values: Iterable[float]) -> tuple[float, ...]:
     return tuple(accumulate(values, initial=0.0))
 
 
-def _shared_content(sessions: Sequence[Session]) -> set[int]:
+def shared_content(sessions: Sequence[Session]) -> set[int]:
     """Return the content ids that the first turns of several sessions hold."""
     counts = Counter(hash_id for session in sessions for hash_id in set(session.turns[0].hash_ids))
     return {hash_id for hash_id, count in counts.items() if count > 1}

@@ -48,6 +48,10 @@ _IDLE = 0.05
 """Share of what a replica sustains at which it is as good as idle."""
 
 
+OnTrial = Callable[[FleetCheck], None]
+"""Is told of a simulated fleet; a fleet of which a share is simulated counts that share."""
+
+
 def find_fewest(
     trial: Callable[[int], FleetCheck], guess: int, *, least: int = 1, most: int = MOST_REPLICAS
 ) -> FleetCheck | None:
@@ -97,6 +101,7 @@ def size_fleet(
     growth: float = 1.0,
     router: str = DEFAULT_ROUTER,
     seed: int = _SEED,
+    on_trial: OnTrial | None = None,
 ) -> FleetCheck | None:
     """Return the smallest fleet that keeps a target, with its simulated figures; None when none does.
 
@@ -115,6 +120,7 @@ def size_fleet(
         growth: factor on the load.
         router: a name out of :func:`bidkv.simulator.fleet.available_routers`.
         seed: of lengths and arrivals.
+        on_trial: is told of every simulated fleet.
     """
     guess = max(guess, least)
     part = -(-guess // MOST_SIMULATED)
@@ -132,6 +138,8 @@ def size_fleet(
         worst: FleetCheck | None = None
         for workload in workloads:
             check = simulate_size(workload, engine, profile, kept, router, replicas, rate_rps)
+            if on_trial is not None:
+                on_trial(check)
             if worst is None or not check.holds or check.ttft_p99_s > worst.ttft_p99_s:
                 worst = check
             if not check.holds:
@@ -141,14 +149,15 @@ def size_fleet(
 
     first, low, high = (-(-number // part) for number in (guess, least, most))
     # A target so near to what an idle replica does that it leaves no room is kept without.
-    for kept, largest in ((_with_room(target), min(2 * first, high)), (target, high)):
+    for kept, largest in ((with_room(target), min(2 * first, high)), (target, high)):
         found = find_fewest(partial(trial, kept), first, least=low, most=max(largest, first))
         if found is not None:
             return replace(found, replicas=max(part * found.replicas, least))
     return None
 
 
-def _with_room(target: LatencyTarget) -> LatencyTarget:
+def with_room(target: LatencyTarget) -> LatencyTarget:
+    """Return the target that simulated fleets must keep, so that others keep the stated one."""
     ttft_s = None if target.ttft_s is None else TTFT_ROOM * target.ttft_s
     tpot_s = None if target.tpot_s is None else TPOT_ROOM * target.tpot_s
     return replace(target, ttft_s=ttft_s, tpot_s=tpot_s)
@@ -184,6 +193,7 @@ def size_plan(
     with_growth: bool = True,
     router: str = DEFAULT_ROUTER,
     seed: int = _SEED,
+    on_trial: OnTrial | None = None,
 ) -> tuple[CapacityPlan, Sizing]:
     """Find a plan's numbers of replicas by simulation, from those of the closed form.
 
@@ -200,6 +210,7 @@ def size_plan(
         with_growth: whether the grown load is sized, too.
         router: a name out of :func:`bidkv.simulator.fleet.available_routers`.
         seed: of lengths and arrivals.
+        on_trial: is told of every simulated fleet.
     """
     most_rps = plan.target_utilization * plan.service.sustainable_rps
 
@@ -220,6 +231,7 @@ def size_plan(
             growth=growth,
             router=router,
             seed=seed,
+            on_trial=on_trial,
         )
 
     now = sized(1.0, plan.replicas)
