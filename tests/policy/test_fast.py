@@ -1,0 +1,191 @@
+"""`fast` on engines set by hand: who enters, and what moves a place in the order."""
+
+from __future__ import annotations
+
+import pytest
+from tests.policy.hand_set import admit, arrive, crowd, entering, request
+from tests.support import FakeEngine
+
+from bidkv.policy import resolve
+from bidkv.policy.own.fast import Fast
+
+
+def experienced(dial: float = 1.0) -> Fast:
+    """Return a policy that has seen so many requests finish that it trusts its estimates."""
+    policy = Fast(dial=dial)
+    policy.remaining.num_finished = 10**9
+    for kind in policy.remaining._classes:  # as long as what is assumed, so that costs stay the same
+        kind.seen, kind.first, kind.second = 1e9, 200e9, 2 * 200**2 * 1e9
+    return policy
+
+
+def test_while_all_that_wait_fit_arrival_orders() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=90)
+    arrive(policy, engine, request("long", 0.0, 900), request("short", 0.001, 16), request("middle", 0.002))
+    assert policy.backlog_s > 0
+    assert entering(policy, engine) == ["long", "short", "middle"]
+
+
+def test_in_a_queue_the_short_one_passes_the_long_one_that_arrived_before() -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=90)
+    crowd(policy, engine)
+    arrive(policy, engine, request("long", 0.010, 1400), request("short", 0.011, 16))
+    assert policy.bids["short"].key_s < policy.bids["long"].key_s
+    engine.free_blocks = 1000
+    names = entering(policy, engine)
+    assert names.index("short") < names.index("long")
+
+
+@pytest.mark.parametrize("dial", [0.0, 0.3, 1.0, 5.0])
+@pytest.mark.parametrize("weight", [1e-300, 0.5, 1.0, 1e300])
+def test_nobody_is_put_back_further_than_dial_times_the_backlog_it_met(dial: float, weight: float) -> None:
+    policy, engine = Fast(dial=dial), FakeEngine(free_blocks=10)
+    crowd(policy, engine)
+    backlog_s = policy.backlog_s
+    late = request("late", 2.0, 1400, weight=weight)
+    arrive(policy, engine, late)
+    assert 2.0 <= policy.bids["late"].key_s <= 2.0 + dial * backlog_s
+
+
+def test_prompts_of_a_length_that_nothing_finished_of_keep_the_order_of_arrival() -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=1000)
+    crowd(policy, engine)
+    unknown = policy.remaining._classes[26]  # prompts from 8,192 to 12,287 tokens
+    unknown.seen = unknown.first = unknown.second = 0.0
+    arrive(policy, engine, request("long", 1.0, 9000))
+    assert policy.bids["long"].put_back == 0.5
+    arrive(policy, engine, request("longer", 1.1, 13000))
+    assert policy.bids["longer"].put_back > 0.9
+
+
+def test_weight_brings_a_request_forward() -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=10)
+    crowd(policy, engine)
+    keys = []
+    for weight in (0.1, 1.0, 10.0):
+        arrive(policy, engine, request(f"w{weight}", 1.0, weight=weight))
+        keys.append(policy.bids[f"w{weight}"].key_s)
+    assert keys[0] > keys[1] > keys[2] > 1.0
+
+
+def test_a_deadline_brings_a_request_forward_but_not_before_its_arrival() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10)
+    crowd(policy, engine)
+    arrive(policy, engine, request("idle", 1.0), request("urgent", 1.0, deadline_s=1.5))
+    arrive(policy, engine, request("relaxed", 1.0, deadline_s=1e9))
+    assert policy.bids["urgent"].key_s == 1.0 < policy.bids["idle"].key_s <= policy.bids["relaxed"].key_s
+
+
+def test_nobody_stays_put_back_by_a_backlog_that_is_gone() -> None:
+    policy, engine = experienced(dial=1.0), FakeEngine(free_blocks=10)
+    members = crowd(policy, engine, 20)
+    met_s = policy.backlog_s
+    arrive(policy, engine, request("long", 1.0, 1400))
+    key_s = policy.bids["long"].key_s
+    assert 1.0 + 0.5 * met_s < key_s <= 1.0 + met_s
+    for member in members:
+        admit(policy, engine, member)
+    assert 1.0 <= policy.bids["long"].key_s <= 1.0 + policy.backlog_s
+    arrive(policy, engine, *(request(f"new{i}", 2.0) for i in range(20)))
+    assert policy.bids["long"].key_s < key_s  # and it does not go back again
+
+
+@pytest.mark.parametrize(("others", "moves"), [(1000, True), (2500, False)])
+def test_the_keys_of_a_queue_too_long_to_sort_within_a_step_stay(others: int, moves: bool) -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10)
+    dear = [request(f"dear{i}", 0.0, 6000) for i in range(400)]
+    arrive(policy, engine, *dear, *(request(f"cheap{i}", 0.5, 16) for i in range(others)))
+    arrive(policy, engine, request("long", 1.0, 1400))
+    key_s, backlog_s = policy.bids["long"].key_s, policy.backlog_s
+    for member in dear:
+        policy.on_admit(member, engine)
+    assert policy.backlog_s < 0.5 * backlog_s
+    assert (policy.bids["long"].key_s < key_s) == moves
+
+
+def test_a_preempted_request_keeps_its_place() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10)
+    first, *_ = crowd(policy, engine)
+    key_s = policy.bids["crowd0"].key_s
+    admit(policy, engine, first)
+    first.num_output_tokens = 500
+    engine.running.remove(first)
+    policy.on_preempt(first, 820, engine)
+    assert policy.bids["crowd0"].key_s == key_s
+    assert policy.bids["crowd0"].blocks == -(-820 // 16)
+
+
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_a_head_that_does_not_fit_is_passed_by_so_much_work_and_no_more(passes: int) -> None:
+    policy, engine = Fast(passes=passes), FakeEngine(free_blocks=1000)
+    policy.remaining.num_finished = 32
+    arrive(policy, engine, request("typical", 0.0, 16))
+    assert entering(policy, engine) == ["typical"]
+    arrive(policy, engine, request("huge", 0.0, 1600), *(request(f"s{i}", 1.0 + i, 16) for i in range(9)))
+    engine.free_blocks = 50
+    costs_s = []
+    while (head := policy.select_next(engine)) is not None and head.request_id != "huge":
+        costs_s.append(policy.bids[head.request_id].cost_s)
+        admit(policy, engine, head)  # type: ignore[arg-type]
+    assert head is not None
+    most_s = passes * policy.typical_s
+    assert sum(costs_s) >= most_s
+    assert sum(costs_s[:-1]) < most_s or not passes
+    assert bool(costs_s) == bool(passes)
+
+
+def test_nothing_passes_a_head_before_lengths_are_known() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=50)
+    arrive(policy, engine, request("huge", 0.0, 1600), request("small", 1.0, 16))
+    policy.remaining.num_finished = 31
+    assert policy.select_next(engine).request_id == "huge"  # type: ignore[union-attr]
+    policy.remaining.num_finished = 32
+    assert policy.select_next(engine).request_id == "small"  # type: ignore[union-attr]
+
+
+def test_of_the_first_that_fit_in_place_of_a_head_the_largest_enters() -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=1000)
+    sizes = {"small": 16, "large": 160, "middle": 64, "later": 320}
+    arrive(policy, engine, request("huge", 0.0, 1600))
+    arrive(policy, engine, *(request(name, 1.0, size) for name, size in sizes.items()))
+    engine.free_blocks = 50
+    head = policy.select_next(engine)
+    assert head is not None
+    assert head.request_id == "large"
+
+
+@pytest.mark.parametrize("name", ["fast", "on-time"])
+def test_nothing_is_kept_of_those_that_left(name: str) -> None:
+    policy, engine = resolve(name), FakeEngine(free_blocks=60)
+    assert isinstance(policy, Fast)
+    members = crowd(policy, engine, 100)
+    for index, member in enumerate(members):
+        if index % 2:
+            admit(policy, engine, member)
+        policy.on_finish(member, engine, completed=bool(index % 2))
+    assert policy.bids == {}
+    assert policy.backlog_s == 0.0
+    assert policy.select_next(engine) is None
+
+
+def test_before_anything_is_learned_arrival_orders() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=90)
+    crowd(policy, engine)
+    arrive(policy, engine, request("long", 0.010, 1400), request("short", 0.011, 16))
+    engine.free_blocks = 1000
+    names = entering(policy, engine)
+    assert names.index("long") < names.index("short")
+
+
+def test_waiting_requests_are_priced_again_as_lengths_become_known() -> None:
+    policy, engine = Fast(), FakeEngine(free_blocks=10, now_s=1.0)
+    crowd(policy, engine)
+    arrive(policy, engine, request("long answer", 0.010, 100), request("short answer", 0.011, 1400))
+    before = {name: bid.cost_s for name, bid in policy.bids.items()}
+    assert before["long answer"] < before["short answer"]
+    for index in range(200):
+        long = index % 2
+        finished = request(f"f{index}", 0.0, 100 if long else 1400, num_output_tokens=4000 if long else 10)
+        policy.on_finish(finished, engine, completed=True)
+    assert policy.bids["long answer"].cost_s > policy.bids["short answer"].cost_s
+    assert policy.backlog_s == pytest.approx(sum(bid.cost_s for bid in policy.bids.values()))
