@@ -19,7 +19,7 @@ class Raises(Policy):
 
 
 class Garbage(Policy):
-    """Answers with something that is no request."""
+    """Answers with something that is not a request."""
 
     name = "garbage"
 
@@ -79,7 +79,7 @@ class RaisesOnDrops(Policy):
 
 
 class DropsGarbage(Policy):
-    """Drops what is no session."""
+    """Drops what is not a session."""
 
     name = "drops-garbage"
 

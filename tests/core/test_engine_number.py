@@ -76,7 +76,7 @@ def test_a_rank_without_a_port_left_has_no_metrics_and_says_so(caplog):
     engine = Scheduler()
     environment, number = number_engine(engine, Environment(strategy="fair", metrics_port=65_534), 2)
     assert (environment.metrics_port, number) == (None, 2)
-    assert "no metrics for engine 2: BIDKV_METRICS_PORT 65534 plus 2 is no port" in caplog.text
+    assert "no metrics for engine 2: BIDKV_METRICS_PORT 65534 plus 2 is not a port" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,6 @@ def _shift_port(port: int | None, number: int) -> int | None:
     if port is None or port + number <= HIGHEST_PORT:
         return None if port is None else port + number
     logger.warning(
-        "bidkv: no metrics for engine %d: %s %d plus %d is no port", number, METRICS_PORT, port, number
+        "bidkv: no metrics for engine %d: %s %d plus %d is not a port", number, METRICS_PORT, port, number
     )
     return None

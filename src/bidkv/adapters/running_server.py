@@ -13,7 +13,7 @@ UNTOLD = ("max_num_seqs", "max_num_batched_tokens")
 
 
 class ServerUnreadable(Exception):
-    """Nothing answers at the address, or what answers is no vLLM server; the message says which."""
+    """Nothing answers at the address, or what answers is not a vLLM server; the message says which."""
 
 
 @dataclass(frozen=True, slots=True)

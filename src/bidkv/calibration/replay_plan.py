@@ -54,7 +54,7 @@ def read_runs(file: Path) -> list[dict[str, Any]]:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no list of runs; the message names file, run and field.
+        ValueError: it is not a list of runs; the message names file, run and field.
     """
     try:
         plan = json.loads(file.read_bytes())

@@ -84,7 +84,7 @@ def read_step_log(path: str | Path) -> StepLog:
     """Read and check a step log.
 
     Raises:
-        StepLogError: a missing column, a value that is no number or out of range, tokens that do not add up,
+        StepLogError: a missing column, a value not a number or out of range, tokens that do not add up,
             or no row at all.
         OSError: the file cannot be opened.
     """

@@ -31,7 +31,7 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(2) from None
-    # A file name may hold bytes that are no text; printing one must not end a run with a traceback.
+    # A file name may hold bytes that are not text; printing one must not end a run with a traceback.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

@@ -49,7 +49,7 @@ def command(
     A and B are files of bidkv simulate --json on the same workload. Strategies of the same name are compared;
     where each side has one only, these two. Folders hold one file for each seed: ratios are then geometric
     means with 95 % intervals over seeds, and a side is called better only where the interval excludes 1.
-    Exit code 1 where --fail-if-worse says so, 2 for files that are no results or do not match.
+    Exit code 1 where --fail-if-worse says so, 2 for files that are not results or do not match.
 
     \b
     Examples:

@@ -227,7 +227,7 @@ def read_requests(options: WorkloadOptions, generated: int | None = None) -> Ite
 
     Raises:
         ValueError: a generated workload without a rate, or an argument out of range.
-        TraceError: a file that is no trace.
+        TraceError: a file that is not a trace.
     """
     from bidkv.workloads.resolver import resolve_workload, stream_requests
 

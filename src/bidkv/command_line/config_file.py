@@ -295,7 +295,7 @@ def _write(scope: ConfigScope, file: Path, options: Sequence[_Option], values: M
     except OSError as error:
         message = f"--write-config: {file}: {error.strerror or error}"
         raise typer.Exit(print_error(scope.prog, message)) from error
-    except UnicodeEncodeError as error:  # a file name may hold bytes that are no text
+    except UnicodeEncodeError as error:  # a file name may hold bytes that are not text
         shown = error.object[max(error.start - 20, 0) : error.end]
         message = f"--write-config: expected values of UTF-8 text, found {shown!r}"
         raise typer.Exit(print_error(scope.prog, message)) from error

@@ -23,7 +23,7 @@ _MOST_BYTES = 256 * 1024 * 1024
 
 
 class ComparisonError(ValueError):
-    """Files that are no results, or not of the same workload; the message names file and field."""
+    """Files that are not results, or not of the same workload; the message names file and field."""
 
 
 @dataclass(frozen=True, slots=True)

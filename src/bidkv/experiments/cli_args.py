@@ -189,7 +189,7 @@ def _saturation_rps(workload: str, given: RunnerOptions, config: SimConfig) -> f
 
     Raises:
         ValueError: no such workload, or none of its requests fits.
-        TraceError: a file that is no trace.
+        TraceError: a file that is not a trace.
     """
     number = max(_SATURATION_REQUESTS, _SATURATION_REQUESTS_A_SEQUENCE * config.max_num_seqs)
     made = make_requests(workload, number, _AT_ONCE_RPS, given.seed, _read_statements(given))

@@ -10,7 +10,7 @@ from bidkv.observability.prometheus_page import get_text, parse_page
 from bidkv.results import TimelinePoint
 
 _NOT_TAKEN = "bidkv_decision_seconds"
-"""A histogram: its buckets are no figure of a run."""
+"""A histogram: its buckets are not a figure of a run."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def make_session_client(given: LoadOptions, dialect: Dialect) -> SessionClient:
 
     Raises:
         OSError: the load cannot be read.
-        ValueError: it is no session load, or names an unknown endpoint.
+        ValueError: it is not a session load, or names an unknown endpoint.
     """
     from bidkv.experiments.session_bodies import ChatConversations, Conversations, TokenConversations
     from bidkv.experiments.session_client import SessionClient

@@ -110,7 +110,9 @@ class RunnerOptions(FileOptions):
     ] = 300.0
     send_lag_limit_ms: Annotated[
         float,
-        typer.Option(metavar="MS", help="real server: a run whose p99 send lag is above this is no result"),
+        typer.Option(
+            metavar="MS", help="real server: a run whose p99 send lag is above this is not a result"
+        ),
     ] = DEFAULT_SEND_LAG_LIMIT_MS
     restart: Annotated[
         bool,

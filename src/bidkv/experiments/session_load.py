@@ -50,7 +50,7 @@ def has_sessions(workload: str, options: TraceOptions | None = None) -> bool:
 
     Raises:
         ValueError: no such workload.
-        TraceError: a file that is no trace.
+        TraceError: a file that is not a trace.
     """
     found = resolve_workload(workload)
     if found.has_sessions is not None:

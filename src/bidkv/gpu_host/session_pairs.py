@@ -67,7 +67,7 @@ def read_results(directory: Path) -> list[SessionResult]:
 
     Raises:
         OSError: a file cannot be read.
-        ValueError: a file is no result of a session replay, or there is none.
+        ValueError: a file is not a result of a session replay, or there is none.
     """
     results = []
     for file in sorted(directory.glob("*.json")):

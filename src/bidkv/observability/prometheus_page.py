@@ -83,5 +83,5 @@ def get_text(url: str, body: bytes | None = None, *, timeout_s: float = TIMEOUT_
             return text
     except (http.client.RemoteDisconnected, http.client.IncompleteRead) as error:
         raise ConnectionResetError(f"the connection ended before the answer did ({error})") from error
-    except http.client.HTTPException as error:  # a port that is no number, an answer that is no HTTP
+    except http.client.HTTPException as error:  # a port that is not a number, an answer that is no HTTP
         raise ValueError(str(error) or type(error).__name__) from error

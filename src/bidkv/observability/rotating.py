@@ -20,7 +20,7 @@ class RotatingFile:
     """Appends lines to `path`; at `max_bytes` it becomes `path.1`, which became `path.2`, and so on.
 
     Args:
-        path: the newest file. What is no regular file of this process's own user is refused, a symbolic
+        path: the newest file. What is not a regular file of this process's own user is refused, a symbolic
             link too; others lose the permission to read it.
         max_bytes: longest file.
         older: how many older files are kept, at least 1.

@@ -57,7 +57,7 @@ def register(policy_class: type[Policy]) -> type[Policy]:
     """Add a policy class under its `name`; usable as a decorator.
 
     Raises:
-        ValueError: it is no subclass of :class:`Policy`, or its name is taken or empty, or holds a blank or
+        ValueError: it is not a subclass of :class:`Policy`, or its name is taken or empty, or has a blank or
             one of ``: ; , =``.
     """
     if not (isinstance(policy_class, type) and issubclass(policy_class, Policy)):

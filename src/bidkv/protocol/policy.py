@@ -10,7 +10,7 @@ and :class:`bidkv.control.Controller` does not even build the arguments for a qu
 
 Events tell a policy what happened. Between two events (arrival, admission, preemption, finish) the
 answers to questions 2 and 3 must not change: engines ask them again only after the next event, which
-keeps the cost of a step O(1) and lets the simulator leap over uneventful steps exactly.
+keeps the cost of a step O(1) and lets the simulator skip uneventful steps without changing any result.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class EngineView(Protocol):
 
     @property
     def lost_token_price(self) -> float:
-        """What a token that a preemption loses costs to bring back, in computed tokens; at most 1."""
+        """Cost of restoring one token that a preemption loses, in computed tokens; at most 1."""
 
     @property
     def lost_past_price(self) -> float:
-        """What a token of a session's past costs once it is evicted, in computed tokens; at most 1.
+        """Cost of one token of a session's past once it is evicted, in computed tokens; at most 1.
 
-        Below 1 where something beside the prefix cache brings pasts back, such as host memory.
+        Below 1 where something besides the prefix cache, such as host memory, restores it.
         """
 
     @property
@@ -85,11 +85,11 @@ class EngineView(Protocol):
 
     @property
     def num_running(self) -> int:
-        """Requests that run."""
+        """Number of running requests."""
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait to enter."""
+        """Number of requests that wait to enter."""
 
     @property
     def num_prefilling(self) -> int:
@@ -120,7 +120,10 @@ class EngineView(Protocol):
         """Those of the running requests whose blocks the engine can take in the coming step; O(running)."""
 
     def freed_blocks(self, request: RequestView) -> int:
-        """Blocks that preempting `request` would really free; O(blocks held) with prefix caching."""
+        """Blocks that preempting `request` would free, those that others share not counted.
+
+        O(blocks held) with prefix caching.
+        """
 
     def block_demand(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes in the coming step without the requests `excluded`; O(running)."""
@@ -128,8 +131,8 @@ class EngineView(Protocol):
     def column(self, requests: Sequence[RequestView], figure: Figure) -> Sequence[int]:
         """One figure of each of the running `requests`, in their order.
 
-        For policies that weigh every candidate: among 2,000 of them, reading figures one by one takes longer
-        than weighing them, so an engine may read them together.
+        For policies that compare all candidates: among 2,000 of them, reading figures one by one takes longer
+        than comparing them, so an engine may read them together.
         """
 
     def true_output_tokens(self, request: RequestView) -> int:
@@ -155,10 +158,10 @@ class Policy:
         name: what reports and metrics call it.
         preemption_cap: how often one request may become this policy's victim; None is bounded only by
             progress (the contract's strategies and published rules run as published).
-        clairvoyant: whether it reads true output lengths (possible in the simulator only). reads_sessions:
-        whether it looks at `engine.sessions` without dropping idle ones; the session accounts
-            are kept at full length only for policies that use them.
-        victim_rule: what sets a victim apart from the other candidates, in words ("the fewest computed
+        clairvoyant: whether it reads true output lengths, which only the simulator knows.
+        reads_sessions: whether it reads `engine.sessions` without dropping idle ones; the session accounts
+            are kept in full only for policies that use them.
+        victim_rule: what distinguishes a victim from the other candidates, in words ("the fewest computed
             tokens"), for explanations.
     """
 
@@ -186,11 +189,19 @@ class Policy:
         raise NotImplementedError
 
     def select_next(self, engine: EngineView) -> RequestView | None:
-        """Choose which waiting request enters next, or None to admit none until the next event."""
+        """Choose which waiting request enters next.
+
+        Returns:
+            One of the waiting requests, or None to admit none until the next event.
+        """
         raise NotImplementedError
 
     def reserve_blocks(self, engine: EngineView) -> int:
-        """Blocks that must stay free after an admission while something runs; at least 0."""
+        """Return how many blocks an admission must leave free while something runs.
+
+        Returns:
+            A whole number from 0 to :attr:`EngineView.num_blocks`.
+        """
         raise NotImplementedError
 
     def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
@@ -199,11 +210,14 @@ class Policy:
         The engine moves the blocks that no other session uses to the front of its free queue, the last one
         first; the session's next turn computes them again. Asked again after every drop until the answer is
         None: before an admission is chosen, and before a step whose growth could reach the retained blocks.
-        Without pressure it must answer None in O(1).
+        Without memory pressure it must answer None in O(1).
 
         Args:
-            idle: the sessions that may be chosen (`engine.sessions.idle`), never empty.
+            idle: the sessions that may be chosen (`engine.sessions.idle`) by their ids, never empty.
             engine: the engine's state.
+
+        Returns:
+            One of the values of `idle`, or None.
         """
         raise NotImplementedError
 
@@ -212,7 +226,7 @@ class Policy:
         return {}
 
     def read_figures(self, engine: EngineView) -> dict[str, float]:
-        """Return figures of the policy's own for an operator, name to value; asked a few times a second.
+        """Return the policy's own figures for an operator, by name; asked a few times a second.
 
         `price_per_s` and `index_per_s` are exported: what holding memory costs and what the idle session that
         would be dropped next is worth, both in returns per second.
@@ -224,9 +238,9 @@ class Policy:
         return ""
 
     def victim_terms(self, request: RequestView, engine: EngineView) -> dict[str, float]:
-        """Return the figures :meth:`select_victim` compares for one candidate, the deciding one first.
+        """Return the figures that :meth:`select_victim` compares for one candidate, the deciding one first.
 
-        Asked only while a decision log is written, after the choice; what a request's view says itself
+        Asked only while a decision log is written, after the choice. Figures that :class:`RequestView` has
         need not be repeated.
         """
         return {}
@@ -248,7 +262,7 @@ class Policy:
         """A turn of `session` ended and its blocks are idle; told after :meth:`on_finish`."""
 
     def on_session_end(self, session: SessionView, engine: EngineView) -> None:
-        """`session` is over, told so by its client, or forgotten because nothing of it is cached any more."""
+        """`session` is over: its client said so, or none of its past is cached any more."""
 
     # --- which questions are answered ------------------------------------------------------------
     @property

@@ -19,7 +19,7 @@ class WorkloadRequest:
         request_id: unique within its workload.
         arrival_s: seconds since the start of the workload.
         prompt_tokens: prompt length, at least 1.
-        output_tokens: tokens the request really generates, at least 1. Hidden from policies.
+        output_tokens: tokens that the request generates, at least 1. Hidden from policies.
         max_tokens: the cap its sender stated, or None when a policy can see none.
         priority: vLLM's sign: a lower number is more important.
         deadline_ms: milliseconds from arrival until the answer must be complete, or None.
@@ -29,7 +29,7 @@ class WorkloadRequest:
         agent_id: the agent that sent it ("" when unknown).
         session_id: the session it is a turn of ("" for a single request).
         turn: number of the turn in its session, from 0.
-        is_last_turn: its client said that the session ends with it.
+        is_last_turn: whether its client said that the session ends with it.
         gap_hint_s: seconds its client expects between its answer and the next turn, or None.
         content: the prompt as segments (content key, tokens), in order, when it is known. Equal leading
             segments are equal tokens: two prompts share the KV of a position exactly when their tokens up to
@@ -54,7 +54,7 @@ class WorkloadRequest:
 
 
 class RequestView(Protocol):
-    """A live request as a policy sees it; read-only for policies, whichever engine runs it.
+    """A live request as a policy sees it. A policy must not write to it, whichever engine runs it.
 
     Counts are of tokens unless the name says otherwise. Times are seconds on the engine's clock.
     """
@@ -117,7 +117,7 @@ class RequestView(Protocol):
 
     @property
     def turn(self) -> int:
-        """Number of the turn in its session, from 0; 0 also when it was not told."""
+        """Number of the turn in its session, from 0; 0 also when it is unknown."""
 
     @property
     def gap_hint_s(self) -> float | None:

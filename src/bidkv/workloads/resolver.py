@@ -169,7 +169,7 @@ def stream_requests(
 
     Raises:
         ValueError: no such workload, one of sessions, or an argument out of range.
-        TraceError: a file that is no trace of single requests.
+        TraceError: a file that is not a trace of single requests.
     """
     found = resolve_workload(workload) if isinstance(workload, str) else workload
     if found.has_sessions:
@@ -201,7 +201,7 @@ def tokens_per_hash_id(workload: str, options: TraceOptions | None = None) -> in
 
     Raises:
         ValueError: no such workload.
-        TraceError: a file that is no trace.
+        TraceError: a file that is not a trace.
     """
     found = resolve_workload(workload)
     if found.kind != "file":

@@ -83,5 +83,5 @@ class ReservingPolicy(Policy):
         self.reserve.observe(engine)
 
     def _is_single(self, request: RequestView, engine: EngineView) -> bool:
-        """Whether it is no turn of a session: what turns find again is taken from idle sessions."""
+        """Whether it is not a turn of a session: what turns find again is taken from idle sessions."""
         return not request.session_id

@@ -71,7 +71,7 @@ class ColdQueue:
         return self._front
 
     def need_blocks(self, request: RequestView) -> int | None:
-        """Return the blocks a member takes, None when it is no member."""
+        """Return the blocks a member takes, None when it is not a member."""
         turn = self._turns.get(request.request_id)
         return None if turn is None else turn.need_blocks
 

@@ -83,7 +83,7 @@ def simulate_fleet(
 
     Raises:
         SimulationError: as in `simulate`.
-        ValueError: no replica, an unknown router, a router's answer that is no replica, or a backend that
+        ValueError: no replica, an unknown router, a router's answer that is not a replica, or a backend that
             does not cover the engine.
     """
     if not 1 <= replicas <= MOST_REPLICAS:

@@ -19,7 +19,7 @@ class TraceReport:
         sessions: sessions that were read; 0 for single requests.
         first_s: arrival of the first request, in the file's own time.
         last_s: arrival of the last one.
-        left_out: rows that are no request, by reason.
+        left_out: rows that are not a request, by reason.
         notes: how the file was read where that is not obvious.
         warnings: what is implausible, each with the option that settles it.
     """
@@ -37,7 +37,7 @@ class TraceReport:
     warnings: list[str] = field(default_factory=list)
 
     def leave_out(self, reason: str) -> None:
-        """Count a row that is no request."""
+        """Count a row that is not a request."""
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
     def note(self, text: str) -> None:

@@ -30,7 +30,7 @@ class Source:
         container: "csv", "json lines", "json" (one document) or "parquet".
         columns: of the table; of JSON rows, the fields of the first one.
         document: the content of a "json" file.
-        sample: the first rows, as (row number, values by column); empty for a document that is no list of
+        sample: the first rows, as (row number, values by column); empty for a document that is not a list of
             objects. A CSV cell is bytes.
     """
 

@@ -44,7 +44,7 @@ def parse_count(file: str, number: int, column: str, cell: Any) -> int:
 
 def whole(cell: Any) -> int | None:
     """Return a count, at least 0, in range; None for anything else."""
-    # Exact types: a bool is an int in Python, and "12" or 12.0 in JSON is no count of tokens.
+    # Exact types: a bool is an int in Python, and "12" or 12.0 in JSON is not a count of tokens.
     if type(cell) is bytes:
         digits = cell.strip()
         if digits.isdigit() and len(digits) <= _MOST_DIGITS:

@@ -93,7 +93,7 @@ class RowParser:
             fail(file, number, "", "one JSON object", row)
         time_s = self._clock.read(number, row.get(names.time))
         prompt: Any = row.get(names.prompt)
-        # Exact types: a bool is an int in Python, and "12" or 12.0 is no count of tokens.
+        # Exact types: a bool is an int in Python, and "12" or 12.0 is not a count of tokens.
         if type(prompt) is not int or not 1 <= prompt <= MAX_TOKENS:
             fail(file, number, names.prompt, _TOKENS, prompt)
         output: Any = row.get(names.output)
