@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TextIO
 
 _FORMAT = "%(levelname)s %(asctime)s [%(name)s] %(message)s"
 _TIME = "%m-%d %H:%M:%S"
 
 
-class _StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class _StderrHandler(logging.StreamHandler[TextIO]):
     """Writes to stderr while nobody has configured the root logger, whose handlers get each line too."""
 
     def __init__(self) -> None:

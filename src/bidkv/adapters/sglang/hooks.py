@@ -144,9 +144,13 @@ class Hooks:
         computed = self._computed_tokens(batch.reqs)
         self._tell(lambda glue: glue.engine.runs_now(batch))
         retracted, ratio, aborted = original(batch)
-        self._tell(lambda glue: glue.preempted(retracted, computed))
-        for req in aborted:
-            self._tell(lambda glue, req=req: glue.left(req, completed=False))  # type: ignore[misc]
+
+        def took_place(glue: SglangGlue) -> None:
+            glue.preempted(retracted, computed)
+            for req in aborted:
+                glue.left(req, completed=False)
+
+        self._tell(took_place)
         return retracted, ratio, aborted
 
     def _computed_tokens(self, reqs: list[Any]) -> dict[str, int]:
