@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import subprocess
 import sys
@@ -103,3 +105,24 @@ def test_a_name_of_bytes_that_are_no_text(tmp_path: Path) -> None:
     result = run("simulate", "--trace", trace, "--strategy", "fair", "--write-config", settings)
     assert refused(result, "--write-config: expected values of UTF-8 text")
     assert not settings.exists()
+
+
+@pytest.mark.parametrize("width", [40, 80, 160])
+def test_no_figure_is_cut_on_a_narrow_terminal(width: int) -> None:
+    from rich.console import Console
+
+    from bidkv.evaluation.tables import summary_tables
+
+    options = ("--limit", 20, "--strategy", "preempt-evict,fair", "--json", "-")
+    summaries = json.loads(run("simulate", *options).stdout)["runs"]
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(*summary_tables(summaries, width))
+    lines = console.export_text().splitlines()
+    words = " ".join(lines).split()
+    assert max(map(len, lines)) <= width
+    assert "…" not in " ".join(words)
+    tables = words.count("strategy")
+    assert (tables > 1) == (width < 100)
+    assert words.count("fair") == words.count("preempt-evict") == tables
+    for heading in ("req/s", "preempt.", "hits"):
+        assert words.count(heading) == 1

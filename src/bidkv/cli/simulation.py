@@ -208,17 +208,17 @@ def _print_tables(
     figures: Sequence[Figure] | None,
 ) -> None:
     from bidkv.evaluation.figures import SESSION_TABLE, measured_figures
-    from bidkv.evaluation.tables import summary_table
+    from bidkv.evaluation.tables import summary_tables
     from bidkv.report import find_growths, judge
 
     console = table_console()
     console.print(_title(config), markup=False)
-    console.print(summary_table(summaries, figures=figures))
+    console.print(*summary_tables(summaries, console.width, figures=figures))
     if config["enable_prefix_caching"] and config["sessions"] is None:
         console.print("lost prefixes: not counted for single requests, only for turns of sessions")
     if figures is None and (columns := measured_figures(summaries, SESSION_TABLE)):
         console.print("\nsessions")
-        console.print(summary_table(summaries, figures=columns))
+        console.print(*summary_tables(summaries, console.width, figures=columns))
     growths = find_growths(results, config)
     console.print(f"\n{judge(summaries, growths)}", markup=False)
     for summary in summaries:
@@ -228,7 +228,8 @@ def _print_tables(
                 for index, part in enumerate(summary["replicas"])
             ]
             console.print()
-            console.print(summary_table(rows, f"{summary['strategy']}, replica by replica"))
+            title = f"{summary['strategy']}, replica by replica"
+            console.print(*summary_tables(rows, console.width, title))
 
 
 def _title(config: dict[str, Any]) -> str:

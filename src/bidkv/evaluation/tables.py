@@ -11,28 +11,63 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def summary_table(
-    summaries: Sequence[Summary], title: str | None = None, figures: Sequence[Figure] | None = None
-) -> Table:
+def summary_tables(
+    summaries: Sequence[Summary],
+    width: int,
+    title: str | None = None,
+    figures: Sequence[Figure] | None = None,
+) -> list[Table]:
     """Lay runs of the same workload side by side for a terminal; the best value of a column is marked.
+
+    Columns that do not fit beside each other continue in further tables, so that no figure is cut.
 
     Args:
         summaries: one :meth:`~bidkv.results.RunResult.summary` per strategy.
-        title: a line above the table.
-        figures: its columns; None takes those of :func:`~bidkv.evaluation.figures.measured_figures`.
+        width: columns of the terminal.
+        title: a line above the first table.
+        figures: columns; None takes those of :func:`~bidkv.evaluation.figures.measured_figures`.
     """
     from rich.table import Table
     from rich.text import Text
 
     columns = measured_figures(summaries) if figures is None else list(figures)
-    table = Table(title=title, title_justify="left", pad_edge=False, padding=(0, 1, 0, 0), box=None)
-    table.add_column("strategy", no_wrap=True)
-    for figure in columns:
-        table.add_column(figure.heading, justify="right")
-    for row in table_rows(summaries, columns):
-        cells = [Text(cell.text, style="bold green" if cell.is_best else "") for cell in row.cells]
-        table.add_row(Text(row.strategy), *cells)
-    return table
+    rows = table_rows(summaries, columns)
+    names = max(len(text) for text in ("strategy", *(row.strategy for row in rows)))
+    widths = [
+        max(len(figure.heading), *(len(row.cells[place].text) for row in rows))
+        for place, figure in enumerate(columns)
+    ]
+    tables: list[Table] = []
+    for first, end in _split(widths, width - names):
+        table = Table(
+            title=None if tables else title,
+            title_justify="left",
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            box=None,
+        )
+        table.add_column("strategy", no_wrap=True)
+        for figure in columns[first:end]:
+            table.add_column(figure.heading, justify="right", no_wrap=True)
+        for row in rows:
+            cells = [
+                Text(cell.text, style="bold green" if cell.is_best else "") for cell in row.cells[first:end]
+            ]
+            table.add_row(Text(row.strategy), *cells)
+        tables.append(table)
+    return tables
+
+
+def _split(widths: Sequence[int], room: int) -> list[tuple[int, int]]:
+    """Return the (first, end) of runs of columns that fit into `room`, a blank before each; one at least."""
+    runs: list[tuple[int, int]] = []
+    first, used = 0, 0
+    for place, width in enumerate(widths):
+        if place > first and used + 1 + width > room:
+            runs.append((first, place))
+            first, used = place, 0
+        used += 1 + width
+    return [*runs, (first, len(widths))]
 
 
 def aligned_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
