@@ -73,7 +73,6 @@ def test_weights_count_as_repetitions():
     repeated = EmpiricalLaw.from_pairs([p for p, t in zip(pairs, times, strict=True) for _ in range(t)])
     assert weighted.mean_memory_demand(512) == pytest.approx(repeated.mean_memory_demand(512), rel=1e-12)
     assert math.fsum(w for _, _, w in weighted.sample()) == pytest.approx(1.0)
-    assert weighted.largest_tokens == max(s + o for s, o in pairs)
 
 
 def test_the_points_of_a_uniform_law_keep_its_means():
@@ -82,7 +81,6 @@ def test_the_points_of_a_uniform_law_keep_its_means():
     assert math.fsum(w for _, _, w in points) == pytest.approx(1.0)
     assert math.fsum(w * s for s, _, w in points) == pytest.approx(805.0)
     assert math.fsum(w * o for _, o, w in points) == pytest.approx(538.0)
-    assert law.largest_tokens == 2666
 
 
 @pytest.mark.parametrize(

@@ -56,15 +56,13 @@ def test_bad_rates_are_refused(bad):
 def test_promises_bound_the_rate():
     shape = ReplicaShape(2048)
     model = ReplicaModel(EVEN, shape, steps(shape))
-    assert model.largest_rate() == pytest.approx(model.sustainable_rps, rel=1e-3)
+    assert model.largest_rate_where(lambda state: True) == pytest.approx(model.sustainable_rps, rel=1e-3)
     halfway = model.at(0.5 * model.sustainable_rps)
-    assert model.largest_rate(tpot_s=halfway.tpot_s) == pytest.approx(0.5 * model.sustainable_rps, rel=0.01)
+    found = model.largest_rate_where(lambda state: state.tpot_s <= halfway.tpot_s)
+    assert found == pytest.approx(0.5 * model.sustainable_rps, rel=0.01)
     busy = model.at(0.9 * model.sustainable_rps)
-    assert model.largest_rate(ttft_p99_s=busy.ttft_p99_s) == pytest.approx(
-        0.9 * model.sustainable_rps, rel=0.01
-    )
-    assert model.largest_rate(tpot_s=1e-4) == 0.0
-    with pytest.raises(ValueError, match="must be > 0"):
-        model.largest_rate(tpot_s=0.0)
+    found = model.largest_rate_where(lambda state: state.ttft_p99_s <= busy.ttft_p99_s)
+    assert found == pytest.approx(0.9 * model.sustainable_rps, rel=0.01)
+    assert model.largest_rate_where(lambda state: state.tpot_s <= 1e-4) == 0.0
     with pytest.raises(ValueError, match="cached_prompt_share"):
         ReplicaModel(EVEN, shape, steps(shape), cached_prompt_share=1.0)

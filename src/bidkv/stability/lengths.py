@@ -36,10 +36,6 @@ class LengthLaw(Protocol):
     def draws(self) -> float:
         """Observations the law is estimated from; infinite for one that is given."""
 
-    @property
-    def largest_tokens(self) -> int:
-        """Largest possible s + o."""
-
     def mean_memory_demand(self, chunk_tokens: int) -> float:
         """E[g(s, o)] in token-batches for prefill chunks of `chunk_tokens`."""
 
@@ -69,11 +65,6 @@ class UniformLaw:
     def draws(self) -> float:
         """Infinite: the law is given."""
         return math.inf
-
-    @property
-    def largest_tokens(self) -> int:
-        """Largest possible s + o."""
-        return self.prompt[1] + self.output[1]
 
     def mean_memory_demand(self, chunk_tokens: int) -> float:
         """E[g] from power sums; the sums are exact integers, so only the divisions round."""
@@ -134,11 +125,6 @@ class EmpiricalLaw:
     def draws(self) -> float:
         """Observations behind the law."""
         return self.observations or len(self.pairs)
-
-    @property
-    def largest_tokens(self) -> int:
-        """Largest observed s + o."""
-        return max(s + o for s, o in self.pairs)
 
     @cached_property
     def _weighted(self) -> tuple[tuple[int, int, float], ...]:

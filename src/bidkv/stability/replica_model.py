@@ -183,23 +183,6 @@ class ReplicaModel:
         )
         return evenness * arrivals_rps * squared_s2 * math.fsum(w / (o - 1.0) for o, w in several) / weight
 
-    def largest_rate(self, *, ttft_p99_s: float = math.inf, tpot_s: float = math.inf) -> float:
-        """Return the largest rate that keeps both bounds, 0 when an idle replica breaks one.
-
-        Args:
-            ttft_p99_s: bound on the 99th percentile of the time to first token.
-            tpot_s: bound on the mean time per output token.
-
-        Raises:
-            ValueError: a bound that is not positive.
-        """
-        if not (ttft_p99_s > 0.0 and tpot_s > 0.0):
-            raise ValueError("ttft_p99_s and tpot_s must be > 0")
-
-        return self.largest_rate_where(
-            lambda state: state.ttft_p99_s <= ttft_p99_s and state.tpot_s <= tpot_s
-        )
-
     def largest_rate_where(self, is_kept: Callable[[ReplicaState], bool]) -> float:
         """Return the largest rate whose state passes a test, 0 when an idle replica does not.
 

@@ -52,13 +52,12 @@ class StepTime(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StepMix:
-    """Step times of a saturated replica, seconds; `prefill_share` of the steps hold prefill."""
+    """Step times of a saturated replica, in seconds."""
 
     mean_s: float
     median_s: float
     decode_s: float
     prefill_s: float
-    prefill_share: float
 
 
 def step_mix(
@@ -86,7 +85,7 @@ def step_mix(
     events = [(s + o, memory * w * max(1.0 - excess(s + o) / mean_s, 0.0)) for s, o, w in points]
     events += [(s, seats * w) for s, _, w in points]
     if computed <= 0.0 or not any(w for _, w in events):
-        return StepMix(decode_s, decode_s, decode_s, decode_s, 0.0)
+        return StepMix(decode_s, decode_s, decode_s, decode_s)
     scale = computed / math.fsum(tokens * w for tokens, w in events)
     width = chunk / _BINS
     full, rests = 0.0, [0.0] * (_BINS + 1)
@@ -112,7 +111,6 @@ def step_mix(
         median_s=decode_s if share < 0.5 else mean_prefill_s,
         decode_s=decode_s,
         prefill_s=mean_prefill_s,
-        prefill_share=share,
     )
 
 
