@@ -75,6 +75,6 @@ def root(
 ) -> None:
     """The control plane for an LLM server's KV cache.
 
-    Which request is preempted, which one enters, how much memory stays free: measured on your own trace,
-    without a GPU.
+    Which request is preempted, which one enters, how much memory stays free, which sessions keep their KV:
+    tried on your own trace, without a GPU, and watched on your servers.
     """

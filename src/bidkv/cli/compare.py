@@ -47,9 +47,10 @@ def command(
     """Put two results beside each other: what differs, ratios, and which is better.
 
     A and B are files of bidkv simulate --json on the same workload. Strategies of the same name are compared;
-    where each side has one only, these two. Folders hold one file for each seed: ratios are then geometric
-    means with 95 % intervals over seeds, and a side is called better only where the interval excludes 1.
-    Exit code 1 where --fail-if-worse says so, 2 for files that are not results or do not match.
+    where each side has only one, these two are. A folder holds one file for each seed: ratios are then
+    geometric means with 95 % intervals over seeds, and a side is called better only where the interval
+    excludes 1. The exit code is 1 where --fail-if-worse says so, and 2 for files that are not results or do
+    not match.
 
     \b
     Examples:

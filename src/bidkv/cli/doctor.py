@@ -25,15 +25,15 @@ def command(
         EngineName | None, typer.Option(help="Only this engine.  [default: all that are installed]")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Do not import the engines, so that their hooks are not tried.")
+        bool, typer.Option("--quick", help="Do not import the engines; their hooks are then not tried.")
     ] = False,
     as_json: PrintJson = False,
 ) -> None:
-    """Tell whether the policy of BIDKV_STRATEGY would be in charge here, and what is in the way.
+    """Tell whether the policy of BIDKV_STRATEGY would be in charge here, and if not, why.
 
-    Looks at the engines and their versions, the plugin's entry point, the hook itself (the engine is
-    imported in a process of its own), the policy, the metrics port, the control file and the decision log.
-    Exit code 0: a policy would be in charge. Exit code 1: none would be, or something is in the way.
+    doctor examines the engines and their versions, the plug-in's entry point, the hook itself (each engine is
+    imported in its own process), the policy, the metrics port, the control file and the decision log. Exit
+    code 0: a policy would be in charge. Exit code 1: no policy would be, or something else would not work.
 
     \b
     Examples:

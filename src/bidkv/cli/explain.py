@@ -32,7 +32,7 @@ def command(
     top: Annotated[int, typer.Option(metavar="N", help="Without --request, list this many.")] = 20,
     as_json: PrintJson = False,
 ) -> None:
-    """Explain why a request was preempted, by which figures, instead of which others, and what it cost.
+    """Explain why a request was preempted instead of others, by which figures, and what that cost.
 
     Without --request, list the preempted requests, those with the most recomputed tokens first.
 

@@ -79,27 +79,27 @@ TraceFormatOption = Annotated[
     str,
     valued(
         "FORMAT",
-        "How to read the trace: auto tells it by columns and first rows; docs/reference/workloads.md "
-        "lists the formats.",
+        "How to read the trace; auto recognizes the format by columns and first rows, and "
+        "docs/reference/workloads.md lists the formats.",
     ),
 ]
 Rate = Annotated[
     float | None,
     valued(
         "RPS",
-        "Mean arrival rate of single requests. A trace that has arrival times is stretched to it; "
-        "workloads without arrival times need it.",
+        "Mean arrivals of single requests per second. A trace that has arrival times is stretched to this "
+        "rate; workloads without arrival times need one.",
     ),
 ]
 Limit = Annotated[int | None, valued("N", "Take only the first N requests.")]
 Sessions = Annotated[
     int | None,
-    valued("N", "Sessions to generate, or to read of a file.  [default: 100, or all]"),
+    valued("N", "Sessions to generate, or to read from a file.  [default: 100, or all]"),
 ]
 SessionRate = Annotated[float | None, valued("R", "Sessions that start per second, as a Poisson process.")]
 ConcurrentSessions = Annotated[
     int | None,
-    valued("N", "Sessions alive at any time; each one that ends starts the next."),
+    valued("N", "Sessions alive at any time: when one ends, the next starts."),
 ]
 SessionStagger = Annotated[float, valued("S", "Seconds between the starts of the first concurrent sessions.")]
 SessionsAtOnce = Annotated[bool, typer.Option("--sessions-at-once", help="Start all sessions at time 0.")]
@@ -117,7 +117,7 @@ Stream = Annotated[
 ]
 Hours = Annotated[
     float | None,
-    valued("H", "Repeat the trace, each time from another place, until it lasts H hours."),
+    valued("H", "Repeat the trace, each time from another starting point, until it lasts H hours."),
 ]
 Seed = Annotated[int, valued("S", "Seed of generated workloads, arrivals and random strategies.")]
 Strategies = Annotated[
@@ -136,14 +136,14 @@ Engine = Annotated[
     EngineName,
     typer.Option("--engine", help="The engine whose scheduler is simulated, decision for decision."),
 ]
-Replicas = Annotated[int, valued("N", "Equal replicas behind a router, on one clock.")]
+Replicas = Annotated[int, valued("N", "Identical replicas behind a router, on one clock.")]
 Router = Annotated[RouterName, typer.Option(help="How the router chooses the replica of a request.")]
 FromServer = Annotated[
     str | None,
     valued(
         "URL",
-        "Take the size of a running vLLM server (http://127.0.0.1:8000) from its own pages; options "
-        "that are stated win.",
+        "Read the size of a running vLLM server (http://127.0.0.1:8000) from its /metrics and /v1/models; "
+        "options that are stated win.",
     ),
 ]
 ScheduleConservativeness = Annotated[
@@ -157,20 +157,23 @@ Figures = Annotated[
     str | None,
     valued(
         "A[,B...]",
-        "Columns of the table, by their names in the JSON or above a column: ttft_s.p99, TPOT p99.",
+        "Columns of the table, named as in the JSON or as in the table's header: ttft_s.p99, TPOT p99.",
     ),
 ]
 JsonFile = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write the figures as JSON; - is stdout.")
 ]
-HtmlFile = Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Write a self-contained page.")]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write the results as a self-contained HTML page."),
+]
 DecisionLog = Annotated[
     Path | None,
-    valued("FILE", "Write every decision of the one --strategy as JSON lines."),
+    valued("FILE", "Write every decision as JSON lines; needs exactly one --strategy."),
 ]
 PrintJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LogArgument = Annotated[
-    Path, typer.Argument(metavar="LOG", help="Decision log, of an engine or of bidkv simulate.")
+    Path, typer.Argument(metavar="LOG", help="Decision log written by an engine or by bidkv simulate.")
 ]
 
 DEFAULT_SESSION_STAGGER_S = 0.2

@@ -91,10 +91,10 @@ def command(
 ) -> None:
     """Plan capacity: what a replica sustains, how many it takes, what limits them, what more would buy.
 
-    In closed form, from the lengths of a trace (or stated ones) and a step-time profile;
-    docs/reference/stability.md has the theory and its errors against simulation. The replicas for a target
-    are found by simulating fleets. --simulate tests any plan so. Exit code 1 when no number of replicas
-    keeps the target.
+    The plan is computed in closed form from the lengths of a trace (or stated ones) and a step-time profile;
+    docs/reference/stability.md has the theory and its errors against simulation. With a target (--slo-...)
+    the number of replicas is found by simulating fleets. --simulate tests any plan by simulation. The exit
+    code is 1 when no number of replicas keeps the target.
 
     \b
     Examples:

@@ -25,29 +25,38 @@ ModelConfig = Annotated[
 CachedPromptShare = Annotated[float, valued("F", "Share of prompt tokens found in the prefix cache.")]
 Users = Annotated[
     int | None,
-    valued("N", "Plan for N users, each of whom sends the next request after an answer."),
+    valued("N", "Plan for N users, each of whom sends the next request after an answer (and --think)."),
 ]
-Think = Annotated[float, valued("S", "Seconds from an answer, or a session's end, to the next.")]
-Growth = Annotated[float, valued("X", "Plan also for X times the load.")]
+Think = Annotated[
+    float,
+    valued(
+        "S", "Seconds from an answer to the user's next request, or from a session's end to the next session."
+    ),
+]
+Growth = Annotated[float, valued("X", "Also plan for X times the load.")]
 TargetUtilization = Annotated[
     float | None,
     valued(
-        "F", "Most of the sustainable rate that a replica carries.  [default: 0.8, and 0.95 with a target]"
+        "F",
+        "Largest share of its sustainable rate that a replica is planned to carry.  [default: 0.8; 0.95 with "
+        "a target]",
     ),
 ]
 TtftTarget = Annotated[float | None, valued("MS", "Target: 99th percentile of the time to first token.")]
 TpotTarget = Annotated[float | None, valued("MS", "Target: mean time per output token.")]
 TestBySimulation = Annotated[
     bool,
-    typer.Option("--simulate", help="Test the plan: simulate 0.9, 1.0 and 1.1 of the rate, and fleets."),
+    typer.Option(
+        "--simulate", help="Test the plan: simulate one replica at 0.9, 1.0 and 1.1 of its rate, and fleets."
+    ),
 ]
 ClosedForm = Annotated[
     bool,
     typer.Option(
-        "--closed-form", help="Leave the replicas for a target to the closed form, without simulated fleets."
+        "--closed-form", help="Take the replicas for a target from the closed form; simulate no fleets."
     ),
 ]
 Picture = Annotated[
     Path | None,
-    valued("FILE", "Draw a replica from idle to its limit (.html, .svg or .png)."),
+    valued("FILE", "Draw the figures of one replica from idle to its limit (.html, .svg or .png)."),
 ]

@@ -24,8 +24,8 @@ def command(
 ) -> None:
     """Score what other policies would have chosen at the logged decisions.
 
-    Every policy is asked every logged question: the same candidates, the same need. The score is one decision
-    deep; bidkv simulate tells what would have followed.
+    Every policy is asked each logged question with the same candidates and the same number of missing blocks.
+    Each decision is scored alone; bidkv simulate tells what would have followed.
 
     \b
     Examples:

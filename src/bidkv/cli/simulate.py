@@ -64,9 +64,10 @@ def command(
 ) -> None:
     """Compare scheduling strategies on one workload, without a GPU.
 
-    Every strategy runs the identical requests or sessions through a simulated engine that schedules as the
-    real one does. The next turn of a session waits for the last answer. What can never fit into the KV cache
-    is reported and left out. The engine's size is that of a vLLM server on the profile's GPU, unless stated.
+    Every strategy runs the same requests or sessions through a simulated engine that schedules as the real
+    one does. A turn of a session is sent after the answer to the turn before. Requests that can never fit
+    into the KV cache are reported and left out. Unless stated, the engine is as large as a vLLM server on
+    the profile's GPU.
 
     \b
     Examples:

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from bidkv.command_line.declared import valued
 
-TimeUnit = Annotated[str | None, valued("s|ms|us|ns", "Unit of the trace's timestamps, where it is open.")]
+TimeUnit = Annotated[
+    str | None, valued("s|ms|us|ns", "Unit of the trace's timestamps, where the format does not fix it.")
+]
 TokensPerHashId = Annotated[
     int | None, valued("N", "Prompt tokens that one of the trace's hash ids stands for.")
 ]
@@ -15,7 +17,7 @@ Columns = Annotated[
     str | None,
     valued(
         "ROLE=NAME,...",
-        "Columns of a table of no known format: time=start,prompt=in_tokens,output=out_tokens.",
+        "Columns of a table whose format is unknown: time=start,prompt=in_tokens,output=out_tokens.",
     ),
 ]
 TokensPerImage = Annotated[
@@ -33,7 +35,9 @@ InputLengths = Annotated[
 AnswerTokensPerS = Annotated[
     float | None,
     valued(
-        "N", "Speed of recorded answers, to take their time off the gaps of a trace that has arrivals only."
+        "N",
+        "Speed of recorded answers. Their time is subtracted from the gaps between turns, for a trace that "
+        "has arrivals only.",
     ),
 ]
 
