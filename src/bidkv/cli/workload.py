@@ -244,18 +244,6 @@ def read_requests(options: WorkloadOptions, generated: int | None = None) -> Ite
     )
 
 
-def read_hash_chunk(options: WorkloadOptions) -> int | None:
-    """Return the prompt tokens that a hash id of a trace stands for; None where nothing says it."""
-    from bidkv.workloads.resolver import resolve_workload
-
-    found = resolve_workload(options.trace)
-    if found.is_generated:
-        return None
-    trace = _open_trace(options, found)
-    next(iter(trace.requests(rate_rps=options.rate_rps, limit=1, seed=options.seed)), None)
-    return trace.report.tokens_per_hash_id
-
-
 def check_numbers(options: WorkloadOptions) -> None:
     """End the command where a number makes no sense, whatever the workload is."""
     from bidkv.workloads.traces.arrivals import check_rate
