@@ -89,7 +89,7 @@ def command(
     json_file: opt.JsonFile = None,
     picture: own.Picture = None,
 ) -> None:
-    """Plan capacity: what a replica sustains, how many it takes, what limits them, what more would buy.
+    """Plan capacity: what a replica sustains, how many it takes, what limits them, what more would gain.
 
     The plan is computed in closed form from the lengths of a trace (or stated ones) and a step-time profile;
     docs/reference/stability.md has the theory and its errors against simulation. With a target (--slo-...)

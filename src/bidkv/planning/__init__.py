@@ -1,4 +1,4 @@
-"""Capacity planning: what a replica sustains, how many it takes, what limits them, what more would buy."""
+"""Capacity planning: what a replica sustains, how many it takes, what limits them, what more would gain."""
 
 from bidkv.planning.capacity import CapacityPlan, ReplicaOption, make_plan
 from bidkv.planning.check import SHARES, RateCheck, check_rates

@@ -221,7 +221,7 @@ def session_plan_text(plan: SessionPlan) -> str:
         f"  {'once every past is lost':<30} {rate(rates.collapsed):>14}",
         f"  {'were memory endless':<30} {rate(rates.all_cached):>14}",
         "",
-        "what more would buy (sessions/s)",
+        "what more would gain (sessions/s)",
     ]
     lines += [f"  {o.name:<52} {rate(o.own):>10} {rate(o.kept):>10}" for o in rates.options]
     return "\n".join(lines)

@@ -38,11 +38,11 @@ def plan_text(
         f"  published formula    {rate(service.plain_rps)} req/s, M / (b E[g]) with the median step of "
         f"{1e3 * service.median_step_s:.1f} ms",
         f"  limited by           {_LIMITS[service.limit]}; "
-        f"1 % more memory buys {service.memory_elasticity:.2f} %",
+        f"1 % more memory gives {service.memory_elasticity:.2f} % more",
         f"  at saturation        {service.running:.0f} running, {percent(service.memory_fill)} of KV in use, "
         f"{service.preemptions_per_request:.2f} preemptions a request, "
         f"{percent(service.recompute_tax)} recomputed",
-        f"this load on one       {one.verdict}, utilization {percent(one.utilization)} "
+        f"on one replica         {one.verdict}, utilization {percent(one.utilization)} "
         f"({percent(one.utilization_low)} to {percent(one.utilization_high)}; "
         f"published formula {percent(one.plain_utilization)})",
     ]
@@ -55,13 +55,13 @@ def plan_text(
         lines += _found(sizing, plan.growth)
     if plan.each is not None:
         lines.append(
-            f"  each then            {percent(plan.each.memory_fill)} of KV in use, "
+            f"  each replica then    {percent(plan.each.memory_fill)} of KV in use, "
             f"{1e3 * plan.each.answer_tpot_s:.1f} ms a token, first token {seconds(plan.each.ttft_s)} "
             f"(p99 about {seconds(plan.each.ttft_p99_high_s)})"
         )
     lines.append(_advice(plan))
     lines += _over_time(plan)
-    lines += ["", "what more would buy"]
+    lines += ["", "what more would gain"]
     lines += [
         f"  {p.name:<36} {rate(p.sustainable_rps):>7} req/s ({p.gain_pct:+.0f} %), "
         + ("target not kept" if p.replicas is None else f"replicas at {plan.growth:g}x: {p.replicas}")
@@ -72,7 +72,7 @@ def plan_text(
         lines += [
             f"  {c.share:.2f} of the predicted rate: {rate(c.arrivals_rps)} req/s in, "
             f"{rate(c.throughput_rps)} out, {percent(c.kv_use)} of KV in use, the queue "
-            + ("grows" if c.is_growing else "stays")
+            + ("grows" if c.is_growing else "stays short")
             for c in checks
         ]
     if fleet is not None:
@@ -130,7 +130,7 @@ def _fewest(when: str, answer: FleetAnswer, has_target: bool) -> str:
 
 
 def _fleet(check: FleetCheck, has_target: bool) -> str:
-    outcome = "the queues stay"
+    outcome = "the queues stay short"
     if check.is_growing:
         outcome = "the queues grow"
     elif has_target:

@@ -143,7 +143,9 @@ def count_kv(shape: ModelShape, memory_bytes: float, server: ServerMemory, *, ha
     if tokens < 2 * BLOCK_TOKENS:
         room = max(budget - other, 0.0)
         needed = math.ceil(shape.weight_bytes / room) if room else 0
-        advice = f"at least {needed} such GPUs hold the weights" if needed else "no number of them does"
+        advice = (
+            f"at least {needed} such GPUs hold the weights" if needed else "no number of such GPUs holds them"
+        )
         raise ProfileError(
             f"expected weights that fit: they take {shape.weight_bytes / 1e9:.1f} GB, and "
             f"{server.gpus} x {memory_bytes / 1e9:.1f} GB have {server.gpus * room / 1e9:.1f} GB for "
