@@ -11,6 +11,7 @@ from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
 from bidkv.policy.own.sessions_cold import ColdQueue, ColdTurn
 from bidkv.policy.own.sessions_growth import GrowthRoom
 from bidkv.policy.own.sessions_idle import IdleSessions, KnownSession, gap_kind
+from bidkv.policy.own.sessions_lengths import TurnCounts
 from bidkv.policy.own.sessions_prices import StepCosts
 from bidkv.policy.own.sessions_retention import RetentionIndices
 from bidkv.policy.parts.ordering import blocks_to_enter
@@ -23,6 +24,8 @@ _MOST_DROPS_AT_ONCE = 64
 _GROWTH_WEIGHT = 0.02
 _RESIDENT_SHARE = 0.5
 """A turn is resident if at least this share of its session's past is cached."""
+_SHARPNESS = 4
+"""Power of price / index up to which idle sessions count as worthless: only those near the price do."""
 _LEAST_LOSS = 0.5
 """Least price of a lost past at which sessions are kept. Below it something brings most pasts back, and a
 turn that waits for room costs more than a lost past."""
@@ -35,7 +38,8 @@ class Sessions(Fair):
     or one whose past is gone, enters only while its whole context fits beside the resident sessions and their
     growth. Room for growth is kept for the sake of idle sessions: never more than they hold, and the less
     the less they are worth beyond the price of memory (:class:`GrowthRoom`). The sessions that came first
-    are first; the first `look_ahead` of them may enter in any order.
+    are first, or where they differ widely in length and are not worth keeping, the turns that came first; the
+    first `look_ahead` of them may enter in any order.
     While none of them fits, idle sessions are dropped whole: the least important first, and of those the ones
     with the lowest retention index (:class:`RetentionIndices`). Only sessions whose index is below the price
     of memory are dropped, and only if a cold turn fits afterwards. The price is what one more running request
@@ -88,6 +92,7 @@ class Sessions(Fair):
         self._known: dict[str, KnownSession] = {}
         self._prefilling: dict[str, RequestView] = {}
         self._resident_live: set[str] = set()
+        self._turn_counts = TurnCounts()
         self._turn_blocks = 0.0
         self._drops: list[SessionView] = []
 
@@ -120,7 +125,7 @@ class Sessions(Fair):
         if need is None:
             return "resident or preempted: waits for free blocks" if engine.is_waiting(request) else ""
         if not self._cold.is_looked_at(request):
-            return f"cold: needs {need} blocks, and older sessions' cold turns are before it"
+            return f"cold: needs {need} blocks, and other cold turns are before it"
         room = self._cold_room(engine)
         return (
             f"cold: needs {need} blocks, {max(0, int(room))} are left beside {self._num_resident(engine)} "
@@ -292,7 +297,25 @@ class Sessions(Fair):
             self._resident_live.add(request.request_id)
             return
         need = blocks_to_enter(request, engine) - session.cached_blocks
-        self._cold.push(request, (request.priority, session.first_arrival_s), need)
+        arrival_s = request.arrival_s - self._age_that_counts_s(request, session, known.kind, engine)
+        self._cold.push(request, (request.priority, arrival_s), need)
+
+    def _age_that_counts_s(
+        self, request: RequestView, session: SessionView, kind: object, engine: EngineView
+    ) -> float:
+        """Return by how much an old session's cold turn goes before a new session of its time.
+
+        By the whole age of the session, so that those that came first end first. But where sessions of very
+        different lengths are not worth their memory between turns, none is served as a whole anyway: there
+        turns go in the order of arrival, and short sessions need not wait for long ones.
+        """
+        age_s = request.arrival_s - session.first_arrival_s
+        difference = self._turn_counts.difference
+        if age_s <= 0.0 or not difference:
+            return age_s
+        index, price = self.retention.index(kind, 0.0, engine.now_s), self.price(engine)
+        worthless = 1.0 if index <= price else (price / index) ** _SHARPNESS
+        return age_s * (1.0 - difference * worthless)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """It runs: its session is resident from now on."""
@@ -344,6 +367,7 @@ class Sessions(Fair):
 
     def on_session_end(self, session: SessionView, engine: EngineView) -> None:
         """Nothing of it is waited for any more."""
+        self._turn_counts.learn(session.num_turns)
         known = self._known.pop(session.session_id, None)
         if known is not None and known.since_s is not None:
             self.retention.forget(known.kind, known.since_s)
