@@ -39,7 +39,7 @@ def promtool(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str
 
 def controller() -> Controller:
     sizes = QueueingConfig(block_size=16, head_dim=128, num_kv_heads=8, num_layers=32, concurrency=8)
-    return Controller(resolve("fair"), stability=QueueingController(sizes))
+    return Controller(resolve("fair"), time_budget_s=None, stability=QueueingController(sizes))
 
 
 @contextmanager
