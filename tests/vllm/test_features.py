@@ -21,12 +21,22 @@ ALL = [
 
 
 @pytest.fixture(scope="module")
-def reports(model: Path, tmp_path_factory: pytest.TempPathFactory, campaign: bool) -> dict[str, Any]:
-    """Every feature's report, from one process with a hard time limit; 200 requests each in the campaign."""
+def reports(
+    request: pytest.FixtureRequest, model: Path, tmp_path_factory: pytest.TempPathFactory, campaign: bool
+) -> dict[str, Any]:
+    """The report of every feature that a chosen test needs, from one process with a hard time limit.
+
+    In the campaign each serves 200 requests.
+    """
     folder = tmp_path_factory.mktemp("features")
     path = folder / "report.json"
     count = 200 if campaign else 30
-    names = [name for name, feature in FEATURES.items() if campaign or not feature.nightly]
+    chosen = {
+        item.callspec.params["feature"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and item.module is request.module
+    }
+    names = [name for name in FEATURES if name in chosen]
     arguments = [str(model), json.dumps(names), str(count), str(folder), str(path)]
     done = subprocess.run(
         [sys.executable, "-m", "tests.vllm.feature_child", *arguments],
@@ -71,12 +81,16 @@ def test_the_policy_stays_in_charge_and_nothing_is_left_behind(reports, feature,
 
 
 @pytest.mark.parametrize("feature", ALL)
-def test_victims_are_the_preempted(reports, feature):
+def test_victims_are_the_preempted(reports, feature, note_figures):
     """At most one in twenty is spared, and no other request is preempted."""
     runs = reports[feature]["runs"].values()
     by_engine = sum(run["counters"]["preemptions_by_engine"] for run in runs)
     preempted = sum(run["counters"]["preemptions_by_policy"] for run in runs)
     named = sum(run["named"] for run in runs)
+    note_figures(
+        f"{feature}: {len(reports[feature]['alone'])} requests, {preempted} preempted under "
+        f"{' and '.join(POLICIES)}, {named - preempted} more named and spared"
+    )
     assert by_engine == 0
     assert preempted >= (4 if FEATURES[feature].preempts else 0)
     assert named - preempted <= max(1, 0.05 * preempted)
