@@ -212,7 +212,8 @@ FEATURES: dict[str, Feature] = {
         24,
         engine={
             "kv_transfer_config": {
-                "kv_connector": "ExampleConnector",
+                "kv_connector": "PromptsOnDisk",
+                "kv_connector_module_path": "tests.vllm.disk_connector",
                 "kv_role": "kv_both",
                 "kv_connector_extra_config": {"shared_storage_path": FOLDER + "/kv"},
             }

@@ -5,7 +5,7 @@
 Every next prompt repeats the conversation, the engine's own answers included. The same sessions are served
 with ample memory by vLLM's own rules; with short memory and everything going wrong; and with short memory
 while no client names its session, plainly and through a template that drops the first part of every answer.
-Writes FOLDER/report.json.
+Writes FOLDER/report.json after each way; begun again, it goes on with the next one.
 """
 
 from __future__ import annotations
@@ -207,9 +207,12 @@ def main() -> None:
     )
     served = ServedEngine(llm.llm_engine)
     controller = served.controller
-    report: dict[str, Any] = {}
+    path = folder / "report.json"
+    report: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
     def serve(name: str, *, blocks: int | None, **how: Any) -> None:
+        if name in report:
+            return
         served.empty_prefix_cache()
         # The same conversations again are no next turns: each run has books of its own.
         view = served.view
@@ -220,6 +223,9 @@ def main() -> None:
         after = controller.counters.as_dict()
         report[name]["active"] = controller.active
         report[name]["counters"] = {key: after[key] - before[key] for key in after}
+        report["attached"] = served.scheduler.bidkv.glue.attached
+        report["session_failures"] = controller.counters.session_failures
+        path.write_text(json.dumps(report))
 
     controller.disable()
     serve("ample", blocks=None, told=True)
@@ -231,9 +237,6 @@ def main() -> None:
     serve("found", blocks=SHORT_BLOCKS, told=False)
     serve("template", blocks=SHORT_BLOCKS, told=False, drops=REASONING_TOKENS)
     serve("faults", blocks=SHORT_BLOCKS, told=True, faults=True)
-    report["attached"] = served.scheduler.bidkv.glue.attached
-    report["session_failures"] = controller.counters.session_failures
-    (folder / "report.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -26,11 +26,20 @@ def size(campaign: bool) -> tuple[int, int]:
 
 
 @pytest.fixture(scope="module")
-def report(model: Path, tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int]) -> dict[str, Any]:
+def report(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int], campaign: bool
+) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("sessions")
     command = [sys.executable, "-m", "tests.vllm.session_child", str(model), *map(str, size), str(folder)]
     environment = os.environ | {"BIDKV_STRATEGY": STRATEGY}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=3000, check=False, env=environment)
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=14_400 if campaign else 3000,
+        check=False,
+        env=environment,
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     content: dict[str, Any] = json.loads((folder / "report.json").read_text())
     return content
