@@ -29,11 +29,11 @@ class BidKVConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.delta_budget < math.inf:
-            raise ValueError(f"delta_budget must be >= 0.0, got {self.delta_budget}")
+            raise ValueError(f"delta_budget must be >= 0.0, got {self.delta_budget!s:.60}")
         if not self.max_bids_per_solve >= 0:
-            raise ValueError(f"max_bids_per_solve must be >= 0, got {self.max_bids_per_solve}")
+            raise ValueError(f"max_bids_per_solve must be >= 0, got {self.max_bids_per_solve!s:.60}")
         if not 0.0 <= self.truncation_ratio <= 1.0:
-            raise ValueError(f"truncation_ratio must be in [0.0, 1.0], got {self.truncation_ratio}")
+            raise ValueError(f"truncation_ratio must be in [0.0, 1.0], got {self.truncation_ratio!s:.60}")
 
     @property
     def is_active(self) -> bool:

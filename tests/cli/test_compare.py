@@ -65,7 +65,7 @@ def test_two_runs_of_the_simulator_are_compared(tmp_path: Path) -> None:
     assert document["differences"]["num_gpu_blocks"] == {"a": 400, "b": 900}
     change = figures(document, "preempt-evict")["ttft_s.mean"]
     assert change["b"] == written
-    assert change["ratio"] == change["b"] / change["a"]
+    assert change["ratio"] == pytest.approx(change["b"] / change["a"])
     assert change["better"] == "b"
     table = CliRunner().invoke(app, ["compare", *words, "--figures", "TTFT mean,preemptions"]).stdout
     assert "num_gpu_blocks: 400 in A, 900 in B" in table
@@ -141,6 +141,7 @@ GOOD = result(summary())
         (result(summary(ttft_s=3)), "field 'runs[0].ttft_s.mean': expected an object"),
         (result(summary(), trace="u.jsonl"), "field 'config.trace': expected the workload of"),
         (result(summary(), rate_rps=3.0), "field 'config.rate_rps': expected the workload of"),
+        (result(summary(), watermark=math.inf), "field 'config': expected finite numbers"),
         (result(summary(), seed=7), "expected the seeds [0]"),
         (result(summary(), seed="x"), "field 'config.seed': expected a whole number"),
         (result(summary("fair"), summary("fast")), "expected a strategy of"),
@@ -154,6 +155,15 @@ def test_files_that_do_not_match_are_refused(tmp_path: Path, b: Any, words: str)
     assert err.startswith(f"bidkv: error: compare: {tmp_path / 'b'}")
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_ratios_beyond_all_numbers_are_numbers(tmp_path: Path) -> None:
+    least, most = summary(throughput_rps=1e-299), summary(throughput_rps=1e299)
+    code, out, _ = compare(tmp_path, result(least), result(most), "--json", "-")
+    assert code == 0
+    (found,) = json.loads(out)["strategies"]
+    ratio = next(f["ratio"] for f in found["figures"] if f["figure"] == "throughput_rps")
+    assert 1e300 < ratio < math.inf
 
 
 def test_other_workloads_are_compared_when_asked(tmp_path: Path) -> None:

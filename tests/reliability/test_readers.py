@@ -80,6 +80,7 @@ def test_an_experiments_figures_are_of_their_kinds(good: bytes, bad: bytes) -> N
         ("sglang-config", b'{"chunked_prefill_size": "64"}'),
         ("sglang-config", b'{"context_length": {}}'),
         ("settings", b'{"delta_budget": -1' + b"0" * 400 + b"}"),
+        ("settings", b'{"release_pct": ' + b"9" * 3000 + b"}"),
         ("stored-failure", b"[]"),
         ("samples", b"[" * 5000),
         ("samples", b'{"version": 1}\n{"request_id": "r", "intended_s": 0, "chunks": [[0.5, "2"]]}\n'),

@@ -167,6 +167,10 @@ def read_simulation(path: Path) -> SimulationFile:
     config, runs = document.get("config"), document.get("runs")
     if not isinstance(config, dict) or "trace" not in config:
         _refuse(path, "config", "what a run of `bidkv simulate --json` was given", config)
+    try:
+        json.dumps(config, allow_nan=False)
+    except (ValueError, RecursionError):
+        _refuse(path, "config", "finite numbers", config)
     if not isinstance(runs, list) or not runs:
         _refuse(path, "runs", "a list of at least one strategy's figures", runs)
     found: dict[str, Summary] = {}
@@ -285,14 +289,19 @@ def _change(figure: Figure, pairs: Sequence[tuple[Summary, Summary]]) -> FigureC
     a, b = (math.fsum(side) / len(known) for side in zip(*known, strict=True))
     if any(x <= 0.0 or y <= 0.0 for x, y in known):
         return FigureChange(figure, a, b, None)
-    logs = [math.log(y / x) for x, y in known]
-    ratio = math.exp(math.fsum(logs) / len(logs))
+    logs = [math.log(y) - math.log(x) for x, y in known]
+    ratio = _exp(math.fsum(logs) / len(logs))
     if len(logs) < 2:
         return FigureChange(figure, a, b, ratio)
     from bidkv.evaluation.intervals import mean_interval
 
     low, high = mean_interval(logs)
-    return FigureChange(figure, a, b, ratio, math.exp(low), math.exp(high))
+    return FigureChange(figure, a, b, ratio, _exp(low), _exp(high))
+
+
+def _exp(log: float) -> float:
+    """Return e to that power, or the nearest number above 0 that a file can hold."""
+    return math.exp(min(max(log, -700.0), 700.0))
 
 
 def _differences(a: SimulationFile, b: SimulationFile) -> dict[str, tuple[Any, Any]]:

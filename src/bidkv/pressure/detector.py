@@ -28,11 +28,11 @@ class PressureConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.threshold_pct <= 1.0:
-            raise ValueError(f"threshold_pct must be in (0.0, 1.0], got {self.threshold_pct}")
+            raise ValueError(f"threshold_pct must be in (0.0, 1.0], got {self.threshold_pct!s:.60}")
         if not self.min_free_tokens >= 0:
-            raise ValueError(f"min_free_tokens must be >= 0, got {self.min_free_tokens}")
+            raise ValueError(f"min_free_tokens must be >= 0, got {self.min_free_tokens!s:.60}")
         if self.release_pct is not None and not 0.0 < self.release_pct <= self.threshold_pct:
-            raise ValueError(f"release_pct must be in (0.0, threshold_pct], got {self.release_pct}")
+            raise ValueError(f"release_pct must be in (0.0, threshold_pct], got {self.release_pct!s:.60}")
 
 
 class _Stats(NamedTuple):
@@ -72,9 +72,9 @@ class PressureDetector:
             ValueError: `used_tokens` or `pending_high_priority` is negative.
         """
         if not used_tokens >= 0:
-            raise ValueError(f"used_tokens must be >= 0, got {used_tokens}")
+            raise ValueError(f"used_tokens must be >= 0, got {used_tokens!s:.60}")
         if not pending_high_priority >= 0:
-            raise ValueError(f"pending_high_priority must be >= 0, got {pending_high_priority}")
+            raise ValueError(f"pending_high_priority must be >= 0, got {pending_high_priority!s:.60}")
         config = self._config
         limit_pct = config.threshold_pct
         release_pct = config.release_pct

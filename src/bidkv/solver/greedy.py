@@ -35,9 +35,9 @@ class SolverConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.delta_budget <= 1.0:
-            raise ValueError(f"delta_budget must be in [0.0, 1.0], got {self.delta_budget}")
+            raise ValueError(f"delta_budget must be in [0.0, 1.0], got {self.delta_budget!s:.60}")
         if not self.max_bids_per_solve >= 1:
-            raise ValueError(f"max_bids_per_solve must be >= 1, got {self.max_bids_per_solve}")
+            raise ValueError(f"max_bids_per_solve must be >= 1, got {self.max_bids_per_solve!s:.60}")
         if not self.decision_reason:
             raise ValueError("decision_reason must be a non-empty string")
 
@@ -103,7 +103,7 @@ class GreedyBidSolver:
             return BidAcceptance((), 0, 0.0, f"{reason}:{suffix}")
         budget = config.delta_budget if delta_budget is None else delta_budget
         if not (math.isfinite(budget) and budget >= 0.0):
-            raise ValueError(f"delta_budget must be >= 0.0, got {budget}")
+            raise ValueError(f"delta_budget must be >= 0.0, got {budget!s:.60}")
 
         accepted: dict[str, str] = {}  # request id -> bid id
         freed = 0
