@@ -13,17 +13,22 @@ DATA = ROOT / "tests/data"
 
 
 @pytest.mark.parametrize(
-    ("gpu", "profile"),
+    ("runs", "section", "options"),
     [
-        ("h100", "h100-llama3.1-8b-async"),
-        ("h200", str(DATA / "h200/h200-llama3.1-8b-scaled.json")),
+        ("h100/session-pairs", "h100-sessions", ["--profile", "h100-llama3.1-8b-async"]),
+        (
+            "h200/session-pairs",
+            "h200-sessions",
+            ["--profile", str(DATA / "h200/h200-llama3.1-8b-scaled.json")],
+        ),
+        ("h200/offloading", "h200-offloading", []),
     ],
 )
 def test_the_tables_are_what_the_command_prints(
-    gpu: str, profile: str, capsys: pytest.CaptureFixture[str]
+    runs: str, section: str, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(DATA / gpu / "session-pairs"), "--profile", profile]) == 0
+    assert main([str(DATA / runs), *options]) == 0
     printed = capsys.readouterr().out.strip()
     page = (ROOT / "docs/results/sessions.md").read_text(encoding="utf-8")
-    table = page.split(f"<!-- {gpu}-sessions: begin -->")[1].split(f"<!-- {gpu}-sessions: end -->")[0]
+    table = page.split(f"<!-- {section}: begin -->")[1].split(f"<!-- {section}: end -->")[0]
     assert table.strip() == printed
