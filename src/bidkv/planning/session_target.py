@@ -16,7 +16,7 @@ from statistics import fmean
 
 from bidkv.evaluation.latency_target import LatencyTarget
 from bidkv.planning.session_traffic import shared_content
-from bidkv.planning.sizing import RUNS, with_room
+from bidkv.planning.sizing import RUNS, with_room, worst_of
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.sessions import Session, SessionArrivals
@@ -98,19 +98,10 @@ def largest_rate(
     """
 
     def trial(kept: LatencyTarget, rate: float) -> SessionCheck:
-        check = None
-        for run in range(RUNS):
-            number = min(max(math.ceil(LIFETIMES * rate * session_s), FEWEST_SESSIONS), MOST_SESSIONS)
-            many = repeat_sessions(sessions, number)
-            found = check_rate(many, order, engine, profile, kept, rate, seed + run)
-            if on_check is not None:
-                on_check(found)
-            if check is None or not found.holds or found.ttft_p99_s > check.ttft_p99_s:
-                check = found
-            if not found.holds:
-                break
-        assert check is not None
-        return check
+        number = min(max(math.ceil(LIFETIMES * rate * session_s), FEWEST_SESSIONS), MOST_SESSIONS)
+        many = repeat_sessions(sessions, number)
+        checks = (check_rate(many, order, engine, profile, kept, rate, seed + run) for run in range(RUNS))
+        return worst_of(checks, on_check)
 
     for kept in (with_room(target), target):
         found = _search(partial(trial, kept), guess)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol, TypeVar
 
 from bidkv.evaluation.latency_target import LatencyTarget
 from bidkv.planning.capacity import CapacityPlan, ReplicaOption, advise_kv
@@ -135,17 +136,11 @@ def size_fleet(
     rate_rps = growth * demand.arrivals.value
 
     def trial(kept: LatencyTarget, replicas: int) -> FleetCheck:
-        worst: FleetCheck | None = None
-        for workload in workloads:
-            check = simulate_size(workload, engine, profile, kept, router, replicas, rate_rps)
-            if on_trial is not None:
-                on_trial(check)
-            if worst is None or not check.holds or check.ttft_p99_s > worst.ttft_p99_s:
-                worst = check
-            if not check.holds:
-                break
-        assert worst is not None
-        return worst
+        checks = (
+            simulate_size(workload, engine, profile, kept, router, replicas, rate_rps)
+            for workload in workloads
+        )
+        return worst_of(checks, on_trial)
 
     first, low, high = (-(-number // part) for number in (guess, least, most))
     # A target so near to what an idle replica does that it leaves no room is kept without.
@@ -154,6 +149,36 @@ def size_fleet(
         if found is not None:
             return replace(found, replicas=max(part * found.replicas, least))
     return None
+
+
+class _Check(Protocol):
+    @property
+    def holds(self) -> bool: ...
+
+    @property
+    def ttft_p99_s(self) -> float: ...
+
+
+_AnyCheck = TypeVar("_AnyCheck", bound=_Check)
+
+
+def worst_of(checks: Iterable[_AnyCheck], on_check: Callable[[_AnyCheck], None] | None) -> _AnyCheck:
+    """Return the first check that does not hold, or else the one whose first tokens came latest.
+
+    Args:
+        checks: at least one; none is taken after the first that does not hold.
+        on_check: is told every one that is taken.
+    """
+    worst: _AnyCheck | None = None
+    for check in checks:
+        if on_check is not None:
+            on_check(check)
+        if worst is None or not check.holds or check.ttft_p99_s > worst.ttft_p99_s:
+            worst = check
+        if not check.holds:
+            break
+    assert worst is not None
+    return worst
 
 
 def with_room(target: LatencyTarget) -> LatencyTarget:

@@ -47,7 +47,6 @@ class GrowthRoom:
         growth_blocks = min(growth_blocks, self._retained_blocks - gone)
         if growth_blocks <= 0.0 or not self._weights:
             return 0.0
-        known = len(self._weights)
-        end = bisect_left(self._blocks, gone + growth_blocks, num_dropped, known)
+        end = bisect_left(self._blocks, gone + growth_blocks, num_dropped, len(self._weights))
         beyond = gone + growth_blocks - self._blocks[end]  # negative: only a part of the last one's blocks
-        return self._worth[end] - self._worth[num_dropped] + beyond * self._weights[min(end, known) - 1]
+        return self._worth[end] - self._worth[num_dropped] + beyond * self._weights[end - 1]
