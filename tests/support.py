@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
@@ -178,3 +178,19 @@ class Scripted(Policy):
     def reserve_blocks(self, engine: EngineView) -> int:
         assert self.reserve is not None
         return self.reserve(engine)  # type: ignore[return-value]
+
+
+class NothingCached:
+    """A prefix cache in which nothing is ever cached; a `SessionCache`."""
+
+    def cached_tokens(self, request: RequestView) -> int:
+        return 0
+
+    def block_keys(self, request: RequestView) -> Sequence[Hashable]:
+        return ()
+
+    def is_cached(self, key: Hashable) -> bool:
+        return False
+
+    def reuse_first(self, keys: Sequence[Hashable]) -> int:
+        return 0

@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 from tests.core.under_pressure import Diary, assert_switched_off, engine_under_pressure, one_of_each_event
-from tests.support import FakeEngine, FakeRequest, Scripted
+from tests.support import FakeEngine, FakeRequest, NothingCached, Scripted
 
 from bidkv.control import Controller
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView
-
-
-class NoSessions:
-    """A prefix cache in which nothing is ever cached; a `SessionCache`."""
-
-    def cached_tokens(self, request: RequestView) -> int:
-        return 0
-
-    def block_keys(self, request: RequestView) -> Sequence[Hashable]:
-        return ()
-
-    def is_cached(self, key: Hashable) -> bool:
-        return False
-
-    def reuse_first(self, keys: Sequence[Hashable]) -> int:
-        return 0
 
 
 def last(candidates: Sequence[RequestView], need_blocks: int, engine: EngineView) -> RequestView:
@@ -315,7 +299,7 @@ def test_a_policy_that_cannot_say_what_it_answers_leaves_the_old_one_in_charge()
 def test_a_policy_is_asked_once_what_it_answers() -> None:
     engine = engine_under_pressure()
     control = Controller(Moody(1))
-    control.track_sessions(NoSessions())
+    control.track_sessions(NothingCached())
     control.disable()
     assert list(control.before_step(engine)) == []
     assert control.counters.failures == 0

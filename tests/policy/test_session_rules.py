@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from unittest.mock import patch
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import FakeEngine, FakeRequest
+from tests.support import FakeEngine, FakeRequest, NothingCached
 
 from bidkv.control import Controller
 from bidkv.policy import resolve
@@ -114,27 +114,11 @@ def test_active_programs_fit_the_memory_after_a_check() -> None:
     )
 
 
-class _NoCache:
-    """An engine in which nothing is ever cached."""
-
-    def cached_tokens(self, request: RequestView) -> int:
-        return 0
-
-    def block_keys(self, request: RequestView) -> Sequence[Hashable]:
-        return ()
-
-    def is_cached(self, key: Hashable) -> bool:
-        return False
-
-    def reuse_first(self, keys: Sequence[Hashable]) -> int:
-        return 0
-
-
 def _paused_program(*turns: FakeRequest) -> tuple[Controller, FakeEngine]:
     """An engine where these turns of one session wait while the only turn of another fills the memory."""
     engine = FakeEngine(num_blocks=100, free_blocks=100, prefix_caching=True)
     control = Controller(ProgramPausing(), time_budget_s=None)
-    engine.sessions = control.track_sessions(_NoCache())
+    engine.sessions = control.track_sessions(NothingCached())
     first = FakeRequest("first", num_prompt_tokens=1200, session_id="first", is_last_turn=True)
     engine.running.append(first)
     control.on_arrival(first, engine)
@@ -205,7 +189,7 @@ def test_requests_without_a_session_end_their_program() -> None:
     for policy in policies:
         engine = FakeEngine(num_blocks=100, free_blocks=100, prefix_caching=True)
         control = Controller(policy, time_budget_s=None)
-        engine.sessions = control.track_sessions(_NoCache())
+        engine.sessions = control.track_sessions(NothingCached())
         for number in range(50):
             request = FakeRequest(f"r{number}", num_prompt_tokens=1200)
             engine.queue.append(request)
@@ -225,7 +209,7 @@ def test_the_hit_rate_of_agents_is_that_of_the_past_of_their_sessions() -> None:
         engine = FakeEngine(num_blocks=100, free_blocks=100, prefix_caching=True)
         policy = AgentCongestion()
         control = Controller(policy, time_budget_s=None)
-        engine.sessions = control.track_sessions(_NoCache())
+        engine.sessions = control.track_sessions(NothingCached())
         turn = FakeRequest("a#0", num_prompt_tokens=320, num_computed_tokens=computed, session_id="a")
         control.on_arrival(turn, engine)
         control.on_admit(turn, engine)

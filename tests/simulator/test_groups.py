@@ -31,14 +31,20 @@ def request(number: int, prompt: int, output: int) -> WorkloadRequest:
     )
 
 
-def test_blocks_of_one_request_step_by_step():
-    """A row for every four positions; a block of the window goes when the next position does not see it."""
-    engine = VllmStepEngine(WINDOWED, PROFILE, Controller(resolve("preempt-evict")))
-    engine.submit(SimRequest(request(0, 20, 6), WINDOWED.model_len))
+def serve_one(config):
+    """Serve a request of 20 tokens and 6 answered ones; return the engine and the blocks of each step."""
+    engine = VllmStepEngine(config, PROFILE, Controller(resolve("preempt-evict")))
+    engine.submit(SimRequest(request(0, 20, 6), config.model_len))
     held = []
     while not engine.idle:
         engine.step()
         held.append(engine.used_blocks_in_step)
+    return engine, held
+
+
+def test_blocks_of_one_request_step_by_step():
+    """A row for every four positions; a block of the window goes when the next position does not see it."""
+    engine, held = serve_one(WINDOWED)
     # 16 positions take 4 rows of two. Then 9 of them are out of sight of the 17th, which frees two blocks,
     # and positions 17 to 20 take a fifth row. The 21st takes a sixth and frees a third block. When 23 are
     # computed, 16 are out of sight, and a fourth block goes. The 25th takes a seventh row.
@@ -85,12 +91,7 @@ def test_the_longest_sequence_is_what_the_memory_holds():
 def test_a_state_takes_one_block_and_keeps_it(asynchronous):
     """Three states beside a block of full attention for every four positions (rule 25)."""
     config = replace(STATES, async_scheduling=asynchronous)
-    engine = VllmStepEngine(config, PROFILE, Controller(resolve("preempt-evict")))
-    engine.submit(SimRequest(request(0, 20, 6), config.model_len))
-    held = []
-    while not engine.idle:
-        engine.step()
-        held.append(engine.used_blocks_in_step)
+    engine, held = serve_one(config)
     assert held[:7] == [3 + 4, 3 + 5, 3 + 6, 3 + 6, 3 + 6, 3 + 6, 3 + 7]
     assert engine.free_blocks == config.usable_blocks
     assert engine.blocks_per_growth == 1
