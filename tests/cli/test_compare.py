@@ -178,7 +178,7 @@ def test_other_workloads_are_compared_when_asked(tmp_path: Path) -> None:
     [
         (("--figures", "ttft"), "--figures: expected figures out of throughput_rps, "),
         (("--figures", "req/s,throughput_rps"), "expected each figure once"),
-        (("--figures", ","), "expected at least one figure"),
+        (("--figures", ","), "found an empty one"),
         (("--fail-if-worse", "-1"), "--fail-if-worse: expected a share of at least 0"),
         (("--fail-if-worse", "nan"), "--fail-if-worse: expected a share of at least 0"),
         (("--picture", "x.pdf"), "--picture: expected a name that ends in .html, .svg or .png"),

@@ -85,3 +85,12 @@ def test_a_broken_result_is_named(folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert name in done.stderr
     assert "expected an object with exactly the fields" in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", "sim"])
+def test_errors_begin_as_those_of_every_command(engine: str, tmp_path: Path) -> None:
+    words = ["experiment", "--engine", engine, "--output-dir", str(tmp_path), "--strategies"]
+    done = RUNNER.invoke(app, [*words, "fair,,lcf"])
+    assert done.exit_code == 2
+    assert done.stderr.startswith("bidkv: error: --strategies: expected values with commas")
+    assert "Usage: bidkv experiment " in RUNNER.invoke(app, [*words[:3], "--no-such-option"]).stderr

@@ -65,7 +65,7 @@ def test_json_on_stdout_is_all_there_is() -> None:
         (["--output-dir", __file__], "--output-dir: expected a folder, found the file"),
         (["--size", "XL"], "size 'XL' does not exist"),
         (["--load", "1,x"], "--load: expected numbers"),
-        (["--load", ","], "expected at least one load"),
+        (["--load", ","], "--load: expected values with commas between them, found an empty one in ','"),
         (["--seeds", "99"], "--seeds: expected 1 to 8"),
         (["--docs", "no/such/file.md"], "--docs: no/such/file.md"),
         (["--png", "picture.gif"], "--png: expected a name that ends in .png"),

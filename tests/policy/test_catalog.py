@@ -99,10 +99,24 @@ def test_a_bad_text_is_an_error_that_lists_what_exists(
         assert all(name in str(error.value) for name in available())
 
 
-@pytest.mark.parametrize("spec", ["", " , ,"])
-def test_an_empty_list_is_an_error(spec: str) -> None:
-    with pytest.raises(PolicySpecError, match=r"no policy named\. Available: "):
+@pytest.mark.parametrize(
+    ("spec", "found"),
+    [
+        ("", "none"),
+        (" , ,", "an empty one in ' , ,'"),
+        ("fair,,lcf", "an empty one"),
+        ("fair,", "an empty one"),
+    ],
+)
+def test_a_list_with_an_empty_name_is_an_error(spec: str, found: str) -> None:
+    with pytest.raises(PolicySpecError, match=rf"found {found}.*Available: "):
         resolve_all(spec)
+
+
+@pytest.mark.parametrize("spec", ["fair:", "fair: ", "lcf:", "fair:passes=8;", "fair:;passes=8"])
+def test_a_colon_without_an_option_is_an_error(spec: str) -> None:
+    with pytest.raises(PolicySpecError, match="expected key=value;key=value after the ':', found '"):
+        resolve(spec)
 
 
 def test_a_name_is_registered_once() -> None:

@@ -161,7 +161,7 @@ def command(
         recording = read_recording(requests, steps)
         step_times = load_profile(profile)
     except (TraceError, ProfileError, ValueError) as error:
-        return print_error("bidkv", error)
+        return print_error(error)
     print(render(replay(recording, step_times, engine)))
     return 0
 

@@ -229,14 +229,14 @@ def command(
 ) -> int:
     """Simulate the runs that a real engine made; print how far apart they are."""
     if profile is None and not tails:
-        return print_error("bidkv", "expected --profile or --tails")
+        return print_error("expected --profile or --tails")
     try:
         if profile is None or tails:
             print(tail_table(runs))
             return 0
         compared = compare_runs(runs, load_profile(profile), without=without.split(","))
     except (OSError, ValueError) as error:
-        return print_error("bidkv", error)
+        return print_error(error)
     print(order_table(compared, noise) if order else closeness_table(compared))
     return 0
 

@@ -164,7 +164,7 @@ def command(
         evidence |= {"absolute": float(f"{error.absolute:.4g}")}
         out.write_text(dump_profile(profile, evidence), encoding="utf-8")
     except (OSError, ValueError) as failure:
-        return print_error("bidkv", failure)
+        return print_error(failure)
     return 0
 
 

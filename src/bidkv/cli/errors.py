@@ -8,14 +8,12 @@ from typing import NoReturn
 
 import typer
 
-BAD_INPUT = 2
-"""Exit code for input that cannot be used, as command-line libraries have it."""
+from bidkv.command_line.errors import print_error
 
 
 def fail(message: str) -> NoReturn:
     """Print one line that names the mistake and leave with exit code 2."""
-    typer.echo(f"bidkv: error: {' '.join(message.split())}", err=True)
-    raise typer.Exit(BAD_INPUT)
+    raise typer.Exit(print_error(message))
 
 
 @contextmanager

@@ -45,4 +45,5 @@ def command(context: typer.Context) -> None:
     engine = stated or _engine_of_file(arguments) or "vllm"
     if engine not in _ENGINES:
         fail(f"--engine: expected vllm, sglang or sim, got {engine!r}")
-    raise typer.Exit((sglang if engine == "sglang" else vllm)(arguments))
+    main = sglang if engine == "sglang" else vllm
+    raise typer.Exit(main(arguments, prog="bidkv experiment"))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from bidkv.cli.errors import bad_input
 from bidkv.command_line.declared import valued
 from bidkv.command_line.server_options import (
     DEFAULT_BLOCK_SIZE,
@@ -19,6 +20,7 @@ from bidkv.command_line.server_options import (
     MaxNumSeqs,
     NumGpuBlocks,
 )
+from bidkv.protocol.texts import split_list
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
@@ -178,3 +180,9 @@ LogArgument = Annotated[
 
 DEFAULT_SESSION_STAGGER_S = 0.2
 """Seconds between the starts of the first concurrent sessions, as in the recorded runs of sessions."""
+
+
+def split_names(option: str, text: str) -> list[str]:
+    """Return the names that an option lists with commas; the option is named where one is empty."""
+    with bad_input(option):
+        return split_list(text)

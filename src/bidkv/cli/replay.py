@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bidkv.cli.errors import bad_input, fail
-from bidkv.cli.options import LogArgument, PrintJson
+from bidkv.cli.errors import bad_input
+from bidkv.cli.options import LogArgument, PrintJson, split_names
 from bidkv.cli.outputs import write_json
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def command(
     from bidkv.observability.replay import replay
     from bidkv.policy import resolve
 
-    names = [part.strip() for part in strategy.split(",") if part.strip()]
-    if not names:
-        fail("--strategy: expected at least one policy")
+    names = split_names("--strategy", strategy)
     with bad_input("--strategy"):
         policies = [(name, resolve(name)) for name in names]
     with bad_input("LOG"):

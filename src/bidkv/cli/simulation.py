@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from bidkv.cli.errors import bad_input, fail
+from bidkv.cli.options import split_names
 from bidkv.cli.outputs import progress_bar, table_console, write_json
 from bidkv.cli.workload import Workload
 
@@ -156,9 +157,7 @@ def check_strategies(text: str) -> list[str]:
     """Split `--strategy` and check every name in it."""
     from bidkv.policy import resolve
 
-    names = [part.strip() for part in text.split(",") if part.strip()]
-    if not names:
-        fail("--strategy: expected at least one strategy")
+    names = split_names("--strategy", text)
     for name in names:
         with bad_input("--strategy"):
             resolve(name)

@@ -13,7 +13,7 @@ import typer
 
 from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.option_groups import expand_groups
-from bidkv.cli.options import JsonFile, SplitName
+from bidkv.cli.options import JsonFile, SplitName, split_names
 from bidkv.cli.outputs import progress_bar, require_all_writable, require_extra, write_json
 from bidkv.cli.workload import FileStatements, print_report
 from bidkv.command_line.config_file import with_config
@@ -224,7 +224,7 @@ def _read_files(trace: str | None, stated: FileStatements) -> Sequence[TraceFile
             names = " and ".join(f"--{name.replace('_', '-')}" for name in statements)
             fail(f"{names}: expected together with --trace, whose files need it")
         return ()
-    files = [TraceFile(path, statements) for path in split_names(trace)]
+    files = [TraceFile(path, statements) for path in split_names("--trace", trace)]
     stated.make_options()
     for file in files:
         with bad_input("--trace"):
@@ -264,9 +264,9 @@ def _play(choice: _Choice, machine: str | None, jobs: int, output_dir: Path | No
 
     with bad_input("options"):
         plan = TournamentPlan.make(
-            all_policies() if choice.strategy is None else split_names(choice.strategy),
-            families=_names_or_all(choice.family),
-            sizes=DEFAULT_SIZES if choice.size is None else split_names(choice.size),
+            all_policies() if choice.strategy is None else split_names("--strategy", choice.strategy),
+            families=_names_or_all("--family", choice.family),
+            sizes=DEFAULT_SIZES if choice.size is None else split_names("--size", choice.size),
             loads=split_numbers("--load", choice.load or _LOADS),
             seeds=choice.seeds,
             requests=choice.requests,
@@ -297,10 +297,10 @@ def _play_sessions(
         fail("--requests: a tournament of sessions is as long as --open-s and --closed-s say")
     with bad_input("options"):
         plan = SessionPlan.make(
-            _names_or_all(choice.strategy),
-            machines=_names_or_all(given.machine),
-            sizes=_names_or_all(choice.size),
-            families=_names_or_all(choice.family),
+            _names_or_all("--strategy", choice.strategy),
+            machines=_names_or_all("--machine", given.machine),
+            sizes=_names_or_all("--size", choice.size),
+            families=_names_or_all("--family", choice.family),
             loads=OPEN_LOADS if choice.load is None else split_numbers("--load", choice.load),
             levels=split_numbers("--level", given.level),
             seeds=choice.seeds,
@@ -317,8 +317,8 @@ def _play_sessions(
         )
 
 
-def _names_or_all(text: str | None) -> list[str] | None:
-    return None if text is None else split_names(text)
+def _names_or_all(option: str, text: str | None) -> list[str] | None:
+    return None if text is None else split_names(option, text)
 
 
 def _check_outputs(
@@ -371,15 +371,11 @@ def _write(
         regenerate_section(docs_file, section, standings.markdown(made_by))
 
 
-def split_names(text: str) -> list[str]:
-    """Return the names of a comma-separated list."""
-    return [part for part in (piece.strip() for piece in text.split(",")) if part]
-
-
 def split_numbers(option: str, text: str) -> list[float]:
     """Return the numbers of a comma-separated list; the option is named where one is not a number."""
+    parts = split_names(option, text)
     try:
-        return [float(part) for part in split_names(text)]
+        return [float(part) for part in parts]
     except ValueError:
         fail(f"{option}: expected numbers with commas between them, got {text!r}")
 

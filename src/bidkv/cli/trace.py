@@ -12,6 +12,7 @@ from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_other_file, require_writable, write_json
 from bidkv.cli.workload import FileStatements
+from bidkv.protocol.texts import plain_number
 
 if TYPE_CHECKING:
     from bidkv.workloads.trace_editing import Content
@@ -194,8 +195,10 @@ def fit(
             fitted = fit_requests(content.requests or ())
     if write_json({"trace": trace, **fitted.as_dict()}, json_file):
         return
-    rate_text = "" if fitted.rate_rps is None else f" --rate {fitted.rate_rps:.4g}"
-    typer.echo(f"bidkv simulate --workload '{fitted.spec}'{rate_text}")
+    fitted_rate = "" if fitted.rate_rps is None else plain_number(fitted.rate_rps, 4).replace(",", "")
+    typer.echo(
+        f"bidkv simulate --workload '{fitted.spec}'" + (f" --rate {fitted_rate}" if fitted_rate else "")
+    )
     for name, distance in fitted.distances.items():
         typer.echo(f"{name:10} distance to the data {distance:.3f}")
     for note in fitted.notes:

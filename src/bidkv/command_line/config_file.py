@@ -58,13 +58,11 @@ class ConfigScope:
     """What a program tells its command of itself, where the command's name does not say it.
 
     Attributes:
-        prog: name of the program in messages.
         command: name of its table.
         more: further names of options that it takes, which typer does not know.
         stated: values of those that the command line states.
     """
 
-    prog: str
     command: str
     more: frozenset[str] = frozenset()
     stated: Mapping[str, str] = field(default_factory=dict)
@@ -147,7 +145,7 @@ def _find_lines(text: str) -> dict[tuple[str, str], int]:
 
 def _scope(context: typer.Context) -> ConfigScope:
     scope = context.find_root().obj
-    return scope if isinstance(scope, ConfigScope) else ConfigScope("bidkv", str(context.info_name))
+    return scope if isinstance(scope, ConfigScope) else ConfigScope(str(context.info_name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +224,7 @@ def with_config(command: Callable[..., _Result]) -> Callable[..., _Result]:
         try:
             context.default_map = dict(_check(options, scope, config, read_config(config, scope.command)))
         except ConfigError as error:
-            raise typer.Exit(print_error(scope.prog, error)) from error
+            raise typer.Exit(print_error(error)) from error
         return config
 
     @functools.wraps(command)
@@ -269,7 +267,7 @@ def _say_who_wins(context: typer.Context, file: Path, options: Sequence[_Option]
     winners = f"; the command line wins for {', '.join(losing)}" if losing else ""
     scope = _scope(context)
     number = len(read_config(file, scope.command))
-    print(f"{scope.prog}: {file} states {number} options{winners}", file=sys.stderr)
+    print(f"bidkv: {file} states {number} options{winners}", file=sys.stderr)
 
 
 def _is_of_command_line(context: typer.Context, name: str) -> bool:
@@ -294,11 +292,11 @@ def _write(scope: ConfigScope, file: Path, options: Sequence[_Option], values: M
         file.write_bytes(text.encode())
     except OSError as error:
         message = f"--write-config: {file}: {error.strerror or error}"
-        raise typer.Exit(print_error(scope.prog, message)) from error
+        raise typer.Exit(print_error(message)) from error
     except UnicodeEncodeError as error:  # a file name may hold bytes that are not text
         shown = error.object[max(error.start - 20, 0) : error.end]
         message = f"--write-config: expected values of UTF-8 text, found {shown!r}"
-        raise typer.Exit(print_error(scope.prog, message)) from error
+        raise typer.Exit(print_error(message)) from error
 
 
 def _toml(value: Any) -> str:

@@ -11,9 +11,9 @@ BAD_INPUT = 2
 """Exit code of a command whose input makes no sense; typer uses the same."""
 
 
-def print_error(prog: str, error: object) -> int:
+def print_error(error: object) -> int:
     """Print one line that names the mistake in a command's input, and return the exit code for it."""
-    print(f"{prog}: error: {error}", file=sys.stderr)
+    print(f"bidkv: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
     return BAD_INPUT
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from bidkv.evaluation.baseline import choose_baseline
+from bidkv.protocol.texts import split_list
 
 Summary = Mapping[str, Any]
 """What :meth:`bidkv.results.RunResult.summary` returns."""
@@ -198,15 +199,13 @@ def choose_figures(text: str) -> tuple[Figure, ...]:
     # A heading that sessions have too means the figure of all requests.
     headings = {figure.heading.casefold(): figure for figure in reversed(ALL_FIGURES)}
     chosen: list[Figure] = []
-    for part in filter(None, (piece.strip() for piece in text.split(","))):
+    for part in split_list(text):
         figure = known.get(part) or headings.get(part.casefold())
         if figure is None:
             raise ValueError(f"expected figures out of {', '.join(known)}, found {part!r:.60}")
         if figure in chosen:
             raise ValueError(f"expected each figure once, found {part!r:.60} twice")
         chosen.append(figure)
-    if not chosen:
-        raise ValueError(f"expected at least one figure out of {', '.join(known)}")
     return tuple(chosen)
 
 

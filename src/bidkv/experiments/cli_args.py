@@ -14,6 +14,7 @@ from bidkv.experiments.session_load import has_sessions
 from bidkv.experiments.simulated_driver import SESSION_DEFAULTS, SimConfig, SimDriver, SimEngine
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
+from bidkv.protocol.texts import split_list
 from bidkv.simulator import EngineConfig
 from bidkv.workloads import leave_out_unfit
 from bidkv.workloads.resolver import make_requests, tokens_per_hash_id
@@ -266,7 +267,7 @@ def _read_rate(text: str, option: str) -> float:
 
 
 def _split(text: str, option: str) -> list[str]:
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts:
-        raise UsageError(f"{option}: expected at least one, got {text!r}")
-    return parts
+    try:
+        return split_list(text)
+    except ValueError as error:
+        raise UsageError(f"{option}: {error}") from error

@@ -56,7 +56,7 @@ def generate_load(given: LoadOptions) -> int:
                 list(read_trace(given.workload)), dialect, given.model, given.vocabulary, given.salt
             )
     except (TraceError, ValueError, OSError) as error:
-        return print_error(PROG, error)
+        return print_error(error)
     # A garbage collection in the middle of the run would make requests late.
     gc.collect()
     gc.freeze()

@@ -147,7 +147,6 @@ class EngineKind:
     """What a runner's command line is about.
 
     Attributes:
-        prog: name of the command in messages.
         name: of the real engine, "vllm" or "sglang"; `--engine sim` runs the same on the simulator.
         options: the shared options and the real engine's own.
         simulated: reads the options that the simulator has too; raises ValueError for impossible ones.
@@ -155,7 +154,6 @@ class EngineKind:
             what takes lines of progress; raises DriverError when the engine cannot be driven.
     """
 
-    prog: str
     name: str
     options: type[RunnerOptions]
     simulated: Callable[[Any], SimConfig]

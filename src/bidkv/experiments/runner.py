@@ -32,12 +32,13 @@ from bidkv.workloads.resolver import known_workloads
 from bidkv.workloads.traces import TraceError
 
 
-def run_main(kind: EngineKind, argv: Sequence[str] | None = None) -> int:
+def run_main(kind: EngineKind, argv: Sequence[str] | None = None, *, prog: str) -> int:
     """Run a runner's command line and return its exit code: 0, 1 when a run failed, 2 for bad input.
 
     Args:
         kind: what it is about.
         argv: the arguments; None takes the process's own.
+        prog: name of the command where its usage is shown.
     """
     workload_rates, rest = take_workload_rates(sys.argv[1:] if argv is None else argv)
     more = frozenset(f"{dashed_name(workload)}-rates" for workload in known_workloads())
@@ -47,8 +48,8 @@ def run_main(kind: EngineKind, argv: Sequence[str] | None = None) -> int:
     def run(given: RunnerOptions) -> int:
         return run_options(kind, given, of_file | workload_rates)
 
-    about = ConfigScope(kind.prog, "experiment", more, rates)
-    return run_command(with_config(make_command(kind.options, run)), kind.prog, rest, about)
+    about = ConfigScope("experiment", more, rates)
+    return run_command(with_config(make_command(kind.options, run)), prog, rest, about)
 
 
 def _rates_of_file(argv: Sequence[str], names: frozenset[str]) -> dict[str, str]:
@@ -89,7 +90,7 @@ def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[
             say(f"{runs} runs: {', '.join(plan.strategies)} on {', '.join(map(str, plan.loads))}")
             tally = run_experiment(store, driver, say, shard=shard)
     except (UsageError, StoreError, DriverError, TraceError, OSError) as error:
-        return print_error(kind.prog, error)
+        return print_error(error)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         return FAILED

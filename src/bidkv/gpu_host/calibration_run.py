@@ -121,7 +121,7 @@ def command(
         read_recorded_cells(out)
         engine = build_engine(model, max_num_seqs, max(budgets), json.loads(engine_args))
     except ValueError as error:
-        return print_error(PROG, error)
+        return print_error(error)
     recorder = Recorder(engine, time.perf_counter, started_s + time_limit_s, seed)
     out.with_suffix(".meta.json").write_text(json.dumps(describe_engine(engine), indent=2) + "\n")
     ready_s = time.perf_counter() - started_s

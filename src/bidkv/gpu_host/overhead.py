@@ -162,14 +162,14 @@ def command(
 ) -> int:
     """Measure the adapter beside plain vLLM on a GPU, or print such figures."""
     if (output is None) == (show is None):
-        return print_error(PROG, "expected either --output or --show")
+        return print_error("expected either --output or --show")
     if show is not None:
         try:
             print(as_tables(json.loads(show.read_bytes())))
         except OSError as error:
-            return print_error(PROG, error)
+            return print_error(error)
         except (ValueError, LookupError, TypeError) as error:
-            return print_error(PROG, f"{show}: expected what --output wrote ({error!r:.100})")
+            return print_error(f"{show}: expected what --output wrote ({error!r:.100})")
         return 0
     assert output is not None
     settings = {"async_scheduling": True, "num_gpu_blocks_override": 8192, "gpu_memory_utilization": 0.45}

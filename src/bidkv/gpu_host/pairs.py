@@ -109,7 +109,7 @@ def command(
     try:
         print(table([pairs for directory in directories for pairs in read_pairs(directory)]))
     except (OSError, ValueError) as error:
-        return print_error(PROG, error)
+        return print_error(error)
     return 0
 
 

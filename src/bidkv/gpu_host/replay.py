@@ -244,9 +244,9 @@ def command(
         if not isinstance(runs, list):
             raise ValueError("no list")
     except OSError as error:
-        return print_error(PROG, error)
+        return print_error(error)
     except ValueError as error:
-        return print_error(PROG, f"{plan}: expected a JSON list of runs ({error})")
+        return print_error(f"{plan}: expected a JSON list of runs ({error})")
     output_dir.mkdir(parents=True, exist_ok=True)
     os.environ["BIDKV_STRATEGY"] = ENGINE_ORDER
     kind = "BidKVAsyncScheduler" if async_scheduling else "BidKVScheduler"

@@ -175,7 +175,7 @@ def command(
         if profile is not None:
             print("\n" + "\n".join(forecast_table(results, load_profile(profile), sessions_from)))
     except (OSError, ValueError, TraceError) as error:
-        return print_error(PROG, error)
+        return print_error(error)
     return 0
 
 

@@ -203,7 +203,7 @@ def replay_sessions(given: SessionReplayOptions) -> int:
         sessions = {run.name: sessions_for_run(run, given.plan.parent) for run in runs}
         further = json.loads(given.engine_args)
     except (OSError, ValueError, TraceError) as error:
-        return print_error(PROG, error)
+        return print_error(error)
     given.output_dir.mkdir(parents=True, exist_ok=True)
     os.environ["BIDKV_STRATEGY"] = ENGINE_ORDER
     kind = "BidKVScheduler" if given.synchronous else "BidKVAsyncScheduler"

@@ -24,6 +24,7 @@ from bidkv.policy.own.sessions import Sessions
 from bidkv.policy.published import RULE_POLICIES, SESSION_POLICIES
 from bidkv.policy.published.sglang_rules import SGLANG_POLICIES
 from bidkv.protocol.policy import Policy
+from bidkv.protocol.texts import split_list
 
 OWN_POLICIES: tuple[type[Policy], ...] = (Fair, Fast, OnTime, QueueingFloor, Sessions)
 """This project's own."""
@@ -80,14 +81,14 @@ def resolve(spec: str) -> Policy:
         PolicySpecError: unknown name or key, or a value of the wrong kind; the message lists what exists.
         ValueError: a policy of another package cannot be made: its ``__init__`` or its annotations fail.
     """
-    name, _, options = spec.strip().partition(":")
+    name, colon, options = spec.strip().partition(":")
     name = name.strip()
     policy_class = _find(name)
     if policy_class is None:
         raise PolicySpecError(
             f"policy {name[:_QUOTED_CHARS]!r} does not exist. Available: {', '.join(available())}"
         )
-    arguments = _parse_options(name, policy_class, options)
+    arguments = _parse_options(name, policy_class, options) if colon else {}
     try:
         return policy_class(**arguments)
     except ValueError as error:
@@ -98,9 +99,10 @@ def resolve(spec: str) -> Policy:
 
 def resolve_all(specs: str) -> list[Policy]:
     """Return fresh policies for a comma-separated list; see :func:`resolve`."""
-    parts = [part for part in (piece.strip() for piece in specs.split(",")) if part]
-    if not parts:
-        raise PolicySpecError(f"no policy named. Available: {', '.join(available())}")
+    try:
+        parts = split_list(specs)
+    except ValueError as error:
+        raise PolicySpecError(f"{error}. Available: {', '.join(available())}") from error
     return [resolve(part) for part in parts]
 
 
@@ -150,7 +152,9 @@ def _parse_options(name: str, policy_class: type[Policy], text: str) -> dict[str
     arguments: dict[str, Any] = {}
     for part in (piece.strip() for piece in text.split(";")):
         if not part:
-            continue
+            raise PolicySpecError(
+                f"policy {name!r}: expected key=value;key=value after the ':', found {text[:_QUOTED_CHARS]!r}"
+            )
         key, separator, value = (piece.strip() for piece in part.partition("="))
         if not separator or key not in known:
             options = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"

@@ -7,6 +7,7 @@ from dataclasses import replace
 from random import Random
 
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.protocol.texts import plain_number
 
 MOST_REQUESTS = 100_000_000
 """Most requests of a repeated workload: weeks of a large fleet. More is taken for a typing error."""
@@ -40,8 +41,8 @@ def repeat_for(
     expected = duration_s / span_s * (len(one) - 1)
     if expected > MOST_REQUESTS:
         raise ValueError(
-            f"{duration_s:g} s of this workload are about {expected:.3g} requests, at most "
-            f"{MOST_REQUESTS:,} are taken"
+            f"{plain_number(duration_s, 6)} s of this workload are about {plain_number(expected, 3)} "
+            f"requests, at most {MOST_REQUESTS:,} are taken"
         )
     return _passes(one, span_s, duration_s, Random(seed))
 

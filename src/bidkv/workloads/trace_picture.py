@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from math import log1p
 
+from bidkv.protocol.texts import plain_number
 from bidkv.workloads.spread import Spread
 from bidkv.workloads.trace_summary import RateOverTime, RequestSummary, SessionSummary
 
@@ -52,7 +53,10 @@ def _rate_panel(rate: RateOverTime) -> str:
     )
     span_s = len(rate.counts) * rate.width_s
     return _frame(
-        "arrivals a second over time", bars, ("0 s", f"{span_s:,.4g} s"), f"{most / rate.width_s:,.3g}"
+        "arrivals a second over time",
+        bars,
+        ("0 s", f"{plain_number(span_s, 4)} s"),
+        plain_number(most / rate.width_s, 3),
     )
 
 
@@ -68,9 +72,11 @@ def _law_panel(name: str, law: Spread) -> str:
     middle = log1p(law.quantile(0.5)) / right * _WIDTH
     mark = (
         f'<path d="M{middle:.1f},0V{_HEIGHT}" stroke="#bbb" stroke-dasharray="3"/>'
-        f'<text x="{middle + 3:.1f}" y="10" fill="#666">p50 {law.quantile(0.5):,.4g}</text>'
+        f'<text x="{middle + 3:.1f}" y="10" fill="#666">p50 {plain_number(law.quantile(0.5), 4)}</text>'
     )
-    return _frame(f"{name}: share below, logarithmic", mark + curve, ("0", f"{law.largest:,.4g}"), "100 %")
+    return _frame(
+        f"{name}: share below, logarithmic", mark + curve, ("0", plain_number(law.largest, 4)), "100 %"
+    )
 
 
 def _frame(title: str, content: str, ends: Sequence[str], top: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.protocol.sessions import Session
+from bidkv.protocol.texts import plain_number
 from bidkv.workloads.spread import Spread
 
 MOST_BINS = 120
@@ -118,10 +119,10 @@ class RequestSummary:
 
     def lines(self) -> list[str]:
         """The summary as text."""
-        rate = "all at once" if self.rate_rps is None else f"{self.rate_rps:,.3g} a second"
+        rate = "all at once" if self.rate_rps is None else f"{plain_number(self.rate_rps, 3)} a second"
         lines = [
-            f"requests  {self.requests:,} over {self.span_s:,.6g} s, {rate}, "
-            f"{self.rate.busiest_rps:,.3g} in the busiest {self.rate.width_s:g} s",
+            f"requests  {self.requests:,} over {plain_number(self.span_s, 6)} s, {rate}, "
+            f"{plain_number(self.rate.busiest_rps, 3)} in the busiest {plain_number(self.rate.width_s, 6)} s",
             f"rate      {self.rate.draw()}",
             f"prompt    {_spread_text(self.prompts)} tokens",
             f"output    {_spread_text(self.outputs)} tokens",
@@ -268,7 +269,8 @@ class SessionSummary:
         if self.rewrites:
             lines.append(f"rewrites  {self.rewrites:,} turns whose client rewrote its past")
         if self.starts_s:
-            lines.append(f"starts    over {max(self.starts_s) - min(self.starts_s):,.6g} s")
+            span_s = max(self.starts_s) - min(self.starts_s)
+            lines.append(f"starts    over {plain_number(span_s, 6)} s")
         return lines
 
 
@@ -309,5 +311,5 @@ def summarize_sessions(sessions: Iterable[Session]) -> SessionSummary:
 def _spread_text(spread: Spread) -> str:
     parts = ("p10", "p50", "p90", "p99", "max")
     figures = spread.as_dict()
-    quantiles = ", ".join(f"{name} {figures[name]:,.4g}" for name in parts)
-    return f"mean {figures['mean']:,.4g}, {quantiles}"
+    quantiles = ", ".join(f"{name} {plain_number(figures[name], 4)}" for name in parts)
+    return f"mean {plain_number(figures['mean'], 4)}, {quantiles}"

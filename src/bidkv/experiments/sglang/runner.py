@@ -73,14 +73,12 @@ def simulate_options(given: SglangOptions) -> SglangConfig:
     )
 
 
-SGLANG = EngineKind(
-    "bidkv.experiments.sglang.runner", "sglang", SglangOptions, simulate_options, make_sglang_driver
-)
+SGLANG = EngineKind("sglang", SglangOptions, simulate_options, make_sglang_driver)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code."""
-    return run_main(SGLANG, argv)
+def main(argv: Sequence[str] | None = None, *, prog: str = "bidkv.experiments.sglang.runner") -> int:
+    """Run the command line; return its exit code. `prog` is its name where usage is shown."""
+    return run_main(SGLANG, argv, prog=prog)
 
 
 if __name__ == "__main__":

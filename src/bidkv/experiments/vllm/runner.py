@@ -71,12 +71,12 @@ def simulate_options(given: VllmOptions) -> EngineConfig:
     )
 
 
-VLLM = EngineKind("bidkv.experiments.vllm.runner", "vllm", VllmOptions, simulate_options, make_vllm_driver)
+VLLM = EngineKind("vllm", VllmOptions, simulate_options, make_vllm_driver)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code."""
-    return run_main(VLLM, argv)
+def main(argv: Sequence[str] | None = None, *, prog: str = "bidkv.experiments.vllm.runner") -> int:
+    """Run the command line; return its exit code. `prog` is its name where usage is shown."""
+    return run_main(VLLM, argv, prog=prog)
 
 
 if __name__ == "__main__":

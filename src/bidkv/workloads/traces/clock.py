@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any, Protocol
 
+from bidkv.protocol.texts import plain_number
 from bidkv.workloads.traces.errors import TraceError, fail, quote
 from bidkv.workloads.traces.limits import MAX_TIME_MS
 from bidkv.workloads.traces.options import TIME_UNITS, TraceOptions
@@ -116,7 +117,7 @@ def doubt_pace(report: TraceReport) -> None:
     else:
         return
     report.warn(
-        f"{count:,} {what} within {report.span_s:,.3g} s, read in {_WORDS[unit]}; if the file "
+        f"{count:,} {what} within {plain_number(report.span_s, 3)} s, read in {_WORDS[unit]}; if the file "
         f"counts {_WORDS[other]}, state --time-unit {other}"
     )
 
@@ -130,7 +131,7 @@ def _doubt(file: str, column: str, times: list[float], unit: str, report: TraceR
     if rate <= IMPLAUSIBLE_RPS or unit == "s":
         return
     text = (
-        f"{len(times):,} requests would arrive within {span_s:.3g} s if {column!r} counted "
+        f"{len(times):,} requests would arrive within {plain_number(span_s, 3)} s if {column!r} counted "
         f"{_WORDS[unit]} ({rate:,.0f} a second): state --time-unit {unit} if so, or --time-unit s"
     )
     if len(times) >= FEWEST_FOR_DOUBT:

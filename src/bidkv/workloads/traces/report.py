@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from bidkv.protocol.texts import plain_number
+
 
 @dataclass(slots=True)
 class TraceReport:
@@ -68,9 +70,9 @@ class TraceReport:
         parts = [f"{self.file}: {self.format}, {what}"]
         if self.time_unit:
             unit = "dates" if self.time_unit == "date" else f"timestamps in {self.time_unit}"
-            parts.append(f"{unit} over {self.span_s:,.6g} s")
+            parts.append(f"{unit} over {plain_number(self.span_s, 6)} s")
         if self.rate_rps is not None and not self.sessions:
-            parts.append(f"{self.rate_rps:,.3g} a second")
+            parts.append(f"{plain_number(self.rate_rps, 3)} a second")
         if self.tokens_per_hash_id:
             parts.append(f"{self.tokens_per_hash_id} tokens a hash id")
         lines = [", ".join(parts)]
