@@ -115,3 +115,12 @@ def test_a_refused_run_leaves_no_empty_file(tmp_path: Path) -> None:
     assert not (tmp_path / "page.html").exists()
     assert link.is_symlink()
     assert kept.read_text() == "mine"
+
+
+def test_ctrl_c_ends_any_command_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(outputs, "require_writable", stop)
+    result = RUNNER.invoke(app, ["simulate", "--json", "out.json"])
+    assert (result.exit_code, result.output) == (130, "bidkv: interrupted\n")

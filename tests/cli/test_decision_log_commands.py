@@ -136,7 +136,7 @@ def test_replay_of_the_logged_policy_agrees_with_it(simulated: tuple[Path, dict[
 
 @pytest.mark.parametrize(
     ("strategy", "says"),
-    [("mc-sf", "true output lengths"), ("nobody", "does not exist"), (",", "at least one policy")],
+    [("mc-sf", "true output lengths"), ("nobody", "does not exist"), (",", "found an empty one in")],
 )
 def test_replay_refuses_what_cannot_be_asked(
     simulated: tuple[Path, dict[str, Any]], strategy: str, says: str

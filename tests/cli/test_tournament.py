@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,3 +119,32 @@ def test_a_tournament_of_sessions(tmp_path: Path) -> None:
     wrong = RUNNER.invoke(app, [*arguments, "--requests", "5"])
     assert wrong.exit_code == 2
     assert "--requests: a tournament of sessions" in wrong.stderr
+
+
+def test_ctrl_c_is_one_line_and_what_is_finished_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_after_the_first(function: Any, tasks: Any, jobs: int) -> Any:
+        yield function(next(iter(tasks)))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        module = importlib.import_module("bidkv.tournament.evaluate")
+        stopped.setattr(module, "map_on_processes", stop_after_the_first)
+        result = run("--strategy", "lcf", *SMALL, "--output-dir", str(tmp_path))
+    assert (result.exit_code, result.stdout) == (130, "")
+    assert result.stderr == (
+        f"bidkv: interrupted; the same command goes on from what is finished in {tmp_path}\n"
+    )
+    assert [file.name for file in (tmp_path / "T").iterdir()] == ["mixed-1.json"]
+
+
+def test_processes_of_a_tournament_ignore_what_the_terminal_sends_to_all() -> None:
+    from bidkv.evaluation.processes import new_processes_ignore_interrupts
+
+    here = signal.getsignal(signal.SIGINT)
+    with new_processes_ignore_interrupts():
+        probe = "import signal; print(signal.getsignal(signal.SIGINT).name)"
+        child = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert child.stdout == "SIG_IGN\n"
+    assert signal.getsignal(signal.SIGINT) is here

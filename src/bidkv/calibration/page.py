@@ -14,6 +14,7 @@ from bidkv._version import __version__
 from bidkv.calibration.fitting import predict
 from bidkv.calibration.step_log import StepLog
 from bidkv.profiles import StepTimeProfile
+from bidkv.results.files import write_output
 
 _MOST_POINTS = 3000
 """Points drawn of one log; more make the page slow and show nothing new."""
@@ -48,7 +49,7 @@ def write_page(path: Path, report: str, profile: StepTimeProfile, logs: Mapping[
         report=report,
         plots=_plots(points, _lines(profile)).to_html(fullhtml=False, inline=True, output_div="plots"),
     )
-    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+    write_output(path, page, "backslashreplace")
 
 
 def _points(name: str, profile: StepTimeProfile, log: StepLog) -> list[dict[str, Any]]:

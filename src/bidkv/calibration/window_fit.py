@@ -31,6 +31,7 @@ from bidkv.command_line import print_error, run_command
 from bidkv.profiles import CostLine, Regime, StepTimeProfile, dump_profile, load_profile
 from bidkv.profiles.model import padded_tokens
 from bidkv.results.codec import decode
+from bidkv.results.files import write_output
 
 PROG = "bidkv.calibration.window_fit"
 
@@ -162,7 +163,7 @@ def command(
             print(f"round {number}: {len(recorded)} runs, {known}, mean |.| {error.absolute:.2%}", flush=True)
         evidence = {"runs": [spec["name"] for spec, _ in recorded], "windows": error.windows}
         evidence |= {"absolute": float(f"{error.absolute:.4g}")}
-        out.write_text(dump_profile(profile, evidence), encoding="utf-8")
+        write_output(out, dump_profile(profile, evidence))
     except (OSError, ValueError) as failure:
         return print_error(failure)
     return 0

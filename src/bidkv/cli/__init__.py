@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import io
+import signal
 import sys
 
 _EXTRA = frozenset({"typer", "rich"})
@@ -18,6 +19,17 @@ _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 def main() -> None:
     """Run the command line; without the `[cli]` extra say what is missing and exit 2."""
+    try:
+        _run()
+    except KeyboardInterrupt:  # while modules were imported
+        print("bidkv: interrupted", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
+    finally:
+        # All is written. From here on Ctrl-C must not be answered with a traceback of Python's own end.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _run() -> None:
     try:
         import rich  # noqa: F401  the commands need it; typer alone would start
 

@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from bidkv._version import __version__
+from bidkv.command_line.errors import INTERRUPTED
 
 COMMANDS: dict[str, str] = {
     "simulate": "bidkv.cli.simulate",
@@ -34,6 +35,14 @@ class LazyGroup(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names in the order of the table."""
         return list(COMMANDS)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C ends it with one line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("bidkv: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from None
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Import and build one command; None when there is no such command."""

@@ -20,6 +20,7 @@ from bidkv.cli.options import (
     JsonFile,
 )
 from bidkv.cli.outputs import require_all_writable, require_extra, write_json
+from bidkv.results.files import write_output
 
 if TYPE_CHECKING:
     from bidkv.calibration.page import Judged
@@ -124,7 +125,7 @@ def command(
 
 def _write(made: _Made, out: Path | None, html_file: Path | None, json_file: str | None) -> None:
     if out is not None:
-        out.write_text(made.written, encoding="utf-8")
+        write_output(out, made.written)
     text = "\n".join(made.lines)
     if html_file is not None:
         from bidkv.calibration.page import write_page

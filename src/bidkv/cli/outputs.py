@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bidkv.cli.errors import bad_input, fail
+from bidkv.results.files import write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,7 +42,7 @@ def write_json(document: Any, target: str | None) -> bool:
         typer.echo(text, nl=False)
         return True
     with bad_input("--json"):
-        Path(target).write_text(text, encoding="utf-8")
+        write_output(Path(target), text)
     return False
 
 

@@ -10,6 +10,7 @@ import typer
 from bidkv.cli.errors import bad_input, fail
 from bidkv.cli.options import HtmlFile
 from bidkv.cli.outputs import require_all_writable, require_extra, table_console
+from bidkv.results.files import write_output
 
 if TYPE_CHECKING:
     from bidkv.experiments.analysis import ExperimentAnalysis
@@ -55,9 +56,9 @@ def command(
         fail(f"report: {error}")
     _print(analysis)
     if markdown_file is not None:
-        markdown_file.write_text(markdown(analysis), encoding="utf-8", errors="backslashreplace")
+        write_output(markdown_file, markdown(analysis), "backslashreplace")
     if csv_file is not None:
-        csv_file.write_text(runs_csv(analysis), encoding="utf-8", errors="backslashreplace")
+        write_output(csv_file, runs_csv(analysis), "backslashreplace")
     if html_file is not None:
         from bidkv.report.experiment_page import write_experiment_page
 

@@ -11,6 +11,7 @@ import typer
 from bidkv.cli.errors import bad_input
 from bidkv.cli.options import LogArgument
 from bidkv.cli.outputs import require_other_file, require_writable
+from bidkv.results.files import output_file
 
 
 def command(
@@ -39,9 +40,10 @@ def command(
         for _ in trace_events(read_log(log)):
             pass
     count = 0
-    with bad_input("--out"), out.open("w", encoding="utf-8") as file:
-        file.write('{"displayTimeUnit":"ms","traceEvents":[\n')
+    with bad_input("--out"), output_file(out) as file:
+        file.write(b'{"displayTimeUnit":"ms","traceEvents":[\n')
         for count, event in enumerate(trace_events(read_log(log)), 1):
-            file.write(("" if count == 1 else ",\n") + json.dumps(event, separators=(",", ":")))
-        file.write("\n]}\n")
+            line = ("" if count == 1 else ",\n") + json.dumps(event, separators=(",", ":"))
+            file.write(line.encode())
+        file.write(b"\n]}\n")
     typer.echo(f"timeline: {out}, {count:,} events")

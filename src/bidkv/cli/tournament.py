@@ -17,6 +17,7 @@ from bidkv.cli.options import JsonFile, SplitName, split_names
 from bidkv.cli.outputs import progress_bar, require_all_writable, require_extra, write_json
 from bidkv.cli.workload import FileStatements, print_report
 from bidkv.command_line.config_file import with_config
+from bidkv.command_line.errors import INTERRUPTED
 from bidkv.command_line.server_options import (
     BlockSize,
     MaxModelLen,
@@ -193,10 +194,17 @@ def command(
     files = _read_files(trace, stated)
     choice = _Choice(strategy, family, size, load, first_seeds(split, seeds), requests, server, files)
     standings: Standings | SessionStandings
-    if of_sessions.sessions:
-        standings = _play_sessions(choice, of_sessions, jobs, output_dir)
-    else:
-        standings = _play(choice, _one_machine(of_sessions.machine), jobs, output_dir)
+    try:
+        if of_sessions.sessions:
+            standings = _play_sessions(choice, of_sessions, jobs, output_dir)
+        else:
+            standings = _play(choice, _one_machine(of_sessions.machine), jobs, output_dir)
+    except KeyboardInterrupt:
+        kept = "--output-dir would keep what is finished"
+        if output_dir is not None:
+            kept = f"the same command goes on from what is finished in {output_dir}"
+        typer.echo(f"bidkv: interrupted; {kept}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
     _write(standings, json_file, (html_file, png_file), docs_file, section)
 
 

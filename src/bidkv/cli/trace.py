@@ -13,6 +13,7 @@ from bidkv.cli.option_groups import expand_groups
 from bidkv.cli.outputs import require_all_writable, require_other_file, require_writable, write_json
 from bidkv.cli.workload import FileStatements
 from bidkv.protocol.texts import plain_number
+from bidkv.results.files import write_output
 
 if TYPE_CHECKING:
     from bidkv.workloads.trace_editing import Content
@@ -87,7 +88,7 @@ def inspect(
     if not write_json(document, json_file):
         typer.echo("\n".join([*opened.report.lines(), *summary.lines()]))
     if picture is not None:
-        picture.write_text(draw_summary(summary), encoding="utf-8")
+        write_output(picture, draw_summary(summary))
 
 
 @app.command()

@@ -25,6 +25,7 @@ import typer
 
 from bidkv._version import __version__
 from bidkv.command_line.errors import print_error
+from bidkv.results.files import write_output
 
 COMMANDS = ("simulate", "plan", "tournament", "experiment")
 """The commands that read such a file, each with a table of its own name."""
@@ -289,7 +290,7 @@ def _write(scope: ConfigScope, file: Path, options: Sequence[_Option], values: M
     text = "\n".join(lines) + "\n"
     tomllib.loads(text)  # what is written can be read
     try:
-        file.write_bytes(text.encode())
+        write_output(file, text)
     except OSError as error:
         message = f"--write-config: {file}: {error.strerror or error}"
         raise typer.Exit(print_error(message)) from error

@@ -10,6 +10,9 @@ FAILED = 1
 BAD_INPUT = 2
 """Exit code of a command whose input makes no sense; typer uses the same."""
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C stopped, as shells have it."""
+
 
 def print_error(error: object) -> int:
     """Print one line that names the mistake in a command's input, and return the exit code for it."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from bidkv.results.files import output_file, write_output
 
 if TYPE_CHECKING:
     import altair as alt
@@ -26,7 +29,12 @@ def save_chart(file: Path, chart: alt.VConcatChart, endings: Sequence[str] = (".
     """
     if file.suffix not in endings:
         raise ValueError(f"{file}: expected a name that ends in {' or '.join(endings)}")
-    if file.suffix == ".html":
-        chart.save(str(file), inline=True)
-    else:
-        chart.save(str(file), scale_factor=_SCALE if file.suffix == ".png" else 1)
+    if file.suffix == ".png":
+        image = io.BytesIO()
+        chart.save(image, format="png", scale_factor=_SCALE)
+        with output_file(file) as opened:
+            opened.write(image.getvalue())
+        return
+    text = io.StringIO()
+    chart.save(text, format="html" if file.suffix == ".html" else "svg", inline=True)
+    write_output(file, text.getvalue())

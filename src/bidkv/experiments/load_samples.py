@@ -10,7 +10,7 @@ from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import Outcome, RequestRecord, nearest_rank
-from bidkv.workloads.traces.atomic import atomic_file
+from bidkv.results.files import atomic_file
 
 SAMPLES_VERSION = 1
 

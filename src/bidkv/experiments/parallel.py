@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, get_args
 
+from bidkv.evaluation.processes import map_on_processes
 from bidkv.experiments.driver import Done, DriverError, Task
 
 Backend = Literal["loky", "ray", "dask"]
@@ -41,6 +42,9 @@ def map_on_cores(
 def _map(
     function: Callable[[Task], Done], tasks: Iterable[Task], jobs: int | None, backend: Backend
 ) -> Iterator[Done]:
+    if backend == "loky":
+        yield from map_on_processes(function, tasks, jobs or -1)
+        return
     import joblib
 
     if backend == "ray":
@@ -50,15 +54,10 @@ def _map(
         if not ray.is_initialized():
             ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False)
         register_ray()
-    elif backend == "dask":
+    else:
         connect_dask(jobs)
     # Ray's backend cannot yield answers as they come; running batch by batch bounds what a kill can lose.
     with joblib.parallel_config(backend=backend, n_jobs=jobs or -1):
-        if backend == "loky":
-            yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(
-                joblib.delayed(function)(task) for task in tasks
-            )
-            return
         batch: list[Task] = []
         size = 4 * (jobs or os.cpu_count() or 1)
         for task in tasks:

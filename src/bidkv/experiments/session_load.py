@@ -10,10 +10,10 @@ from typing import Any
 
 from bidkv.experiments.plan import ExperimentPlan, RunGroup
 from bidkv.protocol.sessions import Session, SessionArrivals, Turn
+from bidkv.results.files import atomic_file
 from bidkv.workloads.resolver import make_sessions as generate
 from bidkv.workloads.resolver import resolve_workload
 from bidkv.workloads.traces import TraceOptions, open_trace, read_sessions
-from bidkv.workloads.traces.atomic import atomic_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 
 from bidkv.experiments.load_samples import LoadReport
 from bidkv.results import EngineTotals, Outcome, RequestRecord
+from bidkv.results.files import atomic_file
 from bidkv.results.gaps import TokenGaps
-from bidkv.workloads.traces.atomic import atomic_file
 
 SESSION_SAMPLES_VERSION = 1
 

@@ -18,11 +18,11 @@ from bidkv.experiments.plan import ExperimentCell, ExperimentPlan, RunGroup
 from bidkv.experiments.session_load import SessionLoad, make_session_load, read_statements
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import RunResult, decode, encode
+from bidkv.results.files import write_output
 from bidkv.workloads import freeze, load_frozen, manifest_path
 from bidkv.workloads.resolver import make_requests, tokens_per_hash_id
 from bidkv.workloads.session_families import session_fingerprint
 from bidkv.workloads.traces import TraceError
-from bidkv.workloads.traces.atomic import atomic_file
 from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
 
 _FOLDERS = ("workloads", "runs", "failures", "logs")
@@ -77,7 +77,7 @@ class Store:
             # Only a killed process leaves these behind.
             for leftover in (folder / name).glob(".*"):
                 leftover.unlink()
-        _write(manifest, json.dumps(plan.as_dict(), indent=2) + "\n")
+        write_output(manifest, json.dumps(plan.as_dict(), indent=2) + "\n")
         return cls(folder, plan, lock)
 
     @classmethod
@@ -132,7 +132,7 @@ class Store:
         checksum = session_fingerprint(load.sessions)
         path = self.folder / "workloads" / f"{group.group_id}.sessions.json"
         if not path.exists():
-            _write(path, json.dumps({"sessions": len(load.sessions), "fingerprint": checksum}) + "\n")
+            write_output(path, json.dumps({"sessions": len(load.sessions), "fingerprint": checksum}) + "\n")
         try:
             known = json.loads(path.read_bytes())["fingerprint"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -149,12 +149,14 @@ class Store:
 
     def save(self, cell: ExperimentCell, result: RunResult) -> None:
         """Keep a result; from now on the cell is done."""
-        _write(self._run_path(cell), encode(result))
+        write_output(self._run_path(cell), encode(result))
         self._failure_path(cell).unlink(missing_ok=True)
 
     def save_failure(self, cell: ExperimentCell, error: str) -> None:
         """Keep the reason why a cell has no result; it is tried again next time."""
-        _write(self._failure_path(cell), json.dumps({"cell": str(cell), "error": error}, indent=2) + "\n")
+        write_output(
+            self._failure_path(cell), json.dumps({"cell": str(cell), "error": error}, indent=2) + "\n"
+        )
 
     def discard(self, cell: ExperimentCell) -> None:
         """Delete a result, because its group is run again as a whole."""
@@ -194,11 +196,6 @@ class Store:
 
     def _failure_path(self, cell: ExperimentCell) -> Path:
         return self.folder / "failures" / f"{cell.cell_id}.json"
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_file(path) as file:
-        file.write(text.encode())
 
 
 def _read_plan(path: Path) -> ExperimentPlan:

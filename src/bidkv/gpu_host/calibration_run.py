@@ -30,6 +30,7 @@ from bidkv.command_line import print_error, run_command, say
 from bidkv.gpu_host.calibration_grid import GridCell, Injection, full_grid, small_grid
 from bidkv.gpu_host.calibration_recorder import OutOfTime, Recorder
 from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine, describe_engine
+from bidkv.results.files import write_output
 
 PROG = "bidkv.gpu_host.calibration_run"
 
@@ -123,7 +124,7 @@ def command(
     except ValueError as error:
         return print_error(error)
     recorder = Recorder(engine, time.perf_counter, started_s + time_limit_s, seed)
-    out.with_suffix(".meta.json").write_text(json.dumps(describe_engine(engine), indent=2) + "\n")
+    write_output(out.with_suffix(".meta.json"), json.dumps(describe_engine(engine), indent=2) + "\n")
     ready_s = time.perf_counter() - started_s
     say(f"engine ready after {ready_s:.0f} s, {recorder.capacity_tokens} tokens of KV cache")
     cells = _GRIDS[grid](budgets, passes, seed)

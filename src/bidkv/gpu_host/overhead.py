@@ -30,6 +30,7 @@ from bidkv.command_line import print_error, run_command
 from bidkv.evaluation.intervals import mean_interval
 from bidkv.gpu_host.engine import DEFAULT_SHAPE, build_engine
 from bidkv.gpu_host.served_engine import ServedEngine
+from bidkv.results.files import write_output
 
 PROG = "bidkv.gpu_host.overhead"
 
@@ -180,11 +181,11 @@ def command(
     print(f"ours: {[c.__qualname__ for c in type(ours.scheduler).__mro__[:3]]}", file=sys.stderr, flush=True)
     ours.switch("fair")
     figures: dict[str, Any] = {"without_pressure": measure_without_pressure(plain, ours, pairs, requests)}
-    output.write_text(json.dumps(figures, indent=2) + "\n")
+    write_output(output, json.dumps(figures, indent=2) + "\n")
     figures["under_pressure"] = [
         measure_under_pressure(ours, policy, 600, 150) for policy in policies.split(",")
     ]
-    output.write_text(json.dumps(figures, indent=2) + "\n")
+    write_output(output, json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=1))
     return 0
 

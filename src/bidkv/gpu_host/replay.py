@@ -21,6 +21,7 @@ so that what the host does between two steps is part of it.
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -44,7 +45,7 @@ from bidkv.gpu_host.served_engine import ServedEngine
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.results import EngineTotals, RequestRecord, RunResult, TimelinePoint
 from bidkv.results.codec import encode
-from bidkv.workloads.traces.atomic import atomic_file
+from bidkv.results.files import write_output
 
 
 class Replayer(ServedEngine):
@@ -193,10 +194,11 @@ class _Drive:
 def write_steps(path: Path, spec: dict[str, Any], rows: Sequence[Row]) -> None:
     """Write a run's step log; the cell columns say which run it was."""
     place = {"cell": spec["seed"], "conc": 0, "plen": 0, "chunk": spec.get("chunk", 0)}
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, RECORDED_COLUMNS)
-        writer.writeheader()
-        writer.writerows([place | row for row in rows])
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, RECORDED_COLUMNS)
+    writer.writeheader()
+    writer.writerows([place | row for row in rows])
+    write_output(path, text.getvalue())
 
 
 def make_missing_runs(
@@ -210,8 +212,7 @@ def make_missing_runs(
             break
         result = replayer.run(spec)
         path = output_dir / f"{spec['name']}.json"
-        with atomic_file(path) as file:
-            file.write(encode(result).encode())
+        write_output(path, encode(result))
         if replayer.step_log is not None:
             write_steps(path.with_suffix(".steps.csv"), spec, replayer.step_log)
         left -= 1

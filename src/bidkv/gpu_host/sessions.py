@@ -43,9 +43,9 @@ from bidkv.gpu_host.session_plan import SessionRun, read_session_plan, take_shar
 from bidkv.protocol.sessions import Session
 from bidkv.results import RunResult
 from bidkv.results.codec import encode
+from bidkv.results.files import write_output
 from bidkv.workloads.resolver import make_sessions
 from bidkv.workloads.traces import TraceError, read_sessions
-from bidkv.workloads.traces.atomic import atomic_file
 
 PROG = "bidkv.gpu_host.sessions"
 
@@ -156,8 +156,7 @@ def make_missing_runs(
             say(f"{run.name}: not started, {run.duration_s:.0f} s are not left")
             continue
         result = run_sessions(served, run, sessions_for(run))
-        with atomic_file(output_dir / f"{run.name}.json") as file:
-            file.write(encode(result).encode())
+        write_output(output_dir / f"{run.name}.json", encode(result))
         made += 1
         say(describe_run(run, result))
     return len(left) - made
@@ -218,7 +217,7 @@ def replay_sessions(given: SessionReplayOptions) -> int:
     served = ServedEngine(engine)
     warm_up(served)
     facts = describe_engine(engine) | {"prefix_caching": True, "async_scheduling": not given.synchronous}
-    (given.output_dir / f"engine-{number}.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_output(given.output_dir / f"engine-{number}.json", json.dumps(facts, indent=2) + "\n")
     say(f"engine ready, {len(runs)} runs planned")
     deadline_s = started_s + given.time_limit_s
     left = make_missing_runs(served, runs, lambda run: sessions[run.name], given.output_dir, deadline_s, say)

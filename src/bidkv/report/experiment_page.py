@@ -9,6 +9,7 @@ from bidkv.experiments.analysis_text import cautions, mean_rows, verdict_sentenc
 from bidkv.report import charts, experiment_charts
 from bidkv.report import experiment_series as rows
 from bidkv.report.page import Section, render
+from bidkv.results.files import write_output
 
 
 def write_experiment_page(path: Path, analysis: ExperimentAnalysis) -> None:
@@ -18,7 +19,7 @@ def write_experiment_page(path: Path, analysis: ExperimentAnalysis) -> None:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_experiment_page(analysis), encoding="utf-8", errors="backslashreplace")
+    write_output(path, render_experiment_page(analysis), "backslashreplace")
 
 
 def render_experiment_page(analysis: ExperimentAnalysis) -> str:

@@ -27,6 +27,7 @@ from bidkv.evaluation.figures import (
 from bidkv.report import charts, series
 from bidkv.report.verdict import find_growths, judge
 from bidkv.results import RunResult
+from bidkv.results.files import write_output
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def write_report(path: Path, results: Sequence[RunResult], config: Mapping[str, 
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_report(results, config), encoding="utf-8", errors="backslashreplace")
+    write_output(path, render_report(results, config), "backslashreplace")
 
 
 def render_report(results: Sequence[RunResult], config: Mapping[str, Any]) -> str:

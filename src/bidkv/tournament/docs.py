@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bidkv.evaluation.tables import markdown_table
 from bidkv.policy import available, resolve
+from bidkv.results.files import write_output
 from bidkv.tournament.plan import BASELINE, RECOMMENDED
 from bidkv.tournament.standings import Standings
 from bidkv.tournament.tables import (
@@ -55,7 +56,7 @@ def regenerate_section(file: Path, section: str, content: str) -> None:
     """
     require_markers(file, section)
     text = _replace_section(file.read_text(encoding="utf-8"), section, content)
-    file.write_text(text, encoding="utf-8")
+    write_output(file, text)
 
 
 def policy_table() -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
-from joblib import Parallel, delayed
-
+from bidkv.evaluation.processes import map_on_processes
 from bidkv.tournament.cells import run_group
 from bidkv.tournament.plan import LOADS, PROFILE, TournamentCell, TournamentPlan
 from bidkv.tournament.scores import Score
@@ -75,8 +75,8 @@ def play(
     groups = plan.groups()
     scores: dict[TournamentCell, dict[str, Score]] = {}
     simulated, busy_s = 0, 0.0
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    played = work(delayed(run_group)(plan, group, profile, output_dir) for group in groups)
+    run = partial(run_group, plan, profile_name=profile, output_dir=output_dir)
+    played = map_on_processes(run, groups, jobs)
     for done, result in enumerate(played, start=1):
         scores.update(result.scores)
         simulated += result.requests

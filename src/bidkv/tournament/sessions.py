@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from joblib import Parallel, delayed
-
+from bidkv.evaluation.processes import map_on_processes
 from bidkv.tournament.session_cells import SessionGroupScores, run_session_group
 from bidkv.tournament.session_plan import SessionCell, SessionGroup, SessionPlan
 from bidkv.tournament.session_scores import SessionScore
@@ -42,9 +42,8 @@ def play_sessions(
     knees: dict[SessionGroup, dict[str, float]] = {}
     residents: dict[SessionGroup, int] = {}
     turns, busy_s = 0, 0.0
-
-    work = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    played = work(delayed(_run)(plan, index, output_dir) for index in range(len(groups)))
+    run = partial(_run, plan, output_dir=output_dir)
+    played = map_on_processes(run, range(len(groups)), jobs)
     for done, (index, result) in enumerate(played, start=1):
         scores.update(result.scores)
         knees[groups[index]] = result.knees

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from bidkv.policy import PolicySpecError
+from bidkv.results.files import write_output
 from bidkv.tournament.fingerprints import policy_fingerprint
-from bidkv.workloads.traces.atomic import atomic_file
 
 
 class _Score(Protocol):
@@ -86,8 +86,7 @@ class ScoreStore(Generic[Score]):
             },
         }
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(self._file) as file:
-            file.write((json.dumps(content, indent=1) + "\n").encode())
+        write_output(self._file, json.dumps(content, indent=1) + "\n")
 
 
 def _fingerprint(spec: str) -> str | None:

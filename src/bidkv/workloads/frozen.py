@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
+from bidkv.results.files import write_output
 from bidkv.workloads.traces import TraceError, TraceOptions, read_trace, write_mooncake
-from bidkv.workloads.traces.atomic import atomic_file
 from bidkv.workloads.traces.errors import quote
 from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS
 
@@ -86,8 +86,7 @@ def freeze(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     manifest = Manifest(sha256, **asdict(tally), source=stated)
     # After the workload: a manifest never vouches for a file that was not there.
-    with atomic_file(manifest_path(path)) as file:
-        file.write((json.dumps(asdict(manifest), indent=2) + "\n").encode())
+    write_output(manifest_path(path), json.dumps(asdict(manifest), indent=2) + "\n")
     return manifest
 
 

@@ -88,7 +88,6 @@ class VllmGlue:
     Attributes:
         attached: False once an error of this project's own code has detached it.
         num_failures: errors of this project's own code that reached the guard; 0 or 1.
-        num_retention_failures: 1 if vLLM's free queue was not as expected when the glue was attached.
         floor_blocks: blocks the last admission had to leave free.
         gate_shut: whether the policy admitted nothing when it was asked last.
         before_pass: called at the start of every scheduling pass, or None.
@@ -106,7 +105,6 @@ class VllmGlue:
         self.controller = controller
         self.attached = True
         self.num_failures = 0
-        self.num_retention_failures = 0
         self._scheduler = scheduler
         self._manager = scheduler.kv_cache_manager
         self._own_watermark: int = self._manager.watermark_blocks
@@ -138,7 +136,6 @@ class VllmGlue:
                 return
             except (FreeQueueError, ImportError) as error:
                 reason = str(error)
-                self.num_retention_failures += 1
         logger.info("bidkv: sessions are left to vLLM's own prefix cache: %s", reason)
 
     def _replace_queues(self) -> None:

@@ -55,7 +55,6 @@ class CacheGroup:
         self._aligned = getattr(manager, "mamba_cache_mode", "") == "align"
         # One of a state, one for the copy of a shared state, one for a checkpoint.
         self.growth_blocks = 3 if self._aligned else 1
-        self._spare_blocks: int = getattr(manager, "num_speculative_blocks", 0)
         # Cross attention takes its blocks for the encoder's output at admission, and none later.
         self._never_grows = _is_a(manager, "CrossAttentionManager")
         self._ask: Callable[..., int] | None = None

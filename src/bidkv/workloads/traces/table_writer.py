@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.workloads.traces.atomic import write_lines
+from bidkv.results.files import write_lines
 
 _EPOCH = datetime(2000, 1, 1)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
-from bidkv.workloads.traces.atomic import atomic_file
+from bidkv.results.files import atomic_file
 from bidkv.workloads.traces.errors import fail
 from bidkv.workloads.traces.formats.mooncake import RowParser
 from bidkv.workloads.traces.limits import HASH_CHUNK_TOKENS, MAX_LINE_BYTES

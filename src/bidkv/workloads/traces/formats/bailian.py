@@ -18,7 +18,7 @@ from typing import Any
 
 from bidkv.protocol.requests import WorkloadRequest
 from bidkv.protocol.sessions import Session
-from bidkv.workloads.traces.atomic import write_lines
+from bidkv.results.files import write_lines
 from bidkv.workloads.traces.clock import make_clock
 from bidkv.workloads.traces.errors import TraceError, fail
 from bidkv.workloads.traces.formats.base import Format, Timing

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bidkv.protocol.sessions import Session, Turn
-from bidkv.workloads.traces.atomic import write_lines
+from bidkv.results.files import write_lines
 from bidkv.workloads.traces.clock import UNIX_TIME_S, unix_unit
 from bidkv.workloads.traces.errors import TraceError, fail
 from bidkv.workloads.traces.formats.base import Format

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bidkv.protocol.sessions import Session
-from bidkv.workloads.traces.atomic import write_lines
+from bidkv.results.files import write_lines
 from bidkv.workloads.traces.errors import fail
 from bidkv.workloads.traces.formats.base import Format
 from bidkv.workloads.traces.formats.whole_prompts import WholePrompt, make_turns, whole_prompts
