@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from types import FrameType
 from unittest.mock import patch
 
 import pytest
@@ -182,6 +184,23 @@ def test_more_programs_are_not_marked_while_those_marked_make_room() -> None:
         policy._check(engine)
         marked.append([program.marked for program in policy._programs.values()])
     assert marked == [[True, False, False]] * 3
+
+
+def test_a_check_does_not_look_at_every_paused_program() -> None:
+    policy, engine = ProgramPausing(), FakeEngine(num_blocks=100, free_blocks=100)
+    for number in range(1000):
+        policy.on_arrival(FakeRequest(f"r{number}", num_prompt_tokens=500 + number % 7), engine)
+    engine.now_s = 5.0
+    calls = 0
+
+    def count(frame: FrameType, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    policy._check(engine)
+    sys.setprofile(None)
+    assert 0 < calls < 50
 
 
 def test_requests_without_a_session_end_their_program() -> None:

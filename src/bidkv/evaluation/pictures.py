@@ -36,5 +36,8 @@ def save_chart(file: Path, chart: alt.VConcatChart, endings: Sequence[str] = (".
             opened.write(image.getvalue())
         return
     text = io.StringIO()
-    chart.save(text, format="html" if file.suffix == ".html" else "svg", inline=True)
+    if file.suffix == ".html":
+        chart.save(text, format="html", inline=True)
+    else:
+        chart.save(text, format="svg")
     write_output(file, text.getvalue())

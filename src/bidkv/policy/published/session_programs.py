@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from bidkv.policy.parts.ordering import WaitingHeap
 from bidkv.protocol.policy import EngineView, Policy
@@ -11,6 +13,9 @@ from bidkv.protocol.session_views import SessionView
 
 _TOKENS_PER_PROGRAM = 256
 """Room for decoding that ThunderAgent adds to the context of every program, in tokens."""
+
+_FIRST = (0, 0, 0)
+"""A place before all others."""
 
 
 def _request_name(request: RequestView) -> str:
@@ -31,17 +36,67 @@ def _program_name(request: RequestView, engine: EngineView) -> str:
     return _session_name(session) if session is not None and session.is_told else _request_name(request)
 
 
+_Place = tuple[int, int, int]
+
+
 @dataclass(slots=True)
 class _Program:
     """A session (or a single request) as ThunderAgent tracks it."""
 
+    number: int
+    """Programs began in this order."""
     tokens: int
     turns: int = 1
     acting: bool = False
     active: bool = False
     marked: bool = False
+    ended: bool = False
     # Its turns that have not entered yet, by id: a session may send several at once.
     waiting: dict[str, RequestView] = field(default_factory=dict)
+
+    @property
+    def place(self) -> _Place:
+        """Its place among the paused programs, or among the active ones that are not marked.
+
+        ThunderAgent resumes those with a later turn that waits, then new ones, then those whose tool runs.
+        It pauses those whose tool runs before those that compute. Small contexts come first.
+        """
+        if self.active:
+            group = 0 if self.acting else 1
+        else:
+            group = 2 if not self.waiting else 1 if self.turns == 1 else 0
+        return group, self.tokens, self.number
+
+
+class _Places:
+    """Programs in the order of their places; joining and leaving find them by bisection."""
+
+    __slots__ = ("_ordered", "_programs")
+
+    def __init__(self) -> None:
+        self._ordered: list[_Place] = []
+        self._programs: dict[int, tuple[_Place, _Program]] = {}
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    def add(self, program: _Program) -> None:
+        """`program` joins at its place, or moves there."""
+        self.discard(program)
+        place = program.place
+        insort(self._ordered, place)
+        self._programs[program.number] = place, program
+
+    def discard(self, program: _Program) -> None:
+        """`program` leaves, if it is here."""
+        found = self._programs.pop(program.number, None)
+        if found is not None:
+            del self._ordered[bisect_left(self._ordered, found[0])]
+
+    def first_from(self, place: _Place) -> _Program | None:
+        """Return the program at `place`, or the first one behind it; None behind the last."""
+        index = bisect_left(self._ordered, place)
+        return self._programs[self._ordered[index][2]][1] if index < len(self._ordered) else None
 
 
 class ProgramPausing(Policy):
@@ -76,9 +131,15 @@ class ProgramPausing(Policy):
         self._ready = WaitingHeap()
         self._arrived = 0
         self._places: dict[str, int] = {}
+        self._begun = 0
+        self._paused = _Places()
+        self._unmarked = _Places()
+        # Waiting turns of paused programs by their arrival; one that has entered or left goes when it is met.
+        self._held_back: list[tuple[float, int, RequestView]] = []
         self._active_tokens = 0
         self._num_active = 0
-        self._num_paused = 0
+        # What the marked programs will give back: contexts, and the room for decoding.
+        self._marked_tokens = 0
         self._shared_tokens = 0.0
 
     # --- the questions ---------------------------------------------------------------------------
@@ -94,13 +155,14 @@ class ProgramPausing(Policy):
         self._places[request.request_id] = self._arrived
         program = self._programs.get(name)
         if program is None:
-            program = self._programs[name] = _Program(request.num_prompt_tokens)
-            self._num_paused += 1
+            self._begun += 1
+            program = self._programs[name] = _Program(self._begun, request.num_prompt_tokens)
+            self._paused.add(program)
             session = None if engine.sessions is None else engine.sessions.session_for(request)
             if session is not None:
                 shared = session.cached_blocks * engine.block_size
                 self._shared_tokens += 0.1 * (shared - self._shared_tokens)
-            if self._num_paused == 1 and self._fits(program.tokens, engine):
+            if len(self._paused) == 1 and self._fits(program.tokens, engine):
                 self._resume(program)
         else:
             program.turns += 1
@@ -108,8 +170,11 @@ class ProgramPausing(Policy):
         program.acting = False
         program.waiting[request.request_id] = request
         self._by_request[request.request_id] = program
+        self._put(program)
         if program.active:
             self._ready.push(request, self._places[request.request_id])
+        else:
+            self._hold_back(request)
         self._check(engine)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
@@ -118,8 +183,10 @@ class ProgramPausing(Policy):
         program = self._by_request.get(request.request_id)
         if program is not None:
             program.waiting.pop(request.request_id, None)
-            if not program.active:  # the engine was empty and took it all the same
+            if not program.active and not program.ended:  # the engine was empty and took it all the same
                 self._resume(program)
+            else:
+                self._put(program)
         self._check(engine)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
@@ -131,8 +198,8 @@ class ProgramPausing(Policy):
         self._ready.discard(request)
         self._places.pop(request.request_id, None)
         program = self._by_request.pop(request.request_id, None)
-        if program is not None:
-            program.waiting.pop(request.request_id, None)
+        if program is not None and program.waiting.pop(request.request_id, None) is not None:
+            self._put(program)
         self._end(_request_name(request))
         self._check(engine)
 
@@ -143,6 +210,7 @@ class ProgramPausing(Policy):
             return
         program.acting = True
         self._set_tokens(program, session.context_tokens)
+        self._put(program)
         if program.marked:
             self._pause(program)
 
@@ -156,33 +224,59 @@ class ProgramPausing(Policy):
             return
         self._checked_s = engine.now_s
         self._pause_excess(engine)
-        if self._num_paused:
-            paused = [program for program in self._programs.values() if not program.active]
-            for program in sorted(paused, key=_resume_key):
-                if self._fits(program.tokens, engine) or self._is_overdue(program, engine.now_s):
-                    self._resume(program)
+        self._resume_fitting(engine)
 
     def _pause_excess(self, engine: EngineView) -> None:
         excess = self._needed_tokens(0, 0) - engine.num_blocks * engine.block_size
         if excess <= 0:
             return
-        active = [program for program in self._programs.values() if program.active]
         # Those marked before will make room without further ado.
-        excess -= sum(program.tokens + _TOKENS_PER_PROGRAM for program in active if program.marked)
-        for program in sorted(active, key=lambda program: (not program.acting, program.tokens)):
-            if excess <= 0:
-                break
-            if program.marked:
-                continue
+        excess -= self._marked_tokens
+        while excess > 0 and (program := self._unmarked.first_from(_FIRST)) is not None:
             excess -= program.tokens + _TOKENS_PER_PROGRAM
             if program.acting:
                 self._pause(program)
             else:
+                self._unmarked.discard(program)
                 program.marked = True
+                self._marked_tokens += program.tokens + _TOKENS_PER_PROGRAM
 
-    def _is_overdue(self, program: _Program, now_s: float) -> bool:
-        waiting = program.waiting.values()
-        return any(now_s - request.arrival_s >= self._LONGEST_WAIT_S for request in waiting)
+    def _resume_fitting(self, engine: EngineView) -> None:
+        """Resume paused programs in their order: each that fits, and each whose turn has waited too long.
+
+        Behind a program that does not fit, none of its group does: their contexts are larger.
+        """
+        overdue = self._take_overdue(engine.now_s)
+        program = self._paused.first_from(_FIRST)
+        while program is not None:
+            place = program.place
+            if not self._fits(program.tokens, engine):
+                late = bisect_left(overdue, place)
+                if late < len(overdue) and overdue[late][0] == place[0]:
+                    place = overdue[late]
+                    program = self._paused.first_from(place)
+                else:
+                    program = self._paused.first_from((place[0] + 1, 0, 0))
+                    continue
+            assert program is not None  # the overdue ones are paused
+            self._resume(program)
+            program = self._paused.first_from(place)
+
+    def _hold_back(self, request: RequestView) -> None:
+        heappush(self._held_back, (request.arrival_s, self._places[request.request_id], request))
+
+    def _take_overdue(self, now_s: float) -> list[_Place]:
+        """Return the places of the paused programs with a turn that has waited for half an hour, in order."""
+        found: set[_Place] = set()
+        held = self._held_back
+        while held and now_s - held[0][0] >= self._LONGEST_WAIT_S:
+            request = heappop(held)[2]
+            program = self._by_request.get(request.request_id)
+            if program is None or program.active or program.ended:
+                continue
+            if request.request_id in program.waiting:
+                found.add(program.place)
+        return sorted(found)
 
     def _needed_tokens(self, extra_tokens: int, extra_programs: int) -> float:
         count = self._num_active + extra_programs
@@ -195,37 +289,55 @@ class ProgramPausing(Policy):
     def _set_tokens(self, program: _Program, tokens: int) -> None:
         if program.active:
             self._active_tokens += tokens - program.tokens
+        if program.marked:
+            self._marked_tokens += tokens - program.tokens
         program.tokens = tokens
 
+    def _put(self, program: _Program) -> None:
+        """Move a program to the place that it has now."""
+        if program.ended:
+            return
+        if not program.active:
+            self._paused.add(program)
+        elif not program.marked:
+            self._unmarked.add(program)
+
+    def _unmark(self, program: _Program) -> None:
+        if program.marked:
+            program.marked = False
+            self._marked_tokens -= program.tokens + _TOKENS_PER_PROGRAM
+
     def _resume(self, program: _Program) -> None:
-        program.active, program.marked = True, False
-        self._num_paused -= 1
+        self._paused.discard(program)
+        program.active = True
+        self._put(program)
         self._num_active += 1
         self._active_tokens += program.tokens
         for name, request in program.waiting.items():
             self._ready.push(request, self._places[name])
 
     def _pause(self, program: _Program) -> None:
-        program.active = program.marked = False
-        self._num_paused += 1
+        self._unmark(program)
+        self._unmarked.discard(program)
+        program.active = False
+        self._put(program)
         self._num_active -= 1
         self._active_tokens -= program.tokens
+        for request in program.waiting.values():
+            self._hold_back(request)
 
     def _end(self, name: str) -> None:
         program = self._programs.pop(name, None)
         if program is None:
             return
+        program.ended = True
         if program.active:
+            self._unmark(program)
+            self._unmarked.discard(program)
             self._num_active -= 1
             self._active_tokens -= program.tokens
         else:
-            self._num_paused -= 1
-
-
-def _resume_key(program: _Program) -> tuple[int, int]:
-    """ThunderAgent's order: a waiting later turn, a new program, a program whose tool runs; small first."""
-    group = 2 if not program.waiting else 1 if program.turns == 1 else 0
-    return group, program.tokens
+            self._paused.discard(program)
 
 
 class AgentCongestion(Policy):
