@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bidkv.control import Controller
+from bidkv.control import STOPS, Controller
 from bidkv.protocol.policy import Policy
 
 logger = logging.getLogger("bidkv")
@@ -110,12 +110,14 @@ def obey(command: str, controller: Controller, resolve: Callable[[str], Policy])
             controller.enable()
         else:
             controller.switch(resolve(command))
-    except Exception as error:  # making and copying a policy is foreign code: nothing may get out
+    except STOPS:
+        raise
+    except BaseException as error:  # making and copying a policy is foreign code: nothing may get out
         logger.error("bidkv: the control file's command is ignored: %s", error)
         return
     logger.info(
         "bidkv: control file says %r; policy %r, active: %s",
         command,
-        controller.policy.name,
+        controller.policy_name,
         controller.active,
     )

@@ -293,12 +293,15 @@ def test_an_impossible_budget_is_refused(budget: float) -> None:
         ([("a", 1.0)], {}, 0),
     ],
 )
-def test_figures_that_are_no_numbers_are_the_policys_own_fault(
-    figures: Any, shown: dict[str, float], failures: int
+def test_figures_that_fail_end_alone(
+    caplog: pytest.LogCaptureFixture, figures: Any, shown: dict[str, float], failures: int
 ) -> None:
     policy = Policy()
     policy.read_figures = lambda engine: figures  # type: ignore[method-assign]
     control = Controller(policy)
     assert control.read_figures(FakeEngine()) == shown
-    assert control.counters.failures == failures
-    assert control.active == (not failures)
+    assert control.read_figures(FakeEngine()) == shown
+    assert control.counters.failures == len(caplog.records) == failures
+    assert control.active
+    control.switch(policy)  # another chance
+    assert control.read_figures(FakeEngine()) == {}  # it starts afresh first

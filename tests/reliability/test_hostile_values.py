@@ -48,6 +48,38 @@ def test_a_policy_whose_constructor_fails_changes_nothing(monkeypatch: pytest.Mo
     assert (controller.policy.name, controller.active) == ("lcf", True)
 
 
+def test_a_policy_that_ends_its_own_making_changes_nothing() -> None:
+    """What is no Exception, as the skip of a test framework is none, must not get into the engine either."""
+
+    class Leaving(BaseException):
+        pass
+
+    def leave(spec: str) -> Policy:
+        raise Leaving
+
+    controller = Controller(resolve("lcf"))
+    obey("leaving", controller, leave)
+    assert (controller.policy_name, controller.active) == ("lcf", True)
+
+
+def test_a_name_is_read_once() -> None:
+    class Nameless(Policy):
+        reads = 0
+
+        @property
+        def name(self) -> str:  # type: ignore[override]
+            Nameless.reads += 1
+            if Nameless.reads > 1:
+                raise RuntimeError("no name any more")
+            return "nameless"
+
+    controller = Controller(Nameless())
+    controller.disable()
+    obey("off", controller, resolve)
+    assert controller.policy_name == "nameless"
+    assert Nameless.reads == 1
+
+
 @given(
     st.text(max_size=30)
     | st.sampled_from(["fair", "fast"]).flatmap(lambda n: st.text(max_size=20).map(f"{n}:".__add__))

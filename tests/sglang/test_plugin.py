@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 
@@ -186,6 +187,52 @@ def test_a_dropped_adapter_shows_in_the_metric(served):
     _, service, environment = served()
     service.dropped()
     assert _metrics(environment.metrics_port)["bidkv_hooks_in_place"] == 0
+
+
+@pytest.mark.parametrize("failing", ["the policy's figures", "the advice on replicas"])
+def test_what_only_the_first_rank_reads_cannot_part_it_from_the_others(served, monkeypatch, caplog, failing):
+    """The other ranks would wait for ever for one that has left the policy alone."""
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("no figures")
+
+    monkeypatch.setattr(service_module, "_read_rank", lambda scheduler: (True, 2))
+    monkeypatch.setattr(service_module, "_make_broadcast", lambda scheduler: lambda word: word)
+    scheduler, service, environment = served()
+    if failing == "the policy's figures":
+        monkeypatch.setattr(service.controller.policy, "read_figures", fail, raising=False)
+    else:
+        monkeypatch.setattr(service, "_replicas", SimpleNamespace(update=fail, desired=0))
+    rng = random.Random(1)
+    run_with_arrivals(scheduler, random_requests(rng, 20, pool=320), rng)
+    assert service.glue is not None
+    assert service.controller.active
+    assert caplog.text.count("no figures") >= 1
+    assert len([record for record in caplog.records if record.levelname == "ERROR"]) == 1
+    assert _metrics(environment.metrics_port)["bidkv_preemptions_by_policy_total"] > 0
+
+
+def test_a_retraction_that_answers_otherwise_is_passed_on(caplog):
+    """An answer that SGLang itself understands reaches it, whatever the adapter makes of it."""
+    scheduler = ModelFreeScheduler(tokens=320)
+    given_up = []
+    hooks = Hooks(lambda scheduler: None, lambda: given_up.append(True))
+    service = SglangService(scheduler, Environment(strategy="lcf"))
+    hooks.glue = service.glue
+    batch = SimpleNamespace(reqs=[])
+    assert hooks.retract_decode(lambda batch: "another answer", batch) == "another answer"
+    assert hooks.glue is None
+    assert given_up == [True]
+
+
+def test_an_error_while_it_gives_up_stays_inside(caplog):
+    def fail():
+        raise RuntimeError("cannot be switched off")
+
+    hooks = Hooks(fail, fail)
+    hooks.scheduler_made(None, object())
+    assert "could not clear up" in caplog.text
+    assert hooks.glue is None
 
 
 def test_a_setup_that_was_never_shown_to_work_is_left_alone(served, monkeypatch, caplog):

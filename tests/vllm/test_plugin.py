@@ -118,6 +118,24 @@ def test_a_newer_version_of_vllm_is_tried(strategy):
     assert config(async_scheduling=False).get_scheduler_cls() is BidKVScheduler
 
 
+def test_a_version_that_chooses_its_scheduler_elsewhere_stays_alone(strategy, monkeypatch, caplog):
+    strategy("lcf")
+    monkeypatch.setitem(sys.modules, "vllm.config.scheduler", None)
+    register()
+    assert "stays off" in caplog.text
+
+
+@pytest.mark.parametrize("chosen", [Scheduler, "a class by its name"])
+def test_a_choice_that_cannot_be_extended_is_left_alone(strategy, monkeypatch, caplog, chosen):
+    monkeypatch.setattr(SchedulerConfig, "get_scheduler_cls", lambda self: chosen)
+    strategy("lcf")
+    register()
+    monkeypatch.setitem(sys.modules, "vllm.v1.core.sched.async_scheduler", None)
+    assert config().get_scheduler_cls() is chosen
+    assert "cannot be extended" in caplog.text
+    unregister()
+
+
 def test_versions():
     known = ("0.24.0+cu130", "0.25.1", "0.32.0", "0.32.1rc1")
     assert all(is_supported(version) and not is_newer(version) for version in known)

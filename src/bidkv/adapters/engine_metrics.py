@@ -100,7 +100,7 @@ def make_session_readers(
         "turns_told", "turns_found", "prompt_tokens", "prefix_hit_tokens", "lost_prefix_tokens",
     )  # fmt: skip
     return {
-        "retention_unavailable": lambda: float(controller.policy.drops_idle and controller.sessions is None),
+        "retention_unavailable": lambda: float(controller.wants_drops and controller.sessions is None),
         **{name: partial(read, name) for name in books},
         **{metric: partial(read_policy, name) for name, metric in POLICY_FIGURES.items()},
     }

@@ -2,6 +2,6 @@
 
 from bidkv.control.controller import Controller
 from bidkv.control.counters import ControlCounters
-from bidkv.control.guarded_policy import DEFAULT_TIME_BUDGET_S
+from bidkv.control.guarded_policy import DEFAULT_TIME_BUDGET_S, STOPS
 
-__all__ = ["DEFAULT_TIME_BUDGET_S", "ControlCounters", "Controller"]
+__all__ = ["DEFAULT_TIME_BUDGET_S", "STOPS", "ControlCounters", "Controller"]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence, Set
 from typing import TYPE_CHECKING, Any
 
-from bidkv.control.guarded_policy import DEFAULT_TIME_BUDGET_S, GuardedPolicy, describe, read_numbers
+from bidkv.control.guarded_policy import DEFAULT_TIME_BUDGET_S, GuardedPolicy, describe
 from bidkv.control.recompute_ledger import RecomputeLedger
 from bidkv.control.sessions import SessionLedger, TrackedSession
 from bidkv.protocol.observer import Decision, Observer
@@ -314,11 +314,6 @@ class Controller(GuardedPolicy):
                 self._observe(self.observer.session_dropped, self._policy, session, engine)
             self.counters.session_drops += 1
             self.counters.session_blocks_dropped += self._keep_books(sessions.drop, session) or 0
-
-    def read_figures(self, engine: EngineView) -> dict[str, float]:
-        """Return the policy's own figures for an operator; none while it is switched off or starts afresh."""
-        tells = self._active and not self._resync
-        return (self._ask(read_numbers, self._policy, engine) or {}) if tells else {}
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:

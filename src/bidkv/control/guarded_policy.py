@@ -81,6 +81,7 @@ class GuardedPolicy:
         self._clock = clock
         self._time_budget_s = time_budget_s
         self._killed = False
+        self._reads_figures = False
         self._adopt(policy, afresh=False)
 
     # --- whether the policy is in charge ---------------------------------------------------------
@@ -88,6 +89,16 @@ class GuardedPolicy:
     def policy(self) -> Policy:
         """The policy that decides (or would, were it not switched off)."""
         return self._policy
+
+    @property
+    def policy_name(self) -> str:
+        """The policy's name, as it was read when the policy took over."""
+        return self._policy_name
+
+    @property
+    def wants_drops(self) -> bool:
+        """Whether the policy drops idle sessions where it can, as it said when it took over."""
+        return self._questions.drops
 
     @property
     def active(self) -> bool:
@@ -133,6 +144,7 @@ class GuardedPolicy:
         self._questions = questions
         self._cap = cap
         self._killed = False
+        self._tells_figures = True
         self._resync = afresh
         self.last_reserve_blocks: int | None = None
         self.breaker.close()
@@ -166,6 +178,19 @@ class GuardedPolicy:
                 self._fail("exception", describe(error))
 
         return tell
+
+    def read_figures(self, engine: EngineView) -> dict[str, float]:
+        """Return the policy's own figures for an operator; none while it is switched off or starts afresh.
+
+        A failure ends the figures, not the policy: of several ranks that must decide alike, one reads them.
+        """
+        if not self._active or self._resync or not self._tells_figures:
+            return {}
+        self._reads_figures = True
+        try:
+            return self._ask(_read_numbers, self._policy, engine) or {}
+        finally:
+            self._reads_figures = False
 
     # --- the guarded calls -----------------------------------------------------------------------
     def _observe(self, tell: Callable[..., None], *args: Any, **kwargs: Any) -> None:
@@ -204,6 +229,12 @@ class GuardedPolicy:
 
     def _fail(self, kind: str, detail: str) -> None:
         self.counters.failures += 1
+        if self._reads_figures:
+            self._tells_figures = False
+            logger.error(
+                "bidkv: policy %r tells no figures any more (%s: %s)", self._policy_name, kind, detail
+            )
+            return
         self.breaker.trip(self._policy_name, kind, detail)
         self._refresh()
 
@@ -216,7 +247,7 @@ def describe(value: object) -> str:
         return f"a {type(value).__name__} that cannot be printed"
 
 
-def read_numbers(policy: Policy, engine: EngineView) -> dict[str, float]:
+def _read_numbers(policy: Policy, engine: EngineView) -> dict[str, float]:
     """Return those of a policy's figures that are numbers."""
     figures: Any = policy.read_figures(engine)
     if not isinstance(figures, dict):

@@ -41,7 +41,7 @@ _COUNTERS = {
     "preemptions_by_engine": "Preemptions by the engine's own rule.",
     "blocks_freed": "KV blocks given up by preempted requests.",
     "tokens_lost": "Computed positions given up by preempted requests.",
-    "failures": "Failures of the policy; each hands over to the engine's own rule.",
+    "failures": "Failures of the policy; each hands over to the engine's own rule, or ends its figures.",
     "kill_switch_activations": "Times the kill switch was thrown.",
     "turns": "Turns of sessions that ended.",
     "sessions_ended": "Sessions whose client said that no turn follows.",
@@ -82,7 +82,7 @@ class ControllerCollector(Collector):
         for name, value in controller.counters.as_dict().items():
             yield CounterMetricFamily(f"bidkv_{name}", _COUNTERS.get(name, name), value=value)
         info = GaugeMetricFamily("bidkv_policy_active", "1 while the policy decides.", labels=["policy"])
-        info.add_metric([str(controller.policy.name)], float(controller.active))
+        info.add_metric([controller.policy_name], float(controller.active))
         yield info
         yield GaugeMetricFamily(
             "bidkv_breaker_open", "1 after a failure of the policy.", float(controller.breaker.is_open)

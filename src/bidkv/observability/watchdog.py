@@ -64,7 +64,7 @@ class Watchdog:
                 self._reported[controller] = started
                 logger.error(
                     "bidkv: policy %r has not answered for %.1f s: the engine waits for it",
-                    controller.policy.name,
+                    controller.policy_name,
                     lasted,
                 )
 

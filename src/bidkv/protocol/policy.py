@@ -229,7 +229,8 @@ class Policy:
         """Return the policy's own figures for an operator, by name; asked a few times a second.
 
         `price_per_s` and `index_per_s` are exported: what holding memory costs and what the idle session that
-        would be dropped next is worth, both in returns per second.
+        would be dropped next is worth, both in returns per second. A failure here ends the figures alone. Of
+        several ranks only one asks, so the answer must not change what the policy decides.
         """
         return {}
 

@@ -72,9 +72,12 @@ class Hooks:
         """Detach because of an error of this project's own code; call from an `except` block."""
         logger.exception("bidkv: error in the SGLang adapter; SGLang continues by its own rules")
         glue, self.glue = self.glue, None
-        if glue is not None:
-            glue.restore_queue()
-        self._on_give_up()
+        try:
+            if glue is not None:
+                glue.restore_queue()
+            self._on_give_up()
+        except Exception:
+            logger.exception("bidkv: the SGLang adapter could not clear up; it is not asked again")
 
     # --- AFTER hooks: (result, self, ...) -> None keeps the result --------------------------------
     def scheduler_made(self, result: None, scheduler: Any, *args: Any, **kwargs: Any) -> None:
@@ -143,15 +146,16 @@ class Hooks:
         """Tell the glue which batch is short of memory, and which requests were retracted."""
         computed = self._computed_tokens(batch.reqs)
         self._tell(lambda glue: glue.engine.runs_now(batch))
-        retracted, ratio, aborted = original(batch)
+        result = original(batch)
 
         def took_place(glue: SglangGlue) -> None:
+            retracted, _, aborted = result
             glue.preempted(retracted, computed)
             for req in aborted:
                 glue.left(req, completed=False)
 
         self._tell(took_place)
-        return retracted, ratio, aborted
+        return result
 
     def _computed_tokens(self, reqs: list[Any]) -> dict[str, int]:
         computed: dict[str, int] = {}

@@ -17,6 +17,7 @@ from bidkv.adapters.sglang.glue import SglangGlue
 from bidkv.adapters.sglang.ranks import BroadcastClock, Message, SyncedClock, poll_nothing
 from bidkv.control import DEFAULT_TIME_BUDGET_S
 from bidkv.control_file import INTERVAL_S, ControlFile
+from bidkv.protocol.policy import EngineView
 from bidkv.stability import QueueingConfig
 
 logger = logging.getLogger("bidkv")
@@ -80,7 +81,7 @@ class SglangService(EngineService):
             self.controller.disable()
             logger.warning(
                 "bidkv: policy %r stays off and SGLang keeps its own rules: %s",
-                self.controller.policy.name,
+                self.controller.policy_name,
                 reason,
             )
         if exports and environment.metrics_port is not None:
@@ -100,7 +101,7 @@ class SglangService(EngineService):
         _say_newer()
         if glue.no_retention is not None:
             # A missed chance under a policy that drops idle sessions, a remark under any other.
-            level = logging.WARNING if self.controller.policy.drops_idle else logging.INFO
+            level = logging.WARNING if self.controller.wants_drops else logging.INFO
             logger.log(level, "bidkv: sessions are left to SGLang's own prefix cache: %s", glue.no_retention)
         return glue
 
@@ -131,16 +132,21 @@ class SglangService(EngineService):
         now = self._clock()
         if self.metrics is not None and now >= self._next_look_s:
             self._next_look_s = now + INTERVAL_S
-            # Read here, in the scheduler's own thread: the prefix tree may live outside Python and take no
-            # questions while it works.
-            engine = self.engine
-            free, running = engine.free_blocks, len(engine.running)
-            self._last_look = {
-                "free_blocks": free,
-                "running_requests": running,
-                "waiting_requests": engine.num_waiting,
-            }
-            self._look(engine)
+            try:
+                self._look(self.engine)
+            except Exception:  # of several ranks one looks: it must not leave the others' rule because of it
+                self._next_look_s = math.inf
+                logger.exception("bidkv: the engine's state cannot be read; its metrics stay as they are")
+
+    def _look(self, engine: EngineView) -> None:
+        # Read here, in the scheduler's own thread: the prefix tree may live outside Python and take no
+        # questions while it works.
+        self._last_look = {
+            "free_blocks": engine.free_blocks,
+            "running_requests": engine.num_running,
+            "waiting_requests": engine.num_waiting,
+        }
+        super()._look(engine)
 
     def _readers(self) -> dict[str, Callable[[], float]]:
         """Gauges of this engine; read from the exporter's thread."""

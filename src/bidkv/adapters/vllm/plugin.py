@@ -19,8 +19,9 @@ SUPPORTED = ("0.24", "0.25", "0.26", "0.27", "0.28", "0.29", "0.30", "0.31", "0.
 def register() -> None:
     """Put the policy of BIDKV_STRATEGY in charge of every scheduler made from now on.
 
-    Does nothing at all while the variable is unset, and nothing but one warning on an older version of vLLM.
-    On a newer one each scheduler is tried when it is made: see `self_test`.
+    Does nothing at all while the variable is unset, and nothing but one warning on an older version of vLLM,
+    or on one that chooses its scheduler elsewhere. On a newer one each scheduler is tried when it is made:
+    see `self_test`.
 
     Raises:
         PolicySpecError: the strategy does not exist or has a bad option; the message lists what exists.
@@ -36,7 +37,10 @@ def register() -> None:
             stacklevel=2,
         )
         return
-    _wrap()
+    try:
+        _wrap()
+    except (ImportError, AttributeError) as error:
+        logger.warning("bidkv: stays off: vLLM %s is not as expected: %s", version, error)
 
 
 def unregister() -> None:
@@ -92,7 +96,11 @@ class _Wrapper:
                 return chosen
             from bidkv.adapters.vllm.hooks import extend_scheduler_class
 
-            return extend_scheduler_class(chosen)
+            try:
+                return extend_scheduler_class(chosen)
+            except Exception as error:
+                logger.warning("bidkv: stays off: %r cannot be extended: %s", chosen, error)
+                return chosen
 
         self.function = get_scheduler_cls
 

@@ -67,7 +67,7 @@ class VllmService(EngineService):
         if problem is not None:
             logger.warning(
                 "bidkv: policy %r stays off and vLLM %s schedules with its own %s: %s",
-                self.controller.policy.name,
+                self.controller.policy_name,
                 read_version(),
                 type(scheduler).__qualname__,
                 problem,
