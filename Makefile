@@ -82,7 +82,7 @@ nightly: setup ## the long versions of what docs/reference/reliability.md names:
 	.venv-vllm/bin/python scripts/soak.py vllm --requests 100000
 	.venv-vllm/bin/python -m pytest -q -s tests/vllm/test_faults.py --campaign --no-skips
 	.venv-vllm/bin/python -m pytest -q -s tests/vllm/test_features.py tests/vllm/test_groups.py \
-	  tests/vllm/test_connectors.py tests/vllm/test_two_engines.py --campaign --no-skips -o timeout=0
+	  tests/vllm/test_connectors.py tests/vllm/test_two_engines.py --campaign --no-skips
 	scripts/version-matrix.sh
 	PYTHON=$(PYTHON) scripts/setup-sglang.sh
 	.venv-sglang/bin/python -m pytest -q -s tests/sglang/test_faults.py --campaign --no-skips

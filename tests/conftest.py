@@ -29,8 +29,13 @@ def campaign(request: pytest.FixtureRequest) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked `campaign`, unless the long version was asked for."""
+    """Leave out what is marked `campaign`, unless the long version was asked for: that one may take hours.
+
+    Its tests have no time limits: servers and child processes have limits of their own.
+    """
     if config.getoption("--campaign"):
+        for item in items:
+            item.add_marker(pytest.mark.timeout(0), append=False)
         return
     left_out = [item for item in items if item.get_closest_marker("campaign")]
     if left_out:
