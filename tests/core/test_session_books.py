@@ -197,11 +197,20 @@ class _Cache:
         return len(keys)
 
 
-def _serve_turn(ledger: SessionLedger, cache: _Cache, name: str, tokens: list[int], prompt: int) -> Any:
+def _serve_turn(
+    ledger: SessionLedger,
+    cache: _Cache,
+    name: str,
+    tokens: list[int],
+    prompt: int,
+    *,
+    told: str = "",
+    last: bool = False,
+) -> Any:
     request: Any = SimpleNamespace(
         request_id=name,
-        session_id="",
-        is_last_turn=False,
+        session_id=told,
+        is_last_turn=last,
         agent_id="",
         priority=0,
         weight=1.0,
@@ -259,3 +268,27 @@ def test_sessions_without_blocks_are_forgotten_when_there_are_too_many(monkeypat
     assert [gone.session_id for gone in ledger.take_forgotten(_Engine())] == ["~r0"]  # type: ignore[arg-type]
     assert _serve_turn(ledger, cache, "new", list(range(12)), 8).session_id == "~new"
     assert _serve_turn(ledger, cache, "old", list(range(200, 212)), 8).session_id == "~r2"
+
+
+def test_request_ids_that_come_again_are_not_taken_for_one_session() -> None:
+    """A proxy may send one id for every request of a trace, and a client may name a session as it likes."""
+    cache = _Cache()
+    ledger = SessionLedger(cache)
+    turns = [_serve_turn(ledger, cache, "same", list(range(100 * n, 100 * n + 20)), 16) for n in range(3)]
+    assert [session.session_id for session in turns] == ["~same", "~same#1", "~same#2"]
+    assert ledger.retained_blocks == 15
+    assert list(ledger.idle.values()) == turns
+    told = _serve_turn(ledger, cache, "told", list(range(300, 320)), 16, told="~same")
+    assert told.is_told
+    assert _serve_turn(ledger, cache, "again", list(range(300, 340)), 32, told="~same") is told
+    for session in (*turns, told):
+        ledger.drop(session)
+    assert ledger.retained_blocks == 0
+
+
+def test_the_name_of_a_session_that_is_over_can_be_used_again() -> None:
+    cache = _Cache()
+    ledger = SessionLedger(cache)
+    for _ in range(2):
+        session = _serve_turn(ledger, cache, "r", list(range(20)), 16, told="chat", last=True)
+        assert (session.session_id, session.num_turns) == ("chat", 1)

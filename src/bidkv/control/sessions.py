@@ -48,11 +48,13 @@ class TrackedSession:
         "num_turns",
         "priority",
         "session_id",
+        "told_as",
         "weight",
     )
 
     def __init__(self, session_id: str, now_s: float, tree: PrefixTree, *, is_told: bool) -> None:
         self.session_id = session_id
+        self.told_as = session_id if is_told else ""
         self.is_told = is_told
         self.agent_id = ""
         self.priority = 0
@@ -122,6 +124,8 @@ class SessionLedger:
         self.finds_by_prefix = finds_by_prefix
         self._tree = PrefixTree()
         self._told: dict[str, TrackedSession] = {}
+        self._names: set[str] = set()
+        self._num_renamed = 0
         self._idle: OrderedDict[str, TrackedSession] = OrderedDict()
         self.idle: Mapping[str, SessionView] = MappingProxyType(self._idle)
         self._by_request: dict[str, TrackedSession] = {}
@@ -186,13 +190,22 @@ class SessionLedger:
         if name:
             session = self._told.get(name)
             if session is None:
-                session = self._told[name] = TrackedSession(name, now_s, self._tree, is_told=True)
+                session = self._told[name] = self._make_session(name, now_s, is_told=True)
             session.is_over = request.is_last_turn
             return session
         found = self._pasts.find(self._cache.block_keys(request))
         if found is not None:
             return found
-        return TrackedSession(f"~{request.request_id}", now_s, self._tree, is_told=False)
+        return self._make_session(f"~{request.request_id}", now_s, is_told=False)
+
+    def _make_session(self, name: str, now_s: float, *, is_told: bool) -> TrackedSession:
+        """Return a new session under a name that no other has: a client may send a request's id again."""
+        session = TrackedSession(name, now_s, self._tree, is_told=is_told)
+        while session.session_id in self._names:
+            self._num_renamed += 1
+            session.session_id = f"{name}#{self._num_renamed}"
+        self._names.add(session.session_id)
+        return session
 
     def admit(self, request: RequestView, cached_tokens: int, engine: EngineView) -> None:
         """`request` runs and references its cached blocks."""
@@ -293,7 +306,7 @@ class SessionLedger:
         """Know no session any more, whatever state the books are in; what was counted stays."""
         self.in_use = self.collects_loose_keys = False
         self._tree, self._pasts = PrefixTree(), PastIndex(MOST_SESSIONS)
-        for book in (self._told, self._idle, self._by_request, self._held, self._cold):
+        for book in (self._told, self._names, self._idle, self._by_request, self._held, self._cold):
             book.clear()
         self._forgotten.clear()
         self._loose_keys.clear()
@@ -355,14 +368,19 @@ class SessionLedger:
         return self._tree.hand_over(leaf, self._tree.root)
 
     def _forget(self, session: TrackedSession) -> None:
-        self._told.pop(session.session_id, None)
+        self._forget_name(session)
         self._loosen(self._take_past(session))
+
+    def _forget_name(self, session: TrackedSession) -> None:
+        self._names.discard(session.session_id)
+        if session.is_told:
+            self._told.pop(session.told_as, None)
 
     def _grow_cold(self, session: TrackedSession) -> None:
         """Nothing of `session` is cached: it stays known, since its next turn may still come."""
         self._cold[session.session_id] = session
         if len(self._cold) > MOST_SESSIONS:
             _, oldest = self._cold.popitem(last=False)
-            self._told.pop(oldest.session_id, None)
+            self._forget_name(oldest)
             self._pasts.remove(oldest)
             self._forgotten.append(oldest)
