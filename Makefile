@@ -82,7 +82,8 @@ nightly: setup ## the long versions of what docs/reference/reliability.md names:
 	.venv-vllm/bin/python scripts/soak.py vllm --requests 100000
 	.venv-vllm/bin/python -m pytest -q -s tests/vllm/test_faults.py --campaign --no-skips
 	.venv-vllm/bin/python -m pytest -q -s tests/vllm/test_features.py tests/vllm/test_groups.py \
-	  tests/vllm/test_connectors.py tests/vllm/test_two_engines.py --campaign --no-skips
+	  tests/vllm/test_connectors.py tests/vllm/test_two_engines.py tests/vllm/test_retention.py \
+	  tests/vllm/test_sessions_engine.py tests/vllm/test_session_server_faults.py --campaign --no-skips
 	scripts/version-matrix.sh
 	PYTHON=$(PYTHON) scripts/setup-sglang.sh
 	.venv-sglang/bin/python -m pytest -q -s tests/sglang/test_faults.py --campaign --no-skips
