@@ -1,12 +1,15 @@
 import dataclasses
+import importlib
 import json
 import math
+from itertools import pairwise
 
 import pytest
 
 from bidkv.evaluation.latency_target import NO_TARGET, LatencyTarget
 from bidkv.evaluation.saturation import backlog_growth, measure_saturation, poisson_requests
 from bidkv.planning import Demand, check_rates, make_plan, verify_fleet
+from bidkv.planning.resampling import thin_days
 from bidkv.planning.text import plan_text
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
@@ -257,3 +260,26 @@ def test_an_even_stream_of_arrivals_meets_fewer_prompts():
     assert four.answer_tpot_s < one.answer_tpot_s
     assert four.ttft_p99_high_s < one.ttft_p99_high_s
     assert four.tpot_s == one.tpot_s
+
+
+def test_a_large_fleet_is_simulated_as_a_share_of_itself_and_a_short_trace_goes_on(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("bidkv.planning.fleet"), "MOST_SIMULATED", 2)
+    demand = Demand.from_requests(poisson_requests([(300, 60)] * 400, 6.0, seed=3), "short")
+    plan = dataclasses.replace(make_plan(demand, SHAPE, PROFILE), replicas=1, replicas_grown=8)
+    told = []
+    answer = verify_fleet(plan, demand, ENGINE, PROFILE, requests_each=700, on_trial=told.append).grown
+    assert (answer.planned.replicas, answer.fewest.replicas) == (8, 4)
+    assert {check.replicas for check in told} == {1, 2}
+    assert answer.planned.arrivals_rps == pytest.approx(12.0, rel=0.1)
+    assert answer.planned.throughput_rps == pytest.approx(12.0, rel=0.1)
+
+
+def test_days_follow_each_other_until_there_are_enough_requests():
+    requests = poisson_requests([(300 + number, 60) for number in range(400)], 1.0, seed=3)
+    assert [r.arrival_s for r in thin_days(requests, 400, 1)] == [r.arrival_s for r in requests]
+    thinned = thin_days(requests, 1000, 1, part=4)
+    assert len({request.request_id for request in thinned}) == len(thinned) == 1000
+    # The first four days are the trace's own requests, each of them once.
+    assert sorted(request.prompt_tokens for request in thinned[:400]) == [300 + k for k in range(400)]
+    assert all(a.arrival_s <= b.arrival_s for a, b in pairwise(thinned))
+    assert thinned[-1].arrival_s == pytest.approx(10 * requests[-1].arrival_s, rel=0.1)

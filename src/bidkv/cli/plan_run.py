@@ -140,8 +140,17 @@ class PlanRun:
                 "(pip install 'bidkv[sim]')",
                 err=True,
             )
-        checks = check_rates(self.demand, plan.service, self.engine, self.profile)
-        fleet = verify_fleet(plan, self.demand, self.engine, self.profile, target=self.target, router=router)
+        with counted_trials() as told:
+            checks = check_rates(self.demand, plan.service, self.engine, self.profile, on_check=told)
+            fleet = verify_fleet(
+                plan,
+                self.demand,
+                self.engine,
+                self.profile,
+                target=self.target,
+                router=router,
+                on_trial=told,
+            )
         return checks, fleet
 
     def draw(self, plan: CapacityPlan, file: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bidkv.baselines import ENGINE_ORDER
@@ -56,8 +56,12 @@ def check_rates(
     shares: Sequence[float] = SHARES,
     requests: int = _REQUESTS,
     seed: int = 0,
+    on_check: Callable[[RateCheck], None] | None = None,
 ) -> list[RateCheck]:
-    """Simulate one replica at shares of its predicted rate, under the engine's own order."""
+    """Simulate one replica at shares of its predicted rate, under the engine's own order.
+
+    `on_check` is told of every simulated rate.
+    """
     pairs = [pair for pair in demand.draw(requests, seed) if pair[0] < engine.model_len]
     checks = []
     for share in shares:
@@ -75,4 +79,6 @@ def check_rates(
                 kv_use=summary["kv_utilization_mean"],
             )
         )
+        if on_check is not None:
+            on_check(checks[-1])
     return checks

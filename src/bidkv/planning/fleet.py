@@ -12,6 +12,7 @@ from bidkv.evaluation.saturation import backlog_growth, poisson_requests
 from bidkv.planning.capacity import CapacityPlan
 from bidkv.planning.check import GROWING
 from bidkv.planning.demand import Demand
+from bidkv.planning.resampling import thin_days
 from bidkv.policy import resolve
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import WorkloadRequest
@@ -21,6 +22,12 @@ from bidkv.simulator.fleet import simulate_fleet
 DEFAULT_ROUTER = "round-robin"
 _REQUESTS_EACH = 2000
 """Requests simulated per replica: many times what it holds at once, so that a growing queue shows."""
+
+MOST_SIMULATED = 48
+"""Larger fleets are simulated as a share of themselves with the same share of the load.
+
+Behind a round-robin router arrivals at one of 48 replicas are as even as at one of more.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +53,10 @@ class FleetCheck:
     ttft_p99_s: float
     tpot_s: float
     holds: bool
+
+
+OnTrial = Callable[[FleetCheck], None]
+"""Is told of a simulated fleet; a fleet of which a share is simulated counts that share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +99,24 @@ def verify_fleet(
     router: str = DEFAULT_ROUTER,
     requests_each: int = _REQUESTS_EACH,
     seed: int = 0,
+    on_trial: OnTrial | None = None,
 ) -> FleetVerification | None:
     """Simulate the planned fleets under the engine's own rule, and look for the smallest that hold.
 
-    The smallest is found by bisection, assuming that a fleet holds whenever a smaller one does.
+    The smallest is found by bisection, assuming that a fleet holds whenever a smaller one does. Of a fleet
+    of more than :data:`MOST_SIMULATED` replicas a share is simulated.
 
     Args:
         plan: the plan to test.
         demand: the requests; those of a trace arrive in its own order and rhythm, stated ones as a Poisson
-            process.
+            process. A trace that is too short for the fleet is followed by days like it.
         engine: options of each replica.
         profile: its step times.
         target: what the plan was asked to keep.
         router: a name out of :func:`bidkv.simulator.fleet.available_routers`.
-        requests_each: requests simulated per replica.
+        requests_each: requests simulated per replica, at least.
         seed: of lengths and arrivals.
+        on_trial: is told of every simulated fleet; one of which a share is simulated counts that share.
 
     Returns:
         None when the plan has no number of replicas.
@@ -113,16 +127,30 @@ def verify_fleet(
     if plan.replicas is None or plan.replicas_grown is None:
         return None
 
-    def trial(growth: float, planned: int) -> Callable[[int], FleetCheck]:
-        workload = make_workload(demand, engine, growth, requests_each * planned, seed)
+    def answer(growth: float, planned: int) -> FleetAnswer:
+        part = -(-planned // MOST_SIMULATED)
+        first = -(-planned // part)
+        number = requests_each * first
+        if demand.requests and (fitting := make_workload(demand, engine, growth, number, seed)):
+            workload = thin_days(fitting, number, seed, part=part)
+        else:
+            workload = make_workload(demand, engine, growth, number, seed, part=part)
         rate_rps = growth * demand.arrivals.value
-        return lambda replicas: simulate_size(workload, engine, profile, target, router, replicas, rate_rps)
+
+        def trial(replicas: int) -> FleetCheck:
+            check = simulate_size(workload, engine, profile, target, router, replicas, rate_rps)
+            if on_trial is not None:
+                on_trial(check)
+            whole = planned if replicas == first else part * replicas
+            return replace(check, replicas=whole, throughput_rps=part * check.throughput_rps)
+
+        return _answer(trial, first, part)
 
     return FleetVerification(
         router,
         not target.is_empty,
-        now=_answer(trial(1.0, plan.replicas), plan.replicas),
-        grown=_answer(trial(plan.growth, plan.replicas_grown), plan.replicas_grown),
+        now=answer(1.0, plan.replicas),
+        grown=answer(plan.growth, plan.replicas_grown),
     )
 
 
@@ -149,18 +177,20 @@ def make_workload(
     ]
 
 
-def _answer(trial: Callable[[int], FleetCheck], planned: int) -> FleetAnswer:
+def _answer(trial: Callable[[int], FleetCheck], planned: int, part: int) -> FleetAnswer:
+    """Simulate the planned number of replicas and find the fewest, both counted in steps of `part`."""
     first = trial(planned)
-    best = first if first.holds else trial(2 * planned)
+    best, most = (first, planned) if first.holds else (trial(2 * planned), 2 * planned)
     if not best.holds:
         return FleetAnswer(first, None)
     too_few = 0 if first.holds else planned
-    while best.replicas - too_few > 1:
-        tried = trial((best.replicas + too_few) // 2)
+    while most - too_few > 1:
+        middle = (most + too_few) // 2
+        tried = trial(middle)
         if tried.holds:
-            best = tried
+            best, most = tried, middle
         else:
-            too_few = tried.replicas
+            too_few = middle
     return FleetAnswer(first, best)
 
 

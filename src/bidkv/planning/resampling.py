@@ -52,3 +52,33 @@ def resample(requests: Sequence[WorkloadRequest], seed: int) -> list[WorkloadReq
     last = -(-number // length) - 1
     chosen = (min(max(place + random.randint(-_REACH, _REACH), 0), last) for place in range(last + 1))
     return join_stretches(requests, (range(c * length, min((c + 1) * length, number)) for c in chosen))
+
+
+def thin_days(
+    requests: Sequence[WorkloadRequest], number: int, seed: int, *, part: int = 1
+) -> list[WorkloadRequest]:
+    """Return at least `number` requests: every `part`-th one, for as many whole days as that takes.
+
+    Each day starts with the next request, so that all of them take part. When each had its turn, days like
+    theirs follow (:func:`resample`). So arrivals keep their rhythm, and a short trace is no short test.
+
+    Args:
+        requests: in the order of arrival, at least one: a day.
+        number: the fewest that are enough.
+        seed: of the days that are drawn anew.
+        part: which share of the requests arrives.
+    """
+    first_s = requests[0].arrival_s
+    day_s = (requests[-1].arrival_s - first_s) * len(requests) / max(len(requests) - 1, 1)
+    joined: list[WorkloadRequest] = []
+    start_s, day = first_s, 0
+    while len(joined) < number:
+        chosen = requests[day % part :: part]
+        if day >= part:
+            chosen = resample(chosen, seed + day)
+        for request in chosen:
+            arrival_s = start_s + request.arrival_s - first_s
+            joined.append(replace(request, request_id=f"d{len(joined)}", arrival_s=arrival_s))
+        start_s = max(start_s + day_s, joined[-1].arrival_s)
+        day += 1
+    return joined

@@ -11,7 +11,14 @@ from typing import Protocol, TypeVar
 from bidkv.evaluation.latency_target import LatencyTarget
 from bidkv.planning.capacity import CapacityPlan, ReplicaOption, advise_kv
 from bidkv.planning.demand import Demand
-from bidkv.planning.fleet import DEFAULT_ROUTER, FleetCheck, make_workload, simulate_size
+from bidkv.planning.fleet import (
+    DEFAULT_ROUTER,
+    MOST_SIMULATED,
+    FleetCheck,
+    OnTrial,
+    make_workload,
+    simulate_size,
+)
 from bidkv.planning.resampling import resample
 from bidkv.profiles import StepTimeProfile
 from bidkv.simulator import EngineConfig
@@ -36,21 +43,11 @@ _FEWEST_REQUESTS = 8_000
 _MOST_REQUESTS = 40_000
 """Requests of one simulation: so many a replica within these bounds."""
 
-MOST_SIMULATED = 48
-"""Larger fleets are simulated as a share of themselves with the same share of the load.
-
-Behind a round-robin router arrivals at one of 48 replicas are as even as at one of more.
-"""
-
 MOST_REPLICAS = 100_000
 """Largest fleet that is looked for."""
 
 _IDLE = 0.05
 """Share of what a replica sustains at which it is as good as idle."""
-
-
-OnTrial = Callable[[FleetCheck], None]
-"""Is told of a simulated fleet; a fleet of which a share is simulated counts that share."""
 
 
 def find_fewest(

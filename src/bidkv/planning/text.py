@@ -135,9 +135,11 @@ def _fleet(check: FleetCheck, has_target: bool) -> str:
         outcome = "the queues grow"
     elif has_target:
         outcome = "keeps the target" if check.holds else "misses the target"
+    plural = "" if check.replicas == 1 else "s"
     return (
-        f"{check.replicas} replicas, {rate(check.arrivals_rps)} req/s in, {percent(check.kv_use)} KV used, "
-        f"first token p99 {seconds(check.ttft_p99_s)}, {1e3 * check.tpot_s:.1f} ms a token: {outcome}"
+        f"{check.replicas} replica{plural}, {rate(check.arrivals_rps)} req/s in, "
+        f"{percent(check.kv_use)} KV used, first token p99 {seconds(check.ttft_p99_s)}, "
+        f"{1e3 * check.tpot_s:.1f} ms a token: {outcome}"
     )
 
 
