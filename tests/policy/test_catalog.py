@@ -48,7 +48,7 @@ def test_every_policy_resolves_by_its_name_to_a_fresh_object() -> None:
 
 def test_options_of_every_kind_are_parsed(tunable: type[Policy]) -> None:
     assert policy_options("tunable") == {"count": 3, "share": 0.5, "label": "a", "strict": False, "cap": 8}
-    policy: Any = resolve(" tunable : count = 4 ; share=.25; label=x y;strict=TRUE;cap=none; ")
+    policy: Any = resolve(" tunable : count = 4 ; share=.25; label=x y;strict=TRUE;cap=none ")
     assert policy.given == (4, 0.25, "x y", True, None)
     policy = resolve("tunable:cap=2")
     assert policy.given == (3, 0.5, "a", False, 2)

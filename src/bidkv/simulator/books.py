@@ -51,7 +51,7 @@ class TokenBooks:
 
     def count_open_lives(self, running: Iterable[SimRequest]) -> tuple[int, int]:
         """Return the (recomputed, lost prefix) tokens of lives that go on; none in a run that has ended."""
-        lives = [self._count_life(request, request.num_computed_tokens) for request in running]
+        lives = [self._count_life(request, request._num_computed_tokens) for request in running]
         return sum(recomputed for recomputed, _ in lives), sum(lost for _, lost in lives)
 
     def _count_life(self, request: SimRequest, computed: int) -> tuple[int, int]:

@@ -143,9 +143,8 @@ class SteppingRun:
                 new_tokens=new_tokens,
                 past_tokens=past_tokens,
                 ends_session=ends_session,
+                tells_session=source.tells_sessions,
             )
-            if not source.tells_sessions:
-                request.session_id, request.turn = "", 0
             replica.submit(request)
 
     def _give_up(self) -> None:

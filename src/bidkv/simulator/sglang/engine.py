@@ -40,7 +40,7 @@ class SglangStepEngine(SglangState):
         prompt = request.num_prompt_tokens
         room = self.config.clip_new_tokens(prompt, None)
         if request.max_tokens is not None and request.max_tokens >= room:
-            request.max_tokens = None  # as the adapter shows it: the cap says nothing
+            request._max_tokens = None  # as the adapter shows it: the cap says nothing
         request._limit_tokens = prompt + self.config.clip_new_tokens(prompt, request.max_tokens)
         request._target_tokens = min(request._target_tokens, request._limit_tokens)
         self._waiting.append(request)
@@ -62,7 +62,7 @@ class SglangStepEngine(SglangState):
             self._release(request)
         else:
             raise ValueError(f"{request!r} neither runs nor waits")
-        self.books.close_life(request, request.num_computed_tokens)
+        self.books.close_life(request, request._num_computed_tokens)
         self._admissions.pop(request.request_id, None)
         self._control.on_finish(request, self, completed=False)
 
@@ -107,7 +107,7 @@ class SglangStepEngine(SglangState):
             self._continue_chunk(self._chunked, budget, batch)
         self._admit(budget, batch, slots)
         for request, tokens in self.scheduled:
-            self._grow(request, request.num_computed_tokens + tokens)
+            self._grow(request, request._num_computed_tokens + tokens)
 
     def _promised_tokens(self) -> float:
         clip, ratio = self.config.clip_max_new_tokens, self.new_token_ratio
@@ -115,7 +115,7 @@ class SglangStepEngine(SglangState):
         return sum([min(self._output_left(r), clip) * ratio for r in self._decoding])
 
     def _continue_chunk(self, request: SimRequest, budget: PrefillBudget, batch: list[SimRequest]) -> None:
-        missing = request.num_tokens - request.num_computed_tokens
+        missing = request._num_tokens - request._num_computed_tokens
         tokens = budget.continued_chunk(missing)
         whole = tokens == missing
         batch.append(request)
@@ -137,7 +137,7 @@ class SglangStepEngine(SglangState):
             request = self._next()
             if request is None:
                 return
-            missing = request.num_tokens
+            missing = request._num_tokens
             if not self._keeps_reserve(missing, budget) or not budget.fits(
                 missing, min(self._output_left(request), clip)
             ):
@@ -189,7 +189,7 @@ class SglangStepEngine(SglangState):
         if len(self._decoding) < before:
             self._full = False
         for request in self._decoding:
-            self._grow(request, request.num_computed_tokens + 1)
+            self._grow(request, request._num_computed_tokens + 1)
             self.scheduled.append((request, 1))
         return self._decoding
 
@@ -199,10 +199,10 @@ class SglangStepEngine(SglangState):
         gone: list[tuple[SimRequest, int]] = []
         while len(keep) > 1 and (not gone or self._pages_to_decode(keep) > self.free_blocks):
             request = keep.pop()
-            gone.append((request, request.num_computed_tokens))
+            gone.append((request, request._num_computed_tokens))
             self._release(request)
-            request.num_computed_tokens = 0
-            request.num_preemptions += 1
+            request._num_computed_tokens = 0
+            request._num_preemptions += 1
         if len(keep) == 1 and self._pages_to_decode(keep) > self.free_blocks:
             self._abort(keep.pop())
         self._decoding = keep
@@ -233,7 +233,7 @@ class SglangStepEngine(SglangState):
         return [r for r in order if r.request_id not in chosen] + list(reversed(victims))
 
     def _abort(self, request: SimRequest) -> None:
-        self.books.close_life(request, request.num_computed_tokens)
+        self.books.close_life(request, request._num_computed_tokens)
         self._release(request)
         del self._admissions[request.request_id]
         self.aborted.append(request)
@@ -243,11 +243,11 @@ class SglangStepEngine(SglangState):
     def _run(self, decoding: Sequence[SimRequest]) -> float:
         """Run the batch: the clock and the positions advance, tokens come out, finished requests leave."""
         tokens = sum(n for _, n in self.scheduled)
-        context = sum(r.num_computed_tokens + n for r, n in self.scheduled)
+        context = sum(r._num_computed_tokens + n for r, n in self.scheduled)
         if decoding:
             duration = self._profile.step_s(0, 0.0, len(decoding), context, 0)
         elif self.scheduled:
-            attention = sum(n * (r.num_computed_tokens + n * 0.5) for r, n in self.scheduled)
+            attention = sum(n * (r._num_computed_tokens + n * 0.5) for r, n in self.scheduled)
             duration = self._profile.step_s(tokens, attention, 0, context, len(self.scheduled))
         else:
             duration = self._profile.empty_step_s
@@ -256,11 +256,11 @@ class SglangStepEngine(SglangState):
         self.num_scheduled_tokens += tokens
         sampled: list[SimRequest] = []
         for request, count in self.scheduled:
-            request.num_computed_tokens += count
-            if request.num_computed_tokens == request.num_tokens:
-                request.num_tokens += 1
+            request._num_computed_tokens += count
+            if request._num_computed_tokens == request._num_tokens:
+                request._num_tokens += 1
                 sampled.append(request)
-                if request.num_tokens >= request._target_tokens:
+                if request._num_tokens >= request._target_tokens:
                     self.finished.append(request)
         self.books.take_tokens(sampled, self.now_s)
         if self.finished:
@@ -276,6 +276,6 @@ class SglangStepEngine(SglangState):
         self._decoding, self._prefilled = decoding, prefilled
         for request in self.finished:
             self._release(request)
-            self.books.close_life(request, request.num_computed_tokens)
+            self.books.close_life(request, request._num_computed_tokens)
             self._control.on_finish(request, self, completed=True)
             del self._admissions[request.request_id]

@@ -61,7 +61,7 @@ class SglangState(EngineState):
     # --- memory ----------------------------------------------------------------------------------
     def _pages_to_decode(self, requests: Iterable[SimRequest]) -> int:
         size = self.block_size
-        return sum(1 for request in requests if request.num_computed_tokens % size == 0)
+        return sum(1 for request in requests if request._num_computed_tokens % size == 0)
 
     def _admission(self, request: SimRequest) -> int:
         return self._admissions[request.request_id]
@@ -73,10 +73,10 @@ class SglangState(EngineState):
         return self._cap(request) - request.num_output_tokens
 
     def _grow(self, request: SimRequest, end: int) -> None:
-        pages = -(-end // self.block_size) - request.num_held_blocks
+        pages = -(-end // self.block_size) - request._num_held_blocks
         self.free_blocks -= pages
-        request.num_held_blocks += pages
+        request._num_held_blocks += pages
 
     def _release(self, request: SimRequest) -> None:
-        self.free_blocks += request.num_held_blocks
-        request.num_held_blocks = 0
+        self.free_blocks += request._num_held_blocks
+        request._num_held_blocks = 0

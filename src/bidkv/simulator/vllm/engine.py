@@ -52,8 +52,8 @@ class VllmStepEngine(VllmState):
         """
         if request in self._waiting:
             self._waiting.remove(request)
-        elif request in self.running:
-            self.running.remove(request)
+        elif request in self._running:
+            self._running.remove(request)
             if request._prefilling:
                 request._prefilling = False
                 self.num_prefilling -= 1
@@ -62,13 +62,13 @@ class VllmStepEngine(VllmState):
             raise ValueError(f"{request!r} neither runs nor waits")
         self._expect_nothing_of({request})
         self._end_if_idle()
-        self.books.close_life(request, request.num_computed_tokens)
+        self.books.close_life(request, request._num_computed_tokens)
         self._control.on_finish(request, self, completed=False)
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs, waits or is being computed."""
-        return not self.running and not self._waiting and (self._in_flight is None or self._in_flight.empty)
+        return not self._running and not self._waiting and (self._in_flight is None or self._in_flight.empty)
 
     def step(self) -> float:
         """Schedule a step and let time pass until the engine can schedule the next; return it in seconds."""
@@ -105,11 +105,11 @@ class VllmStepEngine(VllmState):
         if not victims:
             return
         chosen = {victim.request_id for victim in victims}
-        self.running = [r for r in self.running if r.request_id not in chosen]
-        self.running.extend(reversed(victims))
+        self._running = [r for r in self._running if r.request_id not in chosen]
+        self._running.extend(reversed(victims))
 
     def _schedule_running(self, budget: int) -> int:
-        running = self.running
+        running = self._running
         size = self.block_size
         threshold = self.config.long_prefill_token_threshold
         lag = self._asynchronous
@@ -119,8 +119,8 @@ class VllmStepEngine(VllmState):
         index = 0
         while index < len(running) and budget > 0:
             request = running[index]
-            computed = request.num_computed_tokens
-            tokens = request.num_tokens + request._coming - computed
+            computed = request._num_computed_tokens
+            tokens = request._num_tokens + request._coming - computed
             if tokens != 1 or lag:  # else a decode, whose one token always fits the budget and the request
                 if 0 < threshold < tokens and len(running) + len(self._waiting) > 1:
                     tokens = threshold
@@ -129,7 +129,7 @@ class VllmStepEngine(VllmState):
                     index += 1
                     continue
             if groups is None:
-                need = -(-(computed + tokens) // size) - request.num_held_blocks
+                need = -(-(computed + tokens) // size) - request._num_held_blocks
             else:
                 self._give_back(groups, request)
                 need = groups.count_missing(request, computed + tokens)
@@ -159,8 +159,8 @@ class VllmStepEngine(VllmState):
         if self._by_priority:
             if self._victims:  # as the adapter does: it raises their priority numbers for the step
                 return self._victims.pop(0)
-            return max(self.running, key=lambda r: (r.priority, r.arrival_s))
-        return self.running[-1]
+            return max(self._running, key=lambda r: (r.priority, r.arrival_s))
+        return self._running[-1]
 
     def _unschedule(self, victim: SimRequest) -> int:
         for position, (request, tokens) in enumerate(self.scheduled):
@@ -171,14 +171,14 @@ class VllmStepEngine(VllmState):
 
     def _preempt(self, request: SimRequest) -> None:
         """Rule 6: give up all blocks and computed positions, keep the generated tokens."""
-        lost = request.num_computed_tokens
+        lost = request._num_computed_tokens
         if request._prefilling:
             request._prefilling = False
             self.num_prefilling -= 1
         self._release(request)
-        request.num_computed_tokens = 0
+        request._num_computed_tokens = 0
         request._coming = 0  # rule 20: a token in flight still arrives, but no longer belongs to a life
-        request.num_preemptions += 1
+        request._num_preemptions += 1
         self.books.close_life(request, lost)
         self.num_preemptions += 1
         self.preempted.append(request)
@@ -188,7 +188,7 @@ class VllmStepEngine(VllmState):
     def _admit(self, budget: int) -> None:
         control = self._control
         waiting = self._waiting
-        running = self.running
+        running = self._running
         size = self.block_size
         config = self.config
         groups = self._groups
@@ -202,7 +202,7 @@ class VllmStepEngine(VllmState):
                     break  # the policy keeps the gate closed; after a failure chooses_next would be False
             hits = self._cached_prefix(request)
             cached = len(hits) * size
-            tokens = request.num_tokens - cached
+            tokens = request._num_tokens - cached
             threshold = config.long_prefill_token_threshold
             if 0 < threshold < tokens and len(running) + len(waiting) > 1:
                 tokens = threshold
@@ -210,7 +210,7 @@ class VllmStepEngine(VllmState):
                 if not config.enable_chunked_prefill:  # rule 11
                     break
                 tokens = budget
-            whole = min(request.num_tokens, self._model_len)
+            whole = min(request._num_tokens, self._model_len)
             if groups is None:
                 blocks, most = -(-(cached + tokens) // size) - len(hits), -(-whole // size) - len(hits)
             else:
@@ -229,8 +229,8 @@ class VllmStepEngine(VllmState):
                 self._cache.touch(hits)
                 request._blocks = hits
                 request._labeled_blocks = len(hits)
-            request.num_held_blocks = len(hits)
-            request.num_computed_tokens = cached
+            request._num_held_blocks = len(hits)
+            request._num_computed_tokens = cached
             self.books.open_life(request, cached)
             self._allocate(request, blocks, cached + tokens)
             running.append(request)
@@ -249,9 +249,9 @@ class VllmStepEngine(VllmState):
         context = 0
         sampled = []
         for request, tokens in self.scheduled:
-            computed = request.num_computed_tokens
+            computed = request._num_computed_tokens
             end = computed + tokens
-            known = request.num_tokens + request._coming
+            known = request._num_tokens + request._coming
             context += end
             if tokens == 1 and known - computed == 1:
                 decodes += 1
@@ -259,7 +259,7 @@ class VllmStepEngine(VllmState):
                 prefills += 1
                 prefill_tokens += tokens
                 attention += tokens * (computed + tokens * 0.5)
-            request.num_computed_tokens = end
+            request._num_computed_tokens = end
             if end == known:  # rule 12
                 if request._prefilling:
                     request._prefilling = False
@@ -279,12 +279,12 @@ class VllmStepEngine(VllmState):
         cache = self._cache
         self.books.take_tokens(sampled, self.now_s)
         for request in sampled:
-            request.num_tokens += 1
+            request._num_tokens += 1
             if request._coming:
                 request._coming -= 1
                 if cache is not None and self._asynchronous:  # rule 21
-                    self._label(cache, request, request.num_computed_tokens - request._coming)
-            if request.num_tokens >= request._target_tokens:
+                    self._label(cache, request, request._num_computed_tokens - request._coming)
+            if request._num_tokens >= request._target_tokens:
                 self.finished.append(request)
         if self.finished:
             self._retire()
@@ -297,10 +297,10 @@ class VllmStepEngine(VllmState):
                 self._waiting.remove(request)
             session_goes_on = bool(request._source.session_id) and not request._ends_session
             self._release(request, session_goes_on=session_goes_on)
-            self.books.close_life(request, request.num_computed_tokens)
+            self.books.close_life(request, request._num_computed_tokens)
             self._control.on_finish(request, self, completed=True)
         # As vLLM does: all requests that end with one step leave its list together, after the last of them.
-        self.running = [request for request in self.running if request not in gone]
+        self._running = [request for request in self._running if request not in gone]
 
     def _expect_nothing_of(self, gone: Set[SimRequest]) -> None:
         """Drop what the step in flight computes for requests that have left."""

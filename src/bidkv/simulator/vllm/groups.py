@@ -31,14 +31,14 @@ class GroupBlocks:
 
     def count_given_back(self, request: SimRequest) -> int:
         """Blocks that a request gives back before it takes new ones (rule 23)."""
-        size, computed = self._size, request.num_computed_tokens
+        size, computed = self._size, request._num_computed_tokens
         # The next position sees itself and the last `window - 1` computed ones.
         left = sum([max(0, computed - window + 1) // size for window in self._windows])
         return left - request._given_back
 
     def count_missing(self, request: SimRequest, end: int) -> int:
         """Blocks that a request takes so that its positions up to `end` have a place (rules 22 and 25)."""
-        taken = request.num_held_blocks + request._given_back
+        taken = request._num_held_blocks + request._given_back
         if not taken:
             return self._states + -(-end // self._size) * self.row
         rows = (taken - self._states) // self.row

@@ -9,6 +9,7 @@ from bidkv.control import Controller
 from bidkv.profiles import StepTimeProfile
 from bidkv.protocol.requests import RequestView
 from bidkv.simulator.content import Prompt
+from bidkv.simulator.list_view import ListView
 from bidkv.simulator.request import SimRequest
 from bidkv.simulator.state import EngineState
 from bidkv.simulator.vllm.config import EngineConfig
@@ -25,7 +26,7 @@ class VllmState(EngineState):
         self.config = config
         self.prefix_caching = config.enable_prefix_caching
         self.num_prefilling = 0
-        self.running: list[SimRequest] = []
+        self._running: list[SimRequest] = []
         self._victims: list[SimRequest] = []
         self._by_priority = config.schedules_by_priority
         self._cache = PrefixCache(config.usable_blocks) if config.enable_prefix_caching else None
@@ -36,9 +37,14 @@ class VllmState(EngineState):
 
     # --- what a policy may ask -------------------------------------------------------------------
     @property
+    def running(self) -> Sequence[SimRequest]:
+        """The running requests in the engine's own order."""
+        return ListView(self._running)
+
+    @property
     def num_running(self) -> int:
         """Requests that run."""
-        return len(self.running)
+        return len(self._running)
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks that preempting `request` would free."""
@@ -57,11 +63,11 @@ class VllmState(EngineState):
         size = self.block_size
         threshold = self.config.long_prefill_token_threshold
         demand = taken = 0
-        for request in self.running:
+        for request in self._running:
             if request.request_id in excluded:
                 continue
-            computed = request.num_computed_tokens
-            tokens = request.num_tokens + request._coming - computed
+            computed = request._num_computed_tokens
+            tokens = request._num_tokens + request._coming - computed
             if 0 < threshold < tokens:
                 tokens = threshold
             tokens = min(tokens, budget, request._limit_tokens - 1 - computed)
@@ -72,7 +78,7 @@ class VllmState(EngineState):
                 taken += groups.count_missing(request, computed + tokens) - groups.count_given_back(request)
                 demand = max(demand, taken)
             else:
-                missing = -(-(computed + tokens) // size) - request.num_held_blocks
+                missing = -(-(computed + tokens) // size) - request._num_held_blocks
                 if missing > 0:
                     demand += missing
             if budget <= 0:
@@ -105,7 +111,7 @@ class VllmState(EngineState):
     def block_keys(self, request: RequestView) -> Sequence[BlockKey]:
         """Return the keys of the full blocks of a live request's known tokens, in order."""
         known = cast("SimRequest", request)
-        count = known.num_tokens // self.block_size
+        count = known._num_tokens // self.block_size
         keys = self._content.keys(known, count)
         return keys if len(keys) == count else keys[:count]
 
@@ -124,20 +130,20 @@ class VllmState(EngineState):
         if cache is None:
             if blocks > 0:
                 self.free_blocks -= blocks
-                request.num_held_blocks += blocks
+                request._num_held_blocks += blocks
             return
         held = request._blocks
         if blocks > 0:
             held.extend(cache.take(blocks))
-            request.num_held_blocks = len(held)
+            request._num_held_blocks = len(held)
             self.free_blocks = cache.free_blocks
-        self._label(cache, request, min(end, request.num_tokens))
+        self._label(cache, request, min(end, request._num_tokens))
 
     def _give_back(self, groups: GroupBlocks, request: SimRequest) -> None:
         """Rule 23: free what has left the windows of `request`, whether or not it gets new blocks."""
         blocks = groups.count_given_back(request)
         request._given_back += blocks
-        request.num_held_blocks -= blocks
+        request._num_held_blocks -= blocks
         self.free_blocks += blocks
 
     def _label(self, cache: PrefixCache, request: SimRequest, end: int) -> None:
@@ -150,18 +156,18 @@ class VllmState(EngineState):
 
     def _release(self, request: SimRequest, *, session_goes_on: bool = False) -> None:
         if self._cache is None:
-            self.free_blocks += request.num_held_blocks
+            self.free_blocks += request._num_held_blocks
         else:
             shared = request._shared_tokens // self.block_size
             self._cache.release(request._blocks, retain=session_goes_on, num_shared=shared)
             request._blocks = []
             request._labeled_blocks = 0
             self.free_blocks = self._cache.free_blocks
-        request.num_held_blocks = request._given_back = 0
+        request._num_held_blocks = request._given_back = 0
 
     def _cached_prefix(self, request: SimRequest) -> list[int]:
         """Rule 14: the cached blocks a request can start from; the last token is always computed."""
         if self._cache is None:
             return []
-        usable = (request.num_tokens - 1) // self.block_size
+        usable = (request._num_tokens - 1) // self.block_size
         return self._cache.find_leading(self._content.keys(request, usable), usable)

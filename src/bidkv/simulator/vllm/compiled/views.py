@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import cast
+from typing import NoReturn, cast
 
 from bidkv.control import Controller
 from bidkv.protocol.policy import Figure
@@ -23,8 +23,8 @@ _NOW_S, _FREE, _RUNNING_COUNT, _WAITING_COUNT = at.NOW_S, at.FREE, at.RUNNING_CO
 _STEPS, _SCHEDULED_TOKENS = at.STEPS, at.SCHEDULED_TOKENS
 
 
-class KernelRequest:
-    """A live request in a slot of the kernel's tables."""
+class _Facts:
+    """What a request's view holds, while it is filled in."""
 
     __slots__ = (
         "_rows",
@@ -43,10 +43,6 @@ class KernelRequest:
         "turn",
         "weight",
     )
-
-    def __repr__(self) -> str:
-        known = self.num_prompt_tokens + self.num_output_tokens
-        return f"KernelRequest({self.request_id!r}, computed={self.num_computed_tokens}/{known})"
 
     def __init__(
         self,
@@ -73,6 +69,25 @@ class KernelRequest:
         self.turn = source.turn if tells_sessions else 0
         self.gap_hint_s = source.gap_hint_s
         self.is_last_turn = source.is_last_turn
+
+
+class KernelRequest(_Facts):
+    """A live request in a slot of the kernel's tables; it can be read and not written."""
+
+    __slots__ = ()
+
+    @classmethod
+    def sealed(cls, facts: _Facts) -> KernelRequest:
+        """Return `facts` themselves as a request: its slots are read fast and can be written no more."""
+        facts.__class__ = cls
+        return cast("KernelRequest", facts)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError(f"a policy must not write to a request: {name} = {value!r:.60}")
+
+    def __repr__(self) -> str:
+        known = self.num_prompt_tokens + self.num_output_tokens
+        return f"KernelRequest({self.request_id!r}, computed={self.num_computed_tokens}/{known})"
 
     @property
     def num_output_tokens(self) -> int:
@@ -135,9 +150,8 @@ class KernelView:
         view = self.views.get(uid)
         if view is None:
             source = self._feed.live[uid]
-            view = self.views[uid] = KernelRequest(
-                self._rows, slot, uid, source, tells_sessions=self.tells_sessions
-            )
+            facts = _Facts(self._rows, slot, uid, source, tells_sessions=self.tells_sessions)
+            view = self.views[uid] = KernelRequest.sealed(facts)
         return view
 
     def find_slot(self, request_id: str) -> int | None:
