@@ -178,3 +178,17 @@ def test_a_log_that_is_not_there_or_no_log(tmp_path: Path) -> None:
             result = RUNNER.invoke(app, [*command, str(tmp_path / name)])
             assert result.exit_code == 2, result.output
             assert says in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["explain"], ["replay", "--strategy", "fair"], ["timeline", "--out", "timeline.json"]]
+)
+def test_a_file_without_a_line_is_no_log(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty.jsonl").touch()
+    result = RUNNER.invoke(app, [words[0], "empty.jsonl", *words[1:]])
+    assert result.exit_code == 2
+    assert result.stderr == "bidkv: error: LOG: empty.jsonl: expected a decision log, found no line of one\n"
+    assert not Path("timeline.json").exists()

@@ -126,3 +126,16 @@ def test_no_figure_is_cut_on_a_narrow_terminal(width: int) -> None:
     assert words.count("fair") == words.count("preempt-evict") == tables
     for heading in ("req/s", "preempt.", "hits"):
         assert words.count(heading) == 1
+
+
+def test_a_pipe_that_closes_early_costs_no_file(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "bidkv.cli", "simulate", "--limit", "5", "--strategy", "fair"]
+    done = subprocess.run(
+        [*command, "--html", str(page)], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "fair" in page.read_text()

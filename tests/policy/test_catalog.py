@@ -61,7 +61,7 @@ def test_a_seed_in_the_text_is_a_seed() -> None:
 
 
 def test_a_list_is_split_at_commas() -> None:
-    assert [p.name for p in resolve_all("lcf, static-random:seed=3,,bidkv")] == [
+    assert [p.name for p in resolve_all("lcf, static-random:seed=3, bidkv")] == [
         "lcf",
         "static-random",
         "bidkv",

@@ -77,14 +77,15 @@ def command(
         comparison = compare_sides(*sides, chosen, any_workload=any_workload)
     losses = [] if fail_if_worse is None else comparison.losses(fail_if_worse)
     document = {"a_files": _names(sides[0]), "b_files": _names(sides[1]), **comparison.as_dict()}
-    is_stdout_taken = write_json(document, json_file)
-    if not is_stdout_taken:
-        _print(comparison, str(a), str(b))
-    if picture is not None:
+    if picture is not None:  # before anything is printed, which a closed pipe would end
         from bidkv.evaluation.comparison_picture import comparison_chart
         from bidkv.evaluation.pictures import save_chart
 
         save_chart(picture, comparison_chart(comparison, a.stem, b.stem), _PICTURES)
+    is_stdout_taken = write_json(document, json_file)
+    if not is_stdout_taken:
+        _print(comparison, str(a), str(b))
+    if picture is not None:
         typer.echo(f"picture: {picture}", err=is_stdout_taken)
     for name, change in losses:
         typer.echo(f"bidkv: worse: {name}: {change.figure.label}: {_ratio(change)}", err=True)

@@ -170,9 +170,10 @@ def command(
         )
     plan, sizing = run.size(plan, router.value) if is_sized else (plan, None)
     tests = run.test(plan, router.value) if simulate else ([], None)
+    if picture is not None:  # before anything is printed, which a closed pipe would end
+        run.draw(plan, picture)
     is_stdout_taken = _write(plan, sizing, engine, tests, json_file)
     if picture is not None:
-        run.draw(plan, picture)
         typer.echo(f"picture: {picture}", err=is_stdout_taken)
     if plan.replicas is None:
         raise typer.Exit(NOT_POSSIBLE)

@@ -54,7 +54,7 @@ def command(
             analysis = analyze_store(Store.open(folder), LatencyTarget(ttft_s=ttft_slo_s, tpot_s=tpot_slo_s))
     except StoreError as error:
         fail(f"report: {error}")
-    _print(analysis)
+    # Before anything is printed, which a closed pipe would end.
     if markdown_file is not None:
         write_output(markdown_file, markdown(analysis), "backslashreplace")
     if csv_file is not None:
@@ -63,6 +63,7 @@ def command(
         from bidkv.report.experiment_page import write_experiment_page
 
         write_experiment_page(html_file, analysis)
+    _print(analysis)
     for file in filter(None, (html_file, markdown_file, csv_file)):
         typer.echo(f"written: {file}")
 

@@ -190,13 +190,14 @@ def show_results(
     for summary, fleet in zip(summaries, fleets, strict=False):
         if fleet.replicas:
             summary["replicas"] = [result.summary() for result in fleet.replicas]
+    if html_file is not None:  # before anything is printed, which a closed pipe would end
+        from bidkv.report.page import write_report
+
+        write_report(html_file, results, config)
     is_stdout_taken = write_json({"config": config, "runs": summaries}, json_file)
     if not is_stdout_taken:
         _print_tables(results, summaries, config, figures)
     if html_file is not None:
-        from bidkv.report.page import write_report
-
-        write_report(html_file, results, config)
         typer.echo(f"report: {html_file}", err=is_stdout_taken)
 
 

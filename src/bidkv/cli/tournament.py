@@ -359,8 +359,6 @@ def _write(
     from bidkv.tournament import Standings
     from bidkv.tournament.docs import regenerate, regenerate_section
 
-    if not write_json(standings.as_dict(), json_file):
-        typer.echo(standings.text())
     made_by = shlex.join(["bidkv", *sys.argv[1:]])
     for file in filter(None, pictures):
         if isinstance(standings, Standings):
@@ -371,12 +369,14 @@ def _write(
             from bidkv.tournament.session_picture import write_session_picture
 
             write_session_picture(file, standings)
-    if docs_file is None:
-        return
-    if isinstance(standings, Standings):
-        regenerate(docs_file, standings, made_by)
-    else:
-        regenerate_section(docs_file, section, standings.markdown(made_by))
+    if docs_file is not None:
+        if isinstance(standings, Standings):
+            regenerate(docs_file, standings, made_by)
+        else:
+            regenerate_section(docs_file, section, standings.markdown(made_by))
+    # Last, since a closed pipe ends the command here.
+    if not write_json(standings.as_dict(), json_file):
+        typer.echo(standings.text())
 
 
 def split_numbers(option: str, text: str) -> list[float]:

@@ -85,10 +85,10 @@ def inspect(
         else:
             summary = summarize_requests(content.requests or ())
     document = {"trace": trace, **opened.report.as_dict(), "summary": summary.as_dict()}
+    if picture is not None:  # before anything is printed, which a closed pipe would end
+        write_output(picture, draw_summary(summary))
     if not write_json(document, json_file):
         typer.echo("\n".join([*opened.report.lines(), *summary.lines()]))
-    if picture is not None:
-        write_output(picture, draw_summary(summary))
 
 
 @app.command()

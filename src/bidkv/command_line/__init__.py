@@ -11,9 +11,9 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 import typer.main
 
-from bidkv.command_line.errors import BAD_INPUT, FAILED, print_error, say
+from bidkv.command_line.errors import BAD_INPUT, FAILED, INTERRUPTED, print_error, say
 
-__all__ = ["BAD_INPUT", "FAILED", "make_command", "print_error", "run_command", "say"]
+__all__ = ["BAD_INPUT", "FAILED", "INTERRUPTED", "make_command", "print_error", "run_command", "say"]
 
 Options = TypeVar("Options")
 

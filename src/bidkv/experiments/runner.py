@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
-from bidkv.command_line import FAILED, make_command, print_error, run_command, say
+from bidkv.command_line import FAILED, INTERRUPTED, make_command, print_error, run_command, say
 from bidkv.command_line.config_file import (
     ConfigError,
     ConfigScope,
@@ -33,7 +33,9 @@ from bidkv.workloads.traces import TraceError
 
 
 def run_main(kind: EngineKind, argv: Sequence[str] | None = None, *, prog: str) -> int:
-    """Run a runner's command line and return its exit code: 0, 1 when a run failed, 2 for bad input.
+    """Run a runner's command line and return its exit code.
+
+    It is 0, or 1 when a run failed, 2 for bad input, and 130 when the user stopped it.
 
     Args:
         kind: what it is about.
@@ -93,7 +95,7 @@ def run_options(kind: EngineKind, given: RunnerOptions, workload_rates: Mapping[
         return print_error(error)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
-        return FAILED
+        return INTERRUPTED
     _conclude(store, shard, tally)
     return FAILED if tally.failed else 0
 

@@ -45,10 +45,15 @@ def read_log(path: Path) -> Iterator[Line]:
 
     Raises:
         OSError: the log cannot be read.
-        LogError: a line is malformed, or of another schema.
+        LogError: a line is malformed, or of another schema, or there is none.
     """
+    is_empty = True
     for file in (*reversed(older_files(path)), path):
-        yield from _read_file(file)
+        for line in _read_file(file):
+            is_empty = False
+            yield line
+    if is_empty:
+        raise LogError(f"{path}: expected a decision log, found no line of one")
 
 
 def _read_file(file: Path) -> Iterator[Line]:
