@@ -209,7 +209,7 @@ def test_files_are_written_where_they_were_asked_for(tmp_path: Path) -> None:
     [
         (["--strategy", "no-such"], ["--strategy", "no-such", "Available:", "lcf"]),
         (["--strategy", "lcf:nope=1"], ["--strategy", "nope=1"]),
-        (["--strategy", " , "], ["--strategy", "at least one"]),
+        (["--strategy", " , "], ["--strategy", "an empty one"]),
         (["--strategy", "lcf,lcf"], ["--strategy", "twice"]),
         (["--profile", "no-such"], ["--profile", "no-such", "h100-llama3.1-8b"]),
         (["--trace", "no-such.csv"], ["--trace", "no-such.csv"]),
