@@ -97,7 +97,7 @@ def test_room_where_every_idle_session_is_cheap(benchmark: Any) -> None:
     type(policy.costs).memory_price = lambda self: float("inf")  # type: ignore[method-assign]
     policy._turn_blocks = 1e6
     try:
-        assert benchmark(lambda: policy._cold_room(engine)) < policy._cold.front[0].need_blocks
+        assert benchmark(lambda: policy._cold_room(engine)) < policy._cold.need_blocks(policy._cold.first)
     finally:
         type(policy.costs).memory_price = cheap  # type: ignore[method-assign]
 

@@ -107,7 +107,7 @@ def test_a_tournament_of_sessions(tmp_path: Path) -> None:
     arguments = [
         *("tournament", "--sessions", "--strategy", "fair", "--family", "agents-8-turns"),
         *("--size", "quarter", "--machine", "h100-8b", "--load", "1", "--level", "2", "--seeds", "2"),
-        *("--open-s", "120", "--closed-s", "40", "--jobs", "1"),
+        *("--open-s", "120", "--warm-up-s", "10", "--closed-s", "30", "--jobs", "1"),
     ]
     out = tmp_path / "sessions.json"
     result = RUNNER.invoke(app, [*arguments, "--knees", "--json", str(out)])

@@ -84,7 +84,7 @@ def test_is_fair_where_a_lost_past_costs_next_to_nothing(monkeypatch: pytest.Mon
 
 def test_the_oldest_session_is_first_among_cold_ones() -> None:
     result = simulate_sessions(
-        _agents(20, 3), SessionArrivals.at_concurrency(20, stagger_s=0.01), Sessions(look_ahead=1), _CONFIG,
+        _agents(20, 3), SessionArrivals.at_concurrency(20, stagger_s=0.01), Sessions(), _CONFIG,
         _PROFILE,
     )  # fmt: skip
     first = {r.request_id: r.first_token_s for r in result.records if r.request_id.endswith("#0")}
@@ -95,8 +95,6 @@ def test_the_oldest_session_is_first_among_cold_ones() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"look_ahead": 0}, "look_ahead must be >= 1, got 0"),
-        ({"most_passes": -1}, "most_passes must be >= 0, got -1"),
         ({"patience": 0}, "patience must be >= 1, got 0"),
         ({"growth": -0.5}, "growth must be >= 0, got -0.5"),
     ],

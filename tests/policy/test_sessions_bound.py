@@ -22,25 +22,18 @@ class Counted(Sessions):
         super().__init__(**options)  # type: ignore[arg-type]
         self.first: RequestView | None = None
         self.resident_turns = 0
-        self.passes = 0
-        self.late_passes = 0
         self.late_turns = 0
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
-        front = self._cold.front
-        first = front[0].request if front else None
+        first = self._cold.first
         if first is not self.first:
-            self.first, self.resident_turns, self.passes = first, 0, 0
+            self.first, self.resident_turns = first, 0
         overdue = bool(self._cold) and self._is_overdue(engine)
         if first is not None and request is not first:
-            if request in self._cold:
-                self.passes += 1
-                self.late_passes += overdue
-                assert self.passes <= self._cold._most_passes
-            else:
-                self.resident_turns += 1
-                assert self.resident_turns <= self._cold._patience * (1 + self._num_resident(engine)) + 1
-                self.late_turns += overdue and not request.num_preemptions
+            assert request not in self._cold
+            self.resident_turns += 1
+            assert self.resident_turns <= self._cold._patience * (1 + self._num_resident(engine)) + 1
+            self.late_turns += overdue and not request.num_preemptions
         super().on_admit(request, engine)
 
 
@@ -63,41 +56,36 @@ def adversaries(draw: st.DrawFn) -> list[Session]:
     return sorted(sessions, key=lambda session: session.start_s or 0.0)
 
 
-@given(sessions=adversaries(), patience=st.integers(1, 8), most_passes=st.integers(0, 8))
+@given(sessions=adversaries(), patience=st.integers(1, 8))
 @settings(max_examples=40, deadline=None)
-def test_a_cold_turn_is_passed_no_more_than_the_bound_says(
-    sessions: list[Session], patience: int, most_passes: int
-) -> None:
-    policy = Counted(patience=patience, most_passes=most_passes)
+def test_a_cold_turn_is_passed_no_more_than_the_bound_says(sessions: list[Session], patience: int) -> None:
+    policy = Counted(patience=patience)
     config = EngineConfig(num_gpu_blocks=1001, enable_prefix_caching=True, max_model_len=15_000)
     result = simulate_sessions(sessions, SessionArrivals.at_own_times(), policy, config, _PROFILE)
     control = result.notes["control"]
     assert control["failures"] == control["session_failures"] == 0
     assert control["completions"] == sum(len(session.turns) for session in sessions)
-    assert policy.late_passes == policy.late_turns == 0
+    assert policy.late_turns == 0
 
 
-def test_overdue_after_so_many_passes_or_turns() -> None:
-    queue = ColdQueue(look_ahead=4, most_passes=2, patience=3)
+def test_overdue_after_so_many_turns() -> None:
+    queue = ColdQueue(patience=3)
     requests = [FakeRequest(f"r{number}") for number in range(6)]
     for number, request in enumerate(requests):
         queue.push(request, (0, float(number)), 10)
-    assert not queue.is_overdue(1)
-    queue.note_entered(requests[1])
-    assert not queue.is_overdue(1)
-    queue.note_entered(requests[2])
-    assert queue.is_overdue(1)
-    queue.note_entered(requests[0])
-    assert not queue.is_overdue(1)
     for _ in range(6):
+        assert not queue.is_overdue(1)
         queue.note_entered(FakeRequest("resident"))
     assert queue.is_overdue(1)  # 3 * (1 + 1) turns
     assert not queue.is_overdue(2)
+    queue.note_entered(requests[0])
+    assert queue.first is requests[1]
+    assert not queue.is_overdue(1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.booleans()), max_size=200))
-def test_front_holds_the_first_ones(actions: list[tuple[int, bool]]) -> None:
-    queue = ColdQueue(look_ahead=4, most_passes=2, patience=3)
+def test_the_first_one_by_key_is_first(actions: list[tuple[int, bool]]) -> None:
+    queue = ColdQueue(patience=3)
     requests = [FakeRequest(f"r{number}") for number in range(31)]
     members: dict[int, FakeRequest] = {}
     for number, joins in actions:
@@ -106,6 +94,7 @@ def test_front_holds_the_first_ones(actions: list[tuple[int, bool]]) -> None:
             members[number] = requests[number]
         elif not joins:
             assert queue.discard(requests[number]) == (members.pop(number, None) is not None)
-        order = sorted(members, key=lambda number: (number % 3, number))
-        assert [turn.request for turn in queue.front] == [members[number] for number in order[:4]]
+        first = min(members, key=lambda number: (number % 3, number), default=None)
+        assert queue.first is (None if first is None else members[first])
+        assert all((request in queue) == (number in members) for number, request in enumerate(requests))
         assert len(queue) == len(members)

@@ -38,7 +38,7 @@ def _learn(retention: RetentionIndices, gaps: list[float], kind: object = "k") -
 
 @pytest.mark.parametrize(
     ("idle_s", "bucket"),
-    [(0.0, 0), (0.124, 0), (0.125, 1), (1.0, 7), (1.5, 8), (511.0, 24), (512.0, 25), (1e9, 25)],
+    [(0.0, 0), (0.0078, 0), (0.0079, 1), (1.0, 15), (1.5, 16), (511.0, 32), (512.0, 33), (1e9, 33)],
 )
 def test_buckets(idle_s: float, bucket: int) -> None:
     assert bucket_for(idle_s) == bucket

@@ -31,7 +31,8 @@ SMALL: dict[str, Any] = {
     "levels": [2.0],
     "seeds": [1, 2],
     "open_s": 150.0,
-    "closed_s": 60.0,
+    "closed_s": 50.0,
+    "warm_up_s": 10.0,
 }
 
 
@@ -78,7 +79,7 @@ def test_a_second_call_runs_only_what_is_missing(standings: SessionStandings, tm
     assert simulated(["fair"]) == standings.simulated_turns
     assert simulated(["fair"]) == 0
     assert simulated(["fair", "lcf"]) == standings.simulated_turns / 2
-    assert simulated(["fair"], closed_s=70.0) > 0
+    assert simulated(["fair"], closed_s=60.0) > 0
     files = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*.json")}
     folder = "sessions/h100-8b/quarter"
     assert files == {f"{folder}/agents-8-turns-1.json", f"{folder}/agents-8-turns-2.json"}
@@ -216,3 +217,18 @@ def test_every_machine_holds_the_sessions_it_is_judged_with() -> None:
         assert quarter.usable_blocks * quarter.block_size > 32_768
         assert full.async_scheduling
         assert full.enable_prefix_caching
+
+
+def test_the_warm_up_is_not_measured() -> None:
+    def scores(**seconds: float) -> SessionScore:
+        plan = SessionPlan.make(["fair"], **{**SMALL, "loads": [], "seeds": [1], **seconds})
+        (cell,) = play_sessions(plan).scores.values()
+        return cell[BASELINE]
+
+    all_60_s = scores(warm_up_s=0.0, closed_s=60.0)
+    first_20_s, last_40_s = scores(warm_up_s=0.0, closed_s=20.0), scores(warm_up_s=20.0, closed_s=40.0)
+    turns = [round(score.turns_per_s * s) for score, s in ((all_60_s, 60), (first_20_s, 20), (last_40_s, 40))]
+    assert turns[0] == turns[1] + turns[2]
+    assert min(turns) > 0
+    assert last_40_s.completed <= all_60_s.completed
+    assert last_40_s.computed_per_new == all_60_s.computed_per_new

@@ -65,7 +65,11 @@ class SessionTournament:
         float, typer.Option(metavar="S", help="--sessions: seconds in which sessions start in open loop.")
     ] = 1200.0
     closed_s: Annotated[
-        float, typer.Option(metavar="S", help="--sessions: seconds of a run in closed loop.")
+        float,
+        typer.Option(metavar="S", help="--sessions: seconds of a run in closed loop that are measured."),
+    ] = 1200.0
+    warm_up_s: Annotated[
+        float, typer.Option(metavar="S", help="--sessions: seconds of a run in closed loop before them.")
     ] = 600.0
     knees: Annotated[
         bool, typer.Option("--knees", help="--sessions: find the session rate every policy sustains.")
@@ -314,6 +318,7 @@ def _play_sessions(
             seeds=choice.seeds,
             open_s=given.open_s,
             closed_s=given.closed_s,
+            warm_up_s=given.warm_up_s,
             finds_knees=given.knees,
         )
     with progress_bar(None, "sessions") as bar:

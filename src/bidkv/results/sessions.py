@@ -10,7 +10,7 @@ from bidkv.results.records import EngineTotals, Outcome, RequestRecord
 
 
 def summarize_sessions(
-    records: Sequence[RequestRecord], totals: EngineTotals, window_s: float
+    records: Sequence[RequestRecord], totals: EngineTotals, window_s: float, *, warm_up_s: float = 0.0
 ) -> dict[str, Any] | None:
     """Return a run's figures of sessions under their public JSON names; None when no request had a session.
 
@@ -18,6 +18,8 @@ def summarize_sessions(
         records: of all requests; those without a session are left out.
         totals: of the whole run.
         window_s: seconds that the run lasted, for the turns per second.
+        warm_up_s: seconds of the run, whose clock starts at 0, that do not count: what happened in them is in
+            no figure but the last three, which need the totals.
 
     Returns:
         `turns` that completed, `turns_per_s`, `completed` sessions; mean, p50 and p99 in seconds of a turn
@@ -29,20 +31,26 @@ def summarize_sessions(
     of_sessions = [record for record in records if record.session_id]
     if not of_sessions:
         return None
-    turns = [record for record in of_sessions if record.outcome is Outcome.COMPLETED]
+    completed = [record for record in of_sessions if record.outcome is Outcome.COMPLETED]
+    turns = [record for record in completed if (record.finish_s or 0.0) >= warm_up_s]
     started_s = {record.session_id: record.arrival_s for record in of_sessions if record.turn == 0}
     completions = [
         (record.finish_s or 0.0) - started_s[record.session_id]
         for record in turns
         if record.ends_session and record.session_id in started_s
     ]
-    new_tokens = sum((record.new_tokens or 0) + record.output_tokens for record in turns)
+    new_tokens = sum((record.new_tokens or 0) + record.output_tokens for record in completed)
+    counted_s = window_s - warm_up_s
     return {
         "turns": len(turns),
-        "turns_per_s": len(turns) / window_s if window_s > 0 else 0.0,
+        "turns_per_s": len(turns) / counted_s if counted_s > 0 else 0.0,
         "completed": len(completions),
         "turn_s": _spread(record.e2e_s for record in turns),
-        "first_turn_wait_s": _spread(record.ttft_s for record in of_sessions if record.turn == 0),
+        "first_turn_wait_s": _spread(
+            record.ttft_s
+            for record in of_sessions
+            if record.turn == 0 and (record.first_token_s is None or record.first_token_s >= warm_up_s)
+        ),
         "completion_s": _spread(completions),
         "computed_per_new_token": totals.scheduled_tokens / new_tokens if new_tokens else None,
         "prefix_hit_rate": totals.prefix_hit_rate,

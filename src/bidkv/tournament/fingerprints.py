@@ -26,6 +26,7 @@ _ENGINE = (
     "simulator",
     "workloads",
     "tournament/scores.py",
+    "tournament/session_scores.py",
 )
 
 

@@ -95,7 +95,8 @@ def run_session_group(plan: SessionPlan, group: SessionGroup, output_dir: Path |
         else:
             run, arrivals, duration_s = _make_open(plan, cell, make_sessions, knee(BASELINE))
         for spec in missing:
-            scores[spec] = _play(run, arrivals, spec, engine, profile, duration_s)
+            warm_up_s = 0.0 if duration_s is None else plan.warm_up_s
+            scores[spec] = _play(run, arrivals, spec, engine, profile, duration_s, warm_up_s)
             turns += sum(len(session.turns) for session in run)
         store.save()
     cells = {
@@ -141,8 +142,9 @@ def _make_closed(
     concurrent = min(max(round(cell.level * resident), 1), _MOST_CONCURRENT)
     arrivals = SessionArrivals.at_concurrency(concurrent, stagger_s=_STAGGER_S)
     # So many that they do not run out before the cut, or every policy would complete the same turns.
-    lifetimes = math.ceil(plan.closed_s / _SHORTEST_S)
-    return make_sessions(max(_SAMPLE, lifetimes * concurrent)), arrivals, plan.closed_s
+    duration_s = plan.warm_up_s + plan.closed_s
+    lifetimes = math.ceil(duration_s / _SHORTEST_S)
+    return make_sessions(max(_SAMPLE, lifetimes * concurrent)), arrivals, duration_s
 
 
 def _play(
@@ -152,6 +154,7 @@ def _play(
     engine: EngineConfig,
     profile: StepTimeProfile,
     duration_s: float | None,
+    warm_up_s: float,
 ) -> SessionScore:
     result = simulate_sessions(
         sessions,
@@ -162,7 +165,7 @@ def _play(
         timeline_points=2,
         duration_s=duration_s,
     )
-    return SessionScore.from_run(result)
+    return SessionScore.from_run(result, warm_up_s=warm_up_s)
 
 
 def _open_store(
@@ -176,6 +179,7 @@ def _open_store(
         "max_num_batched_tokens": engine.max_num_batched_tokens,
         "open_s": plan.open_s,
         "closed_s": plan.closed_s,
+        "warm_up_s": plan.warm_up_s,
     }
     file = None
     if output_dir is not None:

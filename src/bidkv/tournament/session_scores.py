@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bidkv.results import RunResult
+from bidkv.results import RunResult, summarize_sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,15 @@ class SessionScore:
     failures: int
 
     @classmethod
-    def from_run(cls, run: RunResult) -> SessionScore:
-        """Derive the figures from a run of sessions."""
-        figures = run.summary()["sessions"]
+    def from_run(cls, run: RunResult, *, warm_up_s: float = 0.0) -> SessionScore:
+        """Derive the figures from a run of sessions.
+
+        Args:
+            run: of sessions only.
+            warm_up_s: seconds at its start that count in `computed_per_new`, `hit_rate` and `lost_share` only.
+        """
+        figures = summarize_sessions(run.records, run.totals, run.window_s, warm_up_s=warm_up_s)
+        assert figures is not None  # every request is a turn
         return cls(
             completion_mean_s=figures["completion_s"]["mean"],
             completion_p99_s=figures["completion_s"]["p99"],

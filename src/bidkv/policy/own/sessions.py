@@ -8,7 +8,7 @@ from math import inf
 
 from bidkv.policy.own.fair import Fair
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
-from bidkv.policy.own.sessions_cold import ColdQueue, ColdTurn
+from bidkv.policy.own.sessions_cold import ColdQueue
 from bidkv.policy.own.sessions_growth import GrowthRoom
 from bidkv.policy.own.sessions_idle import IdleSessions, KnownSession, gap_kind
 from bidkv.policy.own.sessions_lengths import TurnCounts
@@ -21,7 +21,8 @@ from bidkv.protocol.session_views import SessionTable, SessionView
 
 _MOST_DROPS_AT_ONCE = 64
 """Idle sessions looked at when room is made for one turn: bounds the cost of a decision."""
-_GROWTH_WEIGHT = 0.02
+_GROWTH_WEIGHT = _CONTEXT_WEIGHT = 0.02
+"""Weights of the newest turn in the mean growth of a session by a turn, and in the mean context."""
 _RESIDENT_SHARE = 0.5
 """A turn is resident if at least this share of its session's past is cached."""
 _SHARPNESS = 4
@@ -38,25 +39,22 @@ class Sessions(Fair):
     or one whose past is gone, enters only while its whole context fits beside the resident sessions and their
     growth. Room for growth is kept for the sake of idle sessions: never more than they hold, and the less
     the less they are worth beyond the price of memory (:class:`GrowthRoom`). The sessions that came first
-    are first, or where they differ widely in length and are not worth keeping, the turns that came first; the
-    first `look_ahead` of them may enter in any order.
-    While none of them fits, idle sessions are dropped whole: the least important first, and of those the ones
-    with the lowest retention index (:class:`RetentionIndices`). Only sessions whose index is below the price
-    of memory are dropped, and only if a cold turn fits afterwards. The price is what one more running request
-    is worth: it shares the fixed time of a step.
+    are first, or where they differ widely in length and are not worth keeping, the turns that came first. No
+    cold turn passes another.
+    While the first one does not fit, idle sessions are dropped whole: the least important first, and of those
+    the ones with the lowest retention index (:class:`RetentionIndices`). Only sessions whose index is below
+    the price of memory are dropped, and only if the turn fits afterwards. The price is what one more running
+    request is worth for the memory that it takes: it shares the fixed time of a step.
 
     Without requests that belong to a session every decision is that of `fair`. So is it where a lost past is
     cheap, because something beside the prefix cache brings it back (`EngineView.lost_past_price`): then every
     turn is taken for a resident one and no session is dropped.
 
-    Bound: while a cold turn is first, at most `most_passes` other cold turns and at most
-    `patience` * (1 + resident sessions) resident turns enter before it. After that only preempted requests
-    do, idle sessions are dropped whatever their index until it fits, and it enters at the latest when the
-    turns that run then have ended.
+    Bound: while a cold turn is first, no other cold turn and at most `patience` * (1 + resident sessions)
+    resident turns enter before it. After that only preempted requests do, idle sessions are dropped whatever
+    their index until it fits, and it enters at the latest when the turns that run then have ended.
 
     Args:
-        look_ahead: cold turns looked at, at least 1.
-        most_passes: cold turns that may enter before the first one, at least 0.
         patience: turns of each resident session that may enter before the first cold one, at least 1.
         growth: room kept for every resident session's next turn, in mean turns, at least 0.
         passes: as for `fair`.
@@ -71,9 +69,7 @@ class Sessions(Fair):
     def __init__(
         self,
         *,
-        look_ahead: int = 4,
-        most_passes: int = 64,
-        patience: int = 32,
+        patience: int = 16,
         growth: float = 1.0,
         passes: int = 128,
         cap: int = DEFAULT_PREEMPTION_CAP,
@@ -88,12 +84,13 @@ class Sessions(Fair):
         self.costs = StepCosts()
         self._growth = growth
         self._idle = IdleSessions(self.retention)
-        self._cold = ColdQueue(look_ahead, most_passes, patience)
+        self._cold = ColdQueue(patience)
         self._known: dict[str, KnownSession] = {}
         self._prefilling: dict[str, RequestView] = {}
         self._resident_live: set[str] = set()
         self._turn_counts = TurnCounts()
         self._turn_blocks = 0.0
+        self._context_blocks = 0.0
         self._drops: list[SessionView] = []
 
     # --- next admission --------------------------------------------------------------------------
@@ -107,24 +104,24 @@ class Sessions(Fair):
             return first
         if self._queue.holds_preempted:
             return None
-        turn = self._first_fitting(engine, overdue=overdue)
-        if turn is not None:
-            return turn.request
-        return None if engine.num_running else self._cold.front[0].request
-
-    def _first_fitting(self, engine: EngineView, *, overdue: bool) -> ColdTurn | None:
         room = self._cold_room(engine)
         if overdue:
             # What others keep is no obstacle to it any more: they gave up what they could, or lose it now.
             room = max(room, engine.free_blocks - self._pending_blocks(engine))
-        return self._cold.first_fitting(room, first_only=overdue)
+        return self._cold.first if self._fits(room) or not engine.num_running else None
+
+    def _fits(self, room_blocks: float) -> bool:
+        """Whether the first cold turn, if any, fits into so many blocks."""
+        first = self._cold.first
+        need = None if first is None else self._cold.need_blocks(first)
+        return need is not None and need <= room_blocks
 
     def wait_reason(self, request: RequestView, engine: EngineView) -> str:
         """Say what a waiting request waits for."""
         need = self._cold.need_blocks(request)
         if need is None:
             return "resident or preempted: waits for free blocks" if engine.is_waiting(request) else ""
-        if not self._cold.is_looked_at(request):
+        if request is not self._cold.first:
             return f"cold: needs {need} blocks, and other cold turns are before it"
         room = self._cold_room(engine)
         return (
@@ -165,11 +162,27 @@ class Sessions(Fair):
 
         One more running request shares the fixed part of a step with the others. Per token of memory and
         second that is worth (fixed step time / mean step time) / (tokens held by running requests) seconds of
-        machine time; a return saves the recompute of each token, or what takes its place. Infinite while
-        nothing runs or nothing is lost.
+        machine time; a return saves the recompute of each token, or what takes its place. If a cold turn
+        waits, it is the one more request: the larger it is than those that run, the less its memory is worth.
+        A session that goes on counts with the mean context of such sessions at least, since it will have one.
+        Infinite while nothing runs or nothing is lost.
         """
+        first = self._cold.first
+        if first is None:
+            return self._mean_price(engine)
+        blocks = float(self._cold.need_blocks(first) or 1)
+        session = None if engine.sessions is None else engine.sessions.session_for(first)
+        if session is not None and not session.is_over:
+            blocks = max(blocks, self._context_blocks)
+        return self._price_of(blocks * engine.num_running * engine.block_size, engine)
+
+    def _mean_price(self, engine: EngineView) -> float:
+        """Return the price of memory for one more request as large as the mean running one."""
+        return self._price_of(None, engine)
+
+    def _price_of(self, held_tokens: float | None, engine: EngineView) -> float:
         loss = engine.lost_past_price
-        return self.costs.memory_price() / loss if engine.num_running and loss > 0 else inf
+        return self.costs.memory_price(held_tokens) / loss if engine.num_running and loss > 0 else inf
 
     def _plan_drops(self, engine: EngineView) -> list[SessionView]:
         sessions = engine.sessions
@@ -191,13 +204,12 @@ class Sessions(Fair):
         overdue = self._is_overdue(engine)
         if first is not None and not overdue:
             return []
-        room = self._cold_room(engine)
-        if self._cold.first_fitting(room, first_only=overdue) is not None:
+        if self._fits(self._cold_room(engine)):
             return []
         return self._make_room(engine, overdue=overdue)
 
     def _make_room(self, engine: EngineView, *, overdue: bool) -> list[SessionView]:
-        """The idle sessions to drop so that a cold turn fits, none if that cannot be."""
+        """The idle sessions to drop so that the first cold turn fits, none if that cannot be."""
         sessions = engine.sessions
         assert sessions is not None  # else no turn is cold
         price = self.price(engine)
@@ -213,8 +225,7 @@ class Sessions(Fair):
             dropped.append(session)
             free += session.exclusive_blocks
             wanted -= per_session
-            room = free - growth.room(wanted, num_dropped=len(dropped))
-            if self._cold.first_fitting(room, first_only=overdue) is not None:
+            if self._fits(free - growth.room(wanted, num_dropped=len(dropped))):
                 return dropped
         # An overdue turn takes what becomes idle even before it is enough.
         return dropped if overdue else []
@@ -313,7 +324,7 @@ class Sessions(Fair):
         difference = self._turn_counts.difference
         if age_s <= 0.0 or not difference:
             return age_s
-        index, price = self.retention.index(kind, 0.0, engine.now_s), self.price(engine)
+        index, price = self.retention.index(kind, 0.0, engine.now_s), self._mean_price(engine)
         worthless = 1.0 if index <= price else (price / index) ** _SHARPNESS
         return age_s * (1.0 - difference * worthless)
 
@@ -344,7 +355,7 @@ class Sessions(Fair):
         self._cold.discard(request)
 
     def on_turn_end(self, session: SessionView, engine: EngineView) -> None:
-        """Its idle time begins; learn how much a turn adds."""
+        """Its idle time begins; learn how much a turn adds, and how large sessions are."""
         sessions = engine.sessions
         if sessions is None or session.idle_since_s is None:
             return
@@ -354,6 +365,11 @@ class Sessions(Fair):
             weight = _GROWTH_WEIGHT if self._turn_blocks else 1.0
             self._turn_blocks += weight * (grown - self._turn_blocks)
         known.context_tokens = session.context_tokens
+        if not session.is_over:
+            weight = _CONTEXT_WEIGHT if self._context_blocks else 1.0
+            self._context_blocks += weight * (
+                session.context_tokens / engine.block_size - self._context_blocks
+            )
         known.kind = gap_kind(session, known.last_gap_s)
         known.since_s = session.idle_since_s
         self.retention.start(known.kind, known.since_s)

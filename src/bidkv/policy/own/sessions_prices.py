@@ -125,7 +125,13 @@ class StepCosts:
         self.fixed_s = max(b0, _LEAST_FIXED_S)
         self.token_s = max(b1 / _SCALES[1], _LEAST_TOKEN_S)
 
-    def memory_price(self) -> float:
-        """Return what a token of memory is worth, in returns per second (see `Sessions.price`)."""
+    def memory_price(self, held_tokens: float | None = None) -> float:
+        """Return what a token of memory is worth, in returns per second (see `Sessions.price`).
+
+        Args:
+            held_tokens: tokens that the running requests would hold if each were as large as the one in
+                question; None: those that they do hold, smoothed.
+        """
         share = self.fixed_s / self.step_s if self.step_s > self.fixed_s else 1.0
-        return share / (max(self.held_tokens, 1.0) * self.token_s)
+        held = self.held_tokens if held_tokens is None else held_tokens
+        return share / (max(held, 1.0) * self.token_s)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from math import inf
 
-_EDGES_S = (0.0, *(2.0 ** (half / 2 - 3) for half in range(25)))
-"""Lower edges of the buckets of idle times, in seconds: two for each doubling from 1/8 s to 512 s."""
+_EDGES_S = (0.0, *(2.0 ** (half / 2 - 7) for half in range(33)))
+"""Lower edges of the buckets of idle times, in seconds: two for each doubling from 1/128 s to 512 s."""
 _BUCKETS = len(_EDGES_S)
 _LAST_WIDTH_S = 512.0
 """Width given to the last bucket, which has no end: a return in it comes about this much later."""
