@@ -53,7 +53,8 @@ def test_the_log_tells_every_turn_and_every_drop(tmp_path: Path) -> None:
     dropped = read_session(lines, drops[0].session_id)
     story = tell_session(dropped)
     assert len(story) == len(dropped) >= 7
-    assert "cold: the session is new and needed room for 6000 tokens" in next(text for text in story if "waited" not in text)
+    entered_first = next(text for text in story if "waited" not in text)
+    assert "cold: the session is new and needed room for 6000 tokens" in entered_first
     place = dropped.index(drops[0])
     assert "dropped after" in story[place]
     assert "index_per_s" in story[place]

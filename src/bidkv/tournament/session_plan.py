@@ -32,9 +32,9 @@ OPEN_S = 1200.0
 """Seconds in which sessions start in open loop; every run then goes on until the last one ends."""
 
 WARM_UP_S, CLOSED_S = 600.0, 1200.0
-"""Seconds of a closed run before figures count, and while they do. A closed run starts with an empty engine and
-new sessions only. Their contexts are short, so an order that serves all of them alike makes many turns first
-and pays for it later; what lasts is the rate after that."""
+"""Seconds of a closed run before figures count, and while they do. A closed run starts with an empty engine
+and new sessions only. Their contexts are short, so an order that serves all of them alike makes many turns
+first and pays for it later; what lasts is the rate after that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,8 @@ class SessionScore:
 
         Args:
             run: of sessions only.
-            warm_up_s: seconds at its start that count in `computed_per_new`, `hit_rate` and `lost_share` only.
+            warm_up_s: seconds at its start that count in `computed_per_new`, `hit_rate` and `lost_share`
+                only.
         """
         figures = summarize_sessions(run.records, run.totals, run.window_s, warm_up_s=warm_up_s)
         assert figures is not None  # every request is a turn

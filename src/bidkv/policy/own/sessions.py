@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import islice
 from math import inf
 
 from bidkv.policy.own.fair import Fair
@@ -213,7 +212,7 @@ class Sessions(Fair):
         sessions = engine.sessions
         assert sessions is not None  # else no turn is cold
         price = self.price(engine)
-        looked_at = list(islice(self._idle.ascending(engine.now_s), _MOST_DROPS_AT_ONCE))
+        looked_at = self._idle.first(_MOST_DROPS_AT_ONCE, engine.now_s)
         growth = GrowthRoom(looked_at, price, sessions.retained_blocks)
         free = engine.free_blocks - sessions.retained_blocks - self._pending_blocks(engine)
         wanted = self._growth_blocks(engine)
@@ -253,7 +252,7 @@ class Sessions(Fair):
         wanted = self._growth_blocks(engine)
         if wanted <= 0.0 or not sessions.retained_blocks:
             return free
-        looked_at = list(islice(self._idle.ascending(engine.now_s), _MOST_DROPS_AT_ONCE))
+        looked_at = self._idle.first(_MOST_DROPS_AT_ONCE, engine.now_s)
         return free - GrowthRoom(looked_at, self.price(engine), sessions.retained_blocks).room(wanted)
 
     def _growth_blocks(self, engine: EngineView) -> float:

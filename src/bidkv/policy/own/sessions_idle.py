@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from math import log2
 
 from bidkv.policy.own.sessions_retention import RetentionIndices
@@ -81,12 +82,15 @@ class IdleSessions:
         # By (-priority, weight class, kind): a larger priority number is dropped first.
         self._members: dict[tuple[int, int, object], _Members] = {}
         self._groups: dict[str, tuple[tuple[int, int, object], float]] = {}
+        self._first: list[tuple[float, SessionView]] = []
+        self._first_is_of: tuple[float, int] | None = None
 
     def __len__(self) -> int:
         return len(self._groups)
 
     def add(self, session: SessionView, kind: object, since_s: float) -> None:
         """`session` is idle since `since_s`."""
+        self._first_is_of = None
         low, high = _WEIGHTS
         weight_class = max(low, min(high, round(log2(session.weight)))) if session.weight > 0.0 else low
         group = (-session.priority, weight_class, kind)
@@ -98,6 +102,7 @@ class IdleSessions:
 
     def discard(self, session: SessionView) -> None:
         """`session` is idle no more, or was dropped; unknown ones are ignored."""
+        self._first_is_of = None
         entry = self._groups.pop(session.session_id, None)
         if entry is None:
             return
@@ -111,6 +116,13 @@ class IdleSessions:
         """Return the retention index of an idle session, its weight included."""
         (_, weight_class, kind), since_s = self._groups[session.session_id]
         return self._retention.index(kind, now_s - since_s, now_s) * 2.0**weight_class
+
+    def first(self, most: int, now_s: float) -> list[tuple[float, SessionView]]:
+        """Return the first `most` of :meth:`ascending`; asked again at the same moment, at no cost."""
+        if self._first_is_of != (now_s, most):
+            self._first = list(islice(self.ascending(now_s), most))
+            self._first_is_of = now_s, most
+        return self._first
 
     def ascending(self, now_s: float) -> Iterator[tuple[float, SessionView]]:
         """Yield (index, session): the least important first, among those the lowest index first."""
@@ -132,12 +144,16 @@ class IdleSessions:
         since_s, sessions = members.since_s, members.sessions
         priority, weight_class, kind = group
         factor = 2.0**weight_class
-        for index, from_s, to_s in self._retention.spans(kind, now_s):
-            # Idle times in [from, to) are starts in (now - to, now - from].
-            first = bisect_left(since_s, now_s - to_s) if to_s < now_s else 0
-            place = first
-            while place < len(since_s) and now_s - since_s[place] >= from_s:
-                if now_s - since_s[place] < to_s:
-                    value = index * factor
-                    yield (priority, value), value, (number, place), sessions[place]
-                place += 1
+        # Stretches of sessions whose idle times have one index; of equal indices the longest idle first.
+        stretches = []
+        start = 0
+        while start < len(since_s):
+            index, from_s = self._retention.index_from(kind, now_s - since_s[start], now_s)
+            end = max(bisect_right(since_s, now_s - from_s, start), start + 1)
+            stretches.append((index, start, end))
+            start = end
+        stretches.sort()
+        for index, start, end in stretches:
+            value = index * factor
+            for place in range(start, end):
+                yield (priority, value), value, (number, place), sessions[place]

@@ -10,7 +10,6 @@ heavy-tailed, and rises again before a time at which many sessions come back.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from math import inf
 
 _EDGES_S = (0.0, *(2.0 ** (half / 2 - 7) for half in range(33)))
 """Lower edges of the buckets of idle times, in seconds: two for each doubling from 1/128 s to 512 s."""
@@ -83,13 +82,12 @@ class _Gaps:
 
 
 class _Table:
-    """The indices of one class, by bucket of idle time, and the buckets from the lowest index up."""
+    """The indices of one class, by bucket of idle time."""
 
-    __slots__ = ("ascending", "changes", "indices")
+    __slots__ = ("changes", "indices")
 
     def __init__(self) -> None:
         self.indices = [0.0] * _BUCKETS
-        self.ascending: list[int] = []
         self.changes = -_REBUILD_AFTER
 
 
@@ -145,13 +143,10 @@ class RetentionIndices:
         """Return the best rate at which keeping a session pays, in returns per second."""
         return self._table(kind, now_s).indices[bucket_for(idle_s)]
 
-    def spans(self, kind: object, now_s: float) -> list[tuple[float, float, float]]:
-        """Return (index, from, to) for every bucket, lowest index first: idle times between from and to."""
-        table = self._table(kind, now_s)
-        return [
-            (table.indices[k], _EDGES_S[k], _EDGES_S[k + 1] if k + 1 < _BUCKETS else inf)
-            for k in table.ascending
-        ]
+    def index_from(self, kind: object, idle_s: float, now_s: float) -> tuple[float, float]:
+        """Return the index, and the shortest idle time from which on up to `idle_s` it is the same."""
+        bucket = bucket_for(idle_s)
+        return self._table(kind, now_s).indices[bucket], _EDGES_S[bucket]
 
     # --- helpers ---------------------------------------------------------------------------------
     def _gaps(self, kind: object) -> _Gaps:
@@ -205,5 +200,3 @@ class RetentionIndices:
                 if time_s > 0.0 and returned > best * time_s:
                     best = returned / time_s
             indices[k] = best
-        # Of equal indices the longest idle first.
-        table.ascending = sorted(range(_BUCKETS), key=lambda k: (indices[k], -k))
