@@ -161,18 +161,20 @@ class Sessions(Fair):
 
         One more running request shares the fixed part of a step with the others. Per token of memory and
         second that is worth (fixed step time / mean step time) / (tokens held by running requests) seconds of
-        machine time; a return saves the recompute of each token, or what takes its place. If a cold turn
-        waits, it is the one more request: the larger it is than those that run, the less its memory is worth.
-        A session that goes on counts with the mean context of such sessions at least, since it will have one.
-        Infinite while nothing runs or nothing is lost.
+        machine time; a return saves the recompute of each token, or what takes its place. Infinite while
+        nothing runs or nothing is lost.
+
+        While a cold turn waits, it is the one more request. If its session goes on, it counts with the mean
+        context of such sessions, whatever its own: a large one would have a low price, and all cold turns
+        would wait behind it. A last turn counts with what it needs, if that is less.
         """
         first = self._cold.first
-        if first is None:
+        if first is None or not self._context_blocks:
             return self._mean_price(engine)
-        blocks = float(self._cold.need_blocks(first) or 1)
+        blocks = self._context_blocks
         session = None if engine.sessions is None else engine.sessions.session_for(first)
-        if session is not None and not session.is_over:
-            blocks = max(blocks, self._context_blocks)
+        if session is not None and session.is_over:
+            blocks = min(blocks, float(self._cold.need_blocks(first) or 1))
         return self._price_of(blocks * engine.num_running * engine.block_size, engine)
 
     def _mean_price(self, engine: EngineView) -> float:
