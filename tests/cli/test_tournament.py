@@ -116,6 +116,13 @@ def test_a_tournament_of_sessions(tmp_path: Path) -> None:
     document = json.loads(out.read_text(encoding="utf-8"))
     assert set(document["policies"]) == {"preempt-evict", "fair"}
     assert all(set(group["rates"]) == {"preempt-evict", "fair"} for group in document["knees"])
+    closed = RUNNER.invoke(app, [*arguments, "--load", "none", "--json", str(out)])
+    assert closed.exit_code == 0, closed.output
+    cells = json.loads(out.read_text(encoding="utf-8"))["cells"]
+    assert {cell["mode"] for cell in cells} == {"closed"}
+    neither = RUNNER.invoke(app, [*arguments, "--load", "none", "--level", "none"])
+    assert neither.exit_code == 2
+    assert "expected at least one load or level" in neither.stderr
     wrong = RUNNER.invoke(app, [*arguments, "--requests", "5"])
     assert wrong.exit_code == 2
     assert "--requests: a tournament of sessions" in wrong.stderr

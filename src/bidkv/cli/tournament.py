@@ -58,7 +58,8 @@ class SessionTournament:
         str,
         typer.Option(
             metavar="X[,Y...]",
-            help="--sessions: concurrent sessions, as multiples of the number that memory holds.",
+            help="--sessions: concurrent sessions, as multiples of the number that memory holds; none leaves "
+            "out the closed loop.",
         ),
     ] = "1,2,4"
     open_s: Annotated[
@@ -139,7 +140,8 @@ def command(
         typer.Option(
             metavar="X[,Y...]",
             help="Arrival rates as shares of the throughput at saturation; inf has all requests queued at "
-            f"the start.  [default: {_LOADS}; with --sessions shares of the knee, 0.5,0.8,1,1.2,1.5]",
+            f"the start.  [default: {_LOADS}; with --sessions shares of the knee, 0.5,0.8,1,1.2,1.5 or none: "
+            "no open loop]",
         ),
     ] = None,
     split: Annotated[
@@ -313,8 +315,8 @@ def _play_sessions(
             machines=_names_or_all("--machine", given.machine),
             sizes=_names_or_all("--size", choice.size),
             families=_names_or_all("--family", choice.family),
-            loads=OPEN_LOADS if choice.load is None else split_numbers("--load", choice.load),
-            levels=split_numbers("--level", given.level),
+            loads=OPEN_LOADS if choice.load is None else _numbers_or_none("--load", choice.load),
+            levels=_numbers_or_none("--level", given.level),
             seeds=choice.seeds,
             open_s=given.open_s,
             closed_s=given.closed_s,
@@ -382,6 +384,10 @@ def _write(
     # Last, since a closed pipe ends the command here.
     if not write_json(standings.as_dict(), json_file):
         typer.echo(standings.text())
+
+
+def _numbers_or_none(option: str, text: str) -> list[float]:
+    return [] if text == "none" else split_numbers(option, text)
 
 
 def split_numbers(option: str, text: str) -> list[float]:
