@@ -123,7 +123,7 @@ def test_a_run_killed_five_times_ends_as_an_undisturbed_one(tmp_path: Path) -> N
     words = ["--strategies", "preempt-evict,bidkv,lcf", "--workloads", "mixed,uniform", "--rates", "4,9"]
     words += ["--runs", "4", "--requests", "60", "--engine", "sim", "--jobs", "1", "--noise", "0.02"]
     command = [sys.executable, "-m", "bidkv.experiments.vllm.runner", *words, "--output-dir"]
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    assert main([*words, "--output-dir", str(tmp_path / "whole")]) == 0
     whole = Store.open(tmp_path / "whole")
     cells = len(whole.plan.cells())
     assert len(comparable(whole)) == cells
@@ -143,7 +143,7 @@ def test_a_run_killed_five_times_ends_as_an_undisturbed_one(tmp_path: Path) -> N
     assert 0 < len(partial) < cells
 
     written = {path: path.stat().st_mtime_ns for path in folder.glob("runs/[!.]*")}
-    subprocess.run([*command, str(folder)], check=True, capture_output=True)
+    assert main([*words, "--output-dir", str(folder)]) == 0
     assert comparable(Store.open(folder)) == comparable(whole)
     # What was there is still the same file: nothing ran twice.
     assert {path: path.stat().st_mtime_ns for path in written} == written

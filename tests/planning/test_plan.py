@@ -97,7 +97,8 @@ def test_the_check_holds_at_nine_tenths_and_breaks_at_eleven():
 def verified(rate, *, target=NO_TARGET, plan=None, router="round-robin"):
     demand = Demand.uniform((10, 1600), (10, 1600), rate)
     plan = plan or make_plan(demand, SHAPE, PROFILE, target=target)
-    return plan, verify_fleet(plan, demand, ENGINE, PROFILE, target=target, router=router)
+    options = {"target": target, "router": router, "requests_each": 1000}
+    return plan, verify_fleet(plan, demand, ENGINE, PROFILE, **options)
 
 
 @pytest.mark.parametrize("router", ["round-robin", "least-loaded"])
@@ -120,8 +121,7 @@ def test_a_planned_fleet_holds_and_the_fewest_are_no_more(router):
 
 
 def test_a_plan_that_is_too_small_is_found_out():
-    plan, _ = verified(3.0)
-    small = dataclasses.replace(plan, replicas=2, replicas_grown=1)
+    small = dataclasses.replace(make_plan(EVEN, SHAPE, PROFILE), replicas=2, replicas_grown=1)
     _, fleet = verified(3.0, plan=small)
     assert fleet.now.planned.is_growing
     assert not fleet.now.planned.holds
@@ -133,7 +133,8 @@ def test_a_plan_that_is_too_small_is_found_out():
 
 
 def test_a_fleet_that_misses_the_target_is_said_to():
-    plan, fleet = verified(3.0, target=LatencyTarget(tpot_s=1e-4), plan=verified(3.0)[0])
+    untargeted = make_plan(EVEN, SHAPE, PROFILE)
+    plan, fleet = verified(3.0, target=LatencyTarget(tpot_s=1e-4), plan=untargeted)
     assert not fleet.now.planned.is_growing
     assert not fleet.now.planned.holds
     assert "misses the target" in plan_text(plan, (), fleet)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bidkv.calibration.fitting import Candidate, Graphs, fit, predict
+from bidkv.calibration.fitting import Candidate, Graphs, KnownMinima, fit, predict
 from bidkv.calibration.step_log import Floats, StepLog
 from bidkv.profiles.model import padded_tokens
 from bidkv.results.percentiles import nearest_rank
@@ -96,14 +96,17 @@ def _error(name: str, actual_s: Floats, predicted_s: Floats) -> RegimeError:
     )
 
 
-def cross_validate(log: StepLog, model: Candidate, graphs: Graphs) -> CandidateError:
-    """Fit `model` once for each cell of `log`, without that cell, and measure it there."""
+def cross_validate(log: StepLog, model: Candidate, graphs: Graphs, known: KnownMinima) -> CandidateError:
+    """Fit `model` once for each cell of `log`, without that cell, and measure it there.
+
+    `known` holds what was found for other models of the same log, see :func:`~bidkv.calibration.fitting.fit`.
+    """
     predicted = np.zeros(len(log))
     totals = []
     for cell in np.unique(log.cell):
         held_out = log.cell == cell
         part = log.where(held_out)
-        predicted[held_out] = predict(fit(log.where(~held_out), model, model.name, graphs), part)
+        predicted[held_out] = predict(fit(log.where(~held_out), model, model.name, graphs, known=known), part)
         totals.append(abs(predicted[held_out].sum() / part.step_s.sum() - 1.0))
     absolute = np.abs(predicted / log.step_s - 1.0)
     return CandidateError(

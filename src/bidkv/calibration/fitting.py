@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from bidkv.profiles import CostLine, Regime, StepTimeProfile
 from bidkv.profiles.model import padded_tokens
 
 Names = tuple[str, ...]
+KnownMinima = dict[bytes, Floats]
+"""Costs that were found for a part of a log, by the checksum of what they were fitted to."""
 
 ASSUMED_EMPTY_STEP_S = 0.0005  # used when a log holds no step that scheduled nothing
 _LOSS_SCALE = 0.05  # relative error from which on a step counts as an outlier
@@ -187,8 +190,24 @@ def read_graphs(steps: Path, max_tokens: int | None = None, for_prefill: bool | 
     return Graphs(**(noted | {key: value for key, value in stated.items() if value is not None}))
 
 
-def fit(log: StepLog, model: Candidate, name: str, graphs: Graphs, notes: str = "") -> StepTimeProfile:
+def fit(
+    log: StepLog,
+    model: Candidate,
+    name: str,
+    graphs: Graphs,
+    notes: str = "",
+    known: KnownMinima | None = None,
+) -> StepTimeProfile:
     """Fit `model` to the steps of `log`.
+
+    Args:
+        log: recorded steps.
+        model: which costs are fitted.
+        name: of the profile.
+        graphs: which steps ran in a captured graph.
+        notes: of the profile.
+        known: minima found before, to which this fit adds its own: candidate models share most of their
+            parts.
 
     Raises:
         ValueError: the log has no decode step or no step with prefill.
@@ -198,8 +217,10 @@ def fit(log: StepLog, model: Candidate, name: str, graphs: Graphs, notes: str = 
     for kind, part in (("decode steps", decoding), ("steps with prefill", prefilling)):
         if not len(part):
             raise ValueError(f"{log.source}: expected some {kind}, found none: a profile needs both")
-    host, gpu = _fit_lines(decoding, graphs, {True: model.decode_host}, model.decode_gpu, model.median_cell)
-    graph, eager = _fit_prefill(prefilling, graphs, model)
+    host, gpu = _fit_lines(
+        decoding, graphs, {True: model.decode_host}, model.decode_gpu, model.median_cell, known
+    )
+    graph, eager = _fit_prefill(prefilling, graphs, model, known)
     idle = log.step_s[log.tokens == 0]
     return StepTimeProfile(
         name=name,
@@ -220,7 +241,9 @@ def predict(profile: StepTimeProfile, log: StepLog) -> Floats:
     return np.array([profile.step_s(*row) for row in zip(*(c.tolist() for c in columns), strict=True)])
 
 
-def _fit_prefill(log: StepLog, graphs: Graphs, model: Candidate) -> tuple[Regime, Regime]:
+def _fit_prefill(
+    log: StepLog, graphs: Graphs, model: Candidate, known: KnownMinima | None
+) -> tuple[Regime, Regime]:
     """Return the regimes of steps with prefill: in a captured graph, and launched kernel by kernel."""
     _, in_graph = graphs.launch_sizes(log)
     hosts_wanted = {True: model.eager_host[:1], False: model.eager_host}
@@ -229,7 +252,9 @@ def _fit_prefill(log: StepLog, graphs: Graphs, model: Candidate) -> tuple[Regime
         parts = [in_graph, ~in_graph]
     ways = {}
     for part in parts:
-        hosts, gpu = _fit_lines(log.where(part), graphs, hosts_wanted, model.prefill_gpu, model.median_cell)
+        hosts, gpu = _fit_lines(
+            log.where(part), graphs, hosts_wanted, model.prefill_gpu, model.median_cell, known
+        )
         ways.update({way: Regime(host, gpu) for way, host in hosts.items()})
     # A way of launching that the log never shows takes the lines of the other.
     seen = next(iter(ways.values()))
@@ -258,7 +283,12 @@ def cost_features(
 
 
 def _fit_lines(
-    log: StepLog, graphs: Graphs, host_names: dict[bool, Names], gpu_names: Names, median_cell: bool
+    log: StepLog,
+    graphs: Graphs,
+    host_names: dict[bool, Names],
+    gpu_names: Names,
+    median_cell: bool,
+    known: KnownMinima | None,
 ) -> tuple[dict[bool, CostLine], CostLine]:
     """Return host lines by whether the step ran in a graph, and the GPU line."""
     launched, in_graph = graphs.launch_sizes(log)
@@ -277,7 +307,8 @@ def _fit_lines(
             else:
                 host[:, offset] = np.where(in_graph == way, features[feature], 0.0)
         start += len(names)
-    solution = _fit_larger(gpu, host, log.step_s, log.cell if median_cell else np.zeros_like(log.cell))
+    cell = log.cell if median_cell else np.zeros_like(log.cell)
+    solution = _fit_larger(gpu, host, log.step_s, cell, known)
     lines: dict[bool | None, CostLine] = {way: CostLine() for way in host_names}
     start = 0
     for way, names in parts:
@@ -288,8 +319,22 @@ def _fit_lines(
     return seen, lines[None]
 
 
-def _fit_larger(gpu: Floats, host: Floats, step_s: Floats, cell: Ints) -> Floats:
+def _fit_larger(gpu: Floats, host: Floats, step_s: Floats, cell: Ints, known: KnownMinima | None) -> Floats:
     """Return x >= 0 with max(gpu @ x, host @ x) near `step_s`, and right in the mean of the median `cell`."""
+    key = sha256(b"".join(part.tobytes() for part in (gpu, host, step_s))).digest()
+    if known is None or key not in known:
+        found = _find_minimum(gpu, host, step_s)
+        if known is not None:
+            known[key] = found
+    else:
+        found = known[key]
+    fitted = _larger(gpu @ found, host @ found, None)[0]
+    usual = step_s < _OUTLIER * fitted
+    return np.asarray(found * _level(fitted[usual], step_s[usual], cell[usual]))
+
+
+def _find_minimum(gpu: Floats, host: Floats, step_s: Floats) -> Floats:
+    """Return x >= 0 with max(gpu @ x, host @ x) near `step_s`."""
     both = np.abs(gpu) + np.abs(host)
     scale = np.maximum(both.mean(axis=0), 1e-300) / step_s.mean()
     gpu, host = gpu / scale, host / scale
@@ -303,9 +348,7 @@ def _fit_larger(gpu: Floats, host: Floats, step_s: Floats, cell: Ints) -> Floats
     few = len(step_s) < _STEPS_PER_COEFFICIENT * gpu.shape[1]
     starts = [np.where(on_gpu, start, start * factor) for factor in (_HOST_FACTORS if few else (1.0,))]
     start = min((_descend(gpu, host, step_s, each) for each in starts), key=lambda found: found[0])[1]
-    fitted = _larger(gpu @ start, host @ start, None)[0]
-    usual = step_s < _OUTLIER * fitted
-    return np.asarray(start * _level(fitted[usual], step_s[usual], cell[usual]) / scale)
+    return np.asarray(start / scale)
 
 
 def _descend(gpu: Floats, host: Floats, step_s: Floats, start: Floats) -> tuple[float, Floats]:

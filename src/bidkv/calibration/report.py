@@ -13,7 +13,7 @@ from bidkv.calibration.errors_by_regime import (
     list_uncovered,
     measure_by_regime,
 )
-from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, find_candidate, fit, predict
+from bidkv.calibration.fitting import CANDIDATES, CHOSEN, Graphs, KnownMinima, find_candidate, fit, predict
 from bidkv.calibration.step_log import StepLog
 from bidkv.evaluation.tables import aligned_table
 from bidkv.profiles import StepTimeProfile, dump_profile
@@ -74,12 +74,13 @@ def calibrate(
         ValueError: an unknown model, or a log without decode steps or without prefill.
     """
     graphs = graphs or Graphs()
-    profile = fit(log, find_candidate(model), name, graphs, notes)
+    known: KnownMinima = {}
+    profile = fit(log, find_candidate(model), name, graphs, notes, known)
     return Calibration(
         profile=profile,
         model=model,
         errors=measure_by_regime(log, predict(profile, log)),
-        candidates=[cross_validate(log, each, graphs) for each in CANDIDATES] if compare else [],
+        candidates=[cross_validate(log, each, graphs, known) for each in CANDIDATES] if compare else [],
         uncovered=list_uncovered(log, graphs),
     )
 
