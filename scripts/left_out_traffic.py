@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bidkv.calibration import Graphs, read_step_log
-from bidkv.calibration.fitting import candidate, fit, predict
+from bidkv.calibration.fitting import find_candidate, fit, predict
 
 STEPS = Path(__file__).parents[1] / "tests" / "data" / "h100" / "traffic" / "steps.csv"
 MODELS = (
@@ -36,7 +36,7 @@ def main(models: tuple[str, ...]) -> None:
         errors = []
         for number in RUNS:
             left_out = log.where(run == number)
-            profile = fit(log.where(run != number), candidate(model), model, Graphs())
+            profile = fit(log.where(run != number), find_candidate(model), model, Graphs())
             errors.append(predict(profile, left_out).sum() / left_out.step_s.sum() - 1.0)
         shown = " | ".join(f"{100 * error:+.1f} %" for error in errors)
         print(f"| {model} | {shown} | {100 * statistics.fmean(map(abs, errors)):.1f} % |", flush=True)
