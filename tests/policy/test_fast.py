@@ -134,6 +134,49 @@ def test_a_head_that_does_not_fit_is_passed_by_so_much_work_and_no_more(passes: 
     assert bool(costs_s) == bool(passes)
 
 
+def overdue(policy: Fast, engine: FakeEngine) -> None:
+    """A long request has waited 2 s; the longest wait in the order of arrival was 5 s; short ones arrive."""
+    crowd(policy, engine)
+    early = request("early", 0.0)
+    arrive(policy, engine, early)
+    arrive(policy, engine, request("long", 3.0, 1400))
+    engine.now_s = 5.0
+    for member in [*engine.queue]:
+        if member.request_id != "long":
+            admit(policy, engine, member)
+    for member in [*engine.running]:
+        engine.running.remove(member)
+        policy.on_finish(member, engine, completed=False)
+    arrive(policy, engine, *(request(f"s{i}", 5.0, 16) for i in range(20)))
+
+
+def test_a_request_that_would_wait_longer_than_by_arrival_goes_before_all_others() -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=1000)
+    overdue(policy, engine)
+    policy.bids["long"].key_s = 1e6
+    policy._waiting.push(engine.queue[0], 1e6, policy.bids["long"].blocks)
+    assert policy.select_next(engine).request_id == "s0"  # type: ignore[union-attr]
+    engine.now_s = 8.0
+    assert policy.select_next(engine).request_id == "long"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("passes", "most"), [(0, 0), (1, 1), (30, 4)])
+def test_little_work_enters_in_place_of_an_overdue_request_that_does_not_fit(passes: int, most: int) -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=50)
+    policy._passes = passes
+    overdue(policy, engine)
+    engine.now_s = 8.0
+    policy.bids["long"].passed_s = 1e9  # it has been passed as the head of the order, too
+    costs_s = []
+    while (head := policy.select_next(engine)) is not None and head.request_id != "long":
+        costs_s.append(policy.bids[head.request_id].cost_s)
+        admit(policy, engine, head)  # type: ignore[arg-type]
+    assert head is not None
+    assert sum(costs_s) >= most * policy.typical_s
+    assert sum(costs_s[:-1]) < most * policy.typical_s or not most
+    assert bool(costs_s) == bool(most)
+
+
 def test_nothing_passes_a_head_before_lengths_are_known() -> None:
     policy, engine = Fast(), FakeEngine(free_blocks=50)
     arrive(policy, engine, request("huge", 0.0, 1600), request("small", 1.0, 16))

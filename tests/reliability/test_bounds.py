@@ -52,6 +52,12 @@ class WatchedFast(Fast):
         self.costs_s: dict[str, float] = {}
         self.dearest_typical_s = 0.0
         self.dearest_s = 0.0
+        self.goes_first: str | None = None
+
+    def _overdue(self, engine: EngineView) -> RequestView | None:
+        overdue = super()._overdue(engine)
+        self.goes_first = None if overdue is None else overdue.request_id
+        return overdue
 
     def cost_s(self, request: RequestView, engine: EngineView) -> float:
         cost_s = super().cost_s(request, engine)
@@ -183,10 +189,17 @@ def test_fast_lets_nobody_pass_beyond_its_bound(
                     # In order: nobody who arrived later than dial * backlog seconds after it.
                     assert request.arrival_s <= key_s <= policy.latest[name]
                     continue
-                # Each of those was passed until the work that did so came to its bound.
+                if request.request_id == policy.goes_first:  # it was overdue, or returns before such a one
+                    arrived_later = request.arrival_s > other.arrival_s
+                    stays_s = engine.now_s - policy.bids[name].preempted_s
+                    longest_s = policy._by_arrival.longest_s(engine.now_s)
+                    assert not arrived_later or (other.num_preemptions and stays_s <= longest_s)
+                    continue
+                # Each of those was passed until the work that did so came to its bound, as the head of the
+                # order and as overdue.
                 assert passes
                 passed_s[name] = passed_s.get(name, 0.0) + entering.cost_s
-                each_s = passes * policy.dearest_typical_s + policy.dearest_s
+                each_s = (passes + min(passes, 4)) * policy.dearest_typical_s + 2 * policy.dearest_s
                 assert passed_s[name] <= len(ahead) * each_s * (1 + 1e-9)
             super().on_admit(request, engine, cached_tokens)
 
@@ -240,11 +253,11 @@ def test_endless_short_work_passes_the_long_request_within_the_bound_of_fast(
     rank = rank_of_long(control, TIGHT)
     assert rank is not None
     # Those that arrive before the latest its key can be may pass it, and `passes` typical ones while it
-    # heads.
+    # heads, and four more once it is overdue.
     entered = [request for request, _ in control.passed]
     place = next(i for i, request in enumerate(entered) if request.request_id == "long")
     late = [request for request in entered[:place] if request.arrival_s > policy.latest["long"]]
     work_s = sum(policy.costs_s[request.request_id] for request in late)
-    assert work_s <= passes * policy.dearest_typical_s + policy.dearest_s
+    assert work_s <= (passes + min(passes, 4)) * policy.dearest_typical_s + 2 * policy.dearest_s
     assert bool(late) <= bool(passes)
     assert (rank > len(late)) == (dial > 0.0)

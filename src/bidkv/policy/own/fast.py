@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP, ReservingPolicy
+from bidkv.policy.parts.arrival_order import ArrivalOrder
 from bidkv.policy.parts.ordering import WaitingHeap, blocks_to_enter
 from bidkv.policy.parts.remaining import RemainingTokens
 from bidkv.policy.parts.reserve import GROWTH_BLOCKS
@@ -30,6 +31,10 @@ _FIRST_REVIEW = 8
 _KNOWN = 32
 """Finished requests from which a head may be passed. Earlier, a short prompt with a long answer looks
 cheap."""
+_OVERDUE_PASSES = 4
+"""Typical requests' worth of work that may enter in place of an overdue request that does not fit."""
+_DRAINS = 3.0
+"""Mean residences that memory for a request as large as all of it takes to become free."""
 BEFORE_ALL_S = 1e9
 """Puts a key before every arrival."""
 _CHANGED = 1.3
@@ -48,6 +53,8 @@ class Bid:
         latest_s: the last moment it can start and meet its deadline, not before its arrival.
         blocks: KV blocks it needs to enter; 0 while it runs.
         passed_s: cost of the requests that entered in its place while it was first and did not fit.
+        passed_overdue_s: the same while it was overdue.
+        preempted_s: the moment of its last preemption.
     """
 
     key_s: float
@@ -57,6 +64,8 @@ class Bid:
     latest_s: float = math.inf
     blocks: int = 0
     passed_s: float = 0.0
+    passed_overdue_s: float = 0.0
+    preempted_s: float = 0.0
 
     def place(self, arrival_s: float) -> None:
         """Work the key out."""
@@ -88,6 +97,11 @@ class Fast(ReservingPolicy):
     `passes` times as much as a typical request. The head then waits for memory alone, as under first come,
     first served. Nothing passes it before 32 requests have finished: what is cheap is not known yet.
 
+    No new request waits much longer than the longest wait that the order of arrival would have caused lately
+    (:class:`ArrivalOrder`). One that is about to is overdue: it goes before all others, and only the work of
+    four typical requests may still enter in its place while it does not fit. The order above uses what is
+    left.
+
     Args:
         dial: how many times the backlog it met a request may be put back, at least 0.
         passes: typical requests' worth of work that may pass a head because it does not fit, at least 0.
@@ -103,7 +117,7 @@ class Fast(ReservingPolicy):
         self,
         *,
         dial: float = 1.0,
-        passes: int = 8,
+        passes: int = 30,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,
         unit: float = 0.6,
@@ -121,6 +135,8 @@ class Fast(ReservingPolicy):
         self._dial = dial
         self._passes = passes
         self._waiting = WaitingHeap()
+        self._by_arrival = ArrivalOrder()
+        self._preempted = WaitingHeap()  # by the moment of the preemption
         self._waiting_blocks = 0
         self._num_waiting = 0
         self._highest_s = 0.0  # the backlog, since keys were last brought down
@@ -216,7 +232,7 @@ class Fast(ReservingPolicy):
         else:
             bid.cost_s = self.cost_s(request, engine)
         bid.blocks = blocks_to_enter(request, engine)
-        bid.passed_s = 0.0
+        bid.passed_s = bid.passed_overdue_s = 0.0
         self.backlog_s += bid.cost_s
         if self.backlog_s > self._highest_s:
             self._highest_s = self.backlog_s
@@ -261,6 +277,42 @@ class Fast(ReservingPolicy):
             and not self._orders_as_fair()
         )
 
+    def _overdue(self, engine: EngineView) -> RequestView | None:
+        """Return what goes before all others, if a new request would else wait longer than by arrival.
+
+        One that has waited for its return longer than that goes before it.
+        """
+        first = self._by_arrival.first()
+        if first is None or self._orders_as_fair():
+            return None
+        now_s = engine.now_s
+        waited_s = now_s - first.arrival_s
+        if waited_s <= 0.5 * self._by_arrival.seen_s:  # mostly: the rest need not be worked out
+            return None
+        # What it needs becomes free while the running requests finish, so a large one goes earlier.
+        share = self.bids[first.request_id].blocks / engine.num_blocks
+        residence_s = self.remaining.mean_tokens * self.prices.recent_step_s
+        longest_s = self._by_arrival.longest_s(now_s)
+        latest_s = max(0.5 * longest_s, longest_s - _DRAINS * share * residence_s)
+        if waited_s <= latest_s:
+            return None
+        preempted = self._preempted.first()
+        if preempted is None or now_s - self.bids[preempted.request_id].preempted_s <= longest_s:
+            return first
+        return preempted
+
+    def _next_overdue(self, first: RequestView, free: int, engine: EngineView) -> RequestView:
+        """Return what enters before all others: `first`, or one in its place while it does not fit."""
+        bid = self.bids[first.request_id]
+        most_s = min(_OVERDUE_PASSES, self._passes) * self.typical_s
+        if bid.blocks <= free or bid.passed_overdue_s >= most_s or self.remaining.num_finished < _KNOWN:
+            return first
+        other = self._one_that_fits(self._waiting, free, engine)
+        if other is None:
+            return first
+        bid.passed_overdue_s += self.bids[other.request_id].cost_s
+        return other
+
     def _one_that_fits(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
         """Return one of the next few of `queue` that fits although its head does not, or None."""
         left = free - GROWTH_BLOCKS * engine.num_running
@@ -268,22 +320,30 @@ class Fast(ReservingPolicy):
 
     # --- questions -------------------------------------------------------------------------------
     def select_next(self, engine: EngineView) -> RequestView | None:
-        """Return the first in the order, or one of the next few where the first does not fit."""
+        """Return an overdue request, else the first in the order; where it does not fit, one of the next."""
         head = self._waiting.first()
         if head is None:
             return None
-        return self._next_fitting(head, self.reserve.free_blocks(engine), engine) or head
+        free = self.reserve.free_blocks(engine)
+        overdue = self._overdue(engine)
+        if overdue is not None:
+            return self._next_overdue(overdue, free, engine)
+        return self._next_fitting(head, free, engine) or head
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Take its bid."""
         bid = self._join(request, engine)
         self._waiting.push(request, bid.key_s, bid.blocks)
+        if not request.num_output_tokens:  # else it ran before this policy was switched on
+            self._by_arrival.arrive(request, bid.cost_s)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Take it off the queue."""
         super().on_admit(request, engine)
         self.remaining.admit(request, engine)
+        self._by_arrival.leave(request, engine.now_s)
+        self._preempted.discard(request)
         self._leave(request, self.bids.get(request.request_id))
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
@@ -295,10 +355,14 @@ class Fast(ReservingPolicy):
             self._returns += 1
             bid.key_s = bid.latest_s = -BEFORE_ALL_S - self._returns
         self._waiting.push(request, bid.key_s, bid.blocks)
+        bid.preempted_s = engine.now_s
+        self._preempted.push(request, bid.preempted_s)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length; it may have been aborted while it waited."""
         super().on_finish(request, engine, completed=completed)
+        self._by_arrival.leave(request, engine.now_s)
+        self._preempted.discard(request)
         self._leave(request, self.bids.pop(request.request_id, None))
         remaining = self.remaining
         remaining.leave(request, completed=completed)
