@@ -190,9 +190,15 @@ def test_fast_lets_nobody_pass_beyond_its_bound(
                     assert request.arrival_s <= key_s <= policy.latest[name]
                     continue
                 if request.request_id == policy.goes_first:  # it was overdue, or returns before such a one
-                    arrived_later = request.arrival_s > other.arrival_s
-                    stays_s = engine.now_s - policy.bids[name].preempted_s
                     longest_s = policy._by_arrival.longest_s(engine.now_s)
+                    preempted_s = policy.bids[name].preempted_s
+                    if request.num_preemptions:
+                        # A return that has waited beyond the bound; of those the one preempted first.
+                        assert engine.now_s - entering.preempted_s > longest_s
+                        assert not other.num_preemptions or entering.preempted_s <= preempted_s
+                        continue
+                    arrived_later = request.arrival_s > other.arrival_s
+                    stays_s = engine.now_s - preempted_s
                     assert not arrived_later or (other.num_preemptions and stays_s <= longest_s)
                     continue
                 # Each of those was passed until the work that did so came to its bound, as the head of the
