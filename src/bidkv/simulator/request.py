@@ -20,7 +20,6 @@ class SimRequest:
     """
 
     __slots__ = (
-        "_agent_id",
         "_arrival_s",
         "_block_keys",
         "_blocks",
@@ -29,10 +28,8 @@ class SimRequest:
         "_deadline_s",
         "_ends_session",
         "_first_token_s",
-        "_gap_hint_s",
         "_given_back",
         "_high_tokens",
-        "_is_last_turn",
         "_labeled_blocks",
         "_last_token_s",
         "_life_start",
@@ -46,7 +43,6 @@ class SimRequest:
         "_num_tokens",
         "_past_tokens",
         "_prefilling",
-        "_priority",
         "_request_id",
         "_segments",
         "_session_id",
@@ -54,7 +50,6 @@ class SimRequest:
         "_source",
         "_target_tokens",
         "_turn",
-        "_weight",
     )
 
     def __init__(
@@ -75,14 +70,9 @@ class SimRequest:
         self._num_held_blocks = 0
         self._num_preemptions = 0
         self._max_tokens = source.max_tokens
-        self._priority = source.priority
         self._deadline_s = None if source.deadline_ms is None else source.arrival_s + source.deadline_ms / 1e3
-        self._weight = source.weight
-        self._agent_id = source.agent_id
         self._session_id = source.session_id if tells_session else ""
         self._turn = source.turn if tells_session else 0
-        self._is_last_turn = source.is_last_turn
-        self._gap_hint_s = source.gap_hint_s
         self._source = source
         output = (
             source.output_tokens
@@ -160,7 +150,7 @@ class SimRequest:
     @property
     def priority(self) -> int:
         """A lower number is more important."""
-        return self._priority
+        return self._source.priority
 
     @property
     def deadline_s(self) -> float | None:
@@ -170,12 +160,12 @@ class SimRequest:
     @property
     def weight(self) -> float:
         """Relative worth of finishing it."""
-        return self._weight
+        return self._source.weight
 
     @property
     def agent_id(self) -> str:
         """Its sender; empty when unknown."""
-        return self._agent_id
+        return self._source.agent_id
 
     @property
     def session_id(self) -> str:
@@ -190,12 +180,12 @@ class SimRequest:
     @property
     def is_last_turn(self) -> bool:
         """Whether its client said that no turn follows."""
-        return self._is_last_turn
+        return self._source.is_last_turn
 
     @property
     def gap_hint_s(self) -> float | None:
         """Seconds that its client expects until the next turn, or None."""
-        return self._gap_hint_s
+        return self._source.gap_hint_s
 
     @property
     def num_output_tokens(self) -> int:

@@ -94,8 +94,8 @@ def run_session_group(plan: SessionPlan, group: SessionGroup, output_dir: Path |
             run, arrivals, duration_s = _make_closed(plan, cell, make_sessions, resident)
         else:
             run, arrivals, duration_s = _make_open(plan, cell, make_sessions, knee(BASELINE))
+        warm_up_s = plan.warm_up_s if cell.mode == "closed" else 0.0
         for spec in missing:
-            warm_up_s = 0.0 if duration_s is None else plan.warm_up_s
             scores[spec] = _play(run, arrivals, spec, engine, profile, duration_s, warm_up_s)
             turns += sum(len(session.turns) for session in run)
         store.save()

@@ -20,8 +20,8 @@ from bidkv.protocol.session_views import SessionTable, SessionView
 
 _MOST_DROPS_AT_ONCE = 64
 """Idle sessions looked at when room is made for one turn: bounds the cost of a decision."""
-_GROWTH_WEIGHT = _CONTEXT_WEIGHT = 0.02
-"""Weights of the newest turn in the mean growth of a session by a turn, and in the mean context."""
+_TURN_WEIGHT = 0.02
+"""Weight of the newest turn in the means over turns."""
 _RESIDENT_SHARE = 0.5
 """A turn is resident if at least this share of its session's past is cached."""
 _SHARPNESS = 4
@@ -363,13 +363,11 @@ class Sessions(Fair):
         known = self._known.setdefault(session.session_id, KnownSession())
         if session.num_turns > 1 and session.context_tokens > known.context_tokens > 0:
             grown = (session.context_tokens - known.context_tokens) / engine.block_size
-            weight = _GROWTH_WEIGHT if self._turn_blocks else 1.0
-            self._turn_blocks += weight * (grown - self._turn_blocks)
+            self._turn_blocks = _with_turn(self._turn_blocks, grown)
         known.context_tokens = session.context_tokens
         if not session.is_over:
-            weight = _CONTEXT_WEIGHT if self._context_blocks else 1.0
-            self._context_blocks += weight * (
-                session.context_tokens / engine.block_size - self._context_blocks
+            self._context_blocks = _with_turn(
+                self._context_blocks, session.context_tokens / engine.block_size
             )
         known.kind = gap_kind(session, known.last_gap_s)
         known.since_s = session.idle_since_s
@@ -389,6 +387,11 @@ class Sessions(Fair):
         if known is not None and known.since_s is not None:
             self.retention.forget(known.kind, known.since_s)
         self._idle.discard(session)
+
+
+def _with_turn(mean: float, value: float) -> float:
+    """Return a mean over turns after one more; 0 is the mean of none."""
+    return mean + (_TURN_WEIGHT if mean else 1.0) * (value - mean)
 
 
 def _is_loss_cheap(engine: EngineView) -> bool:
