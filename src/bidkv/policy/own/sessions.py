@@ -37,9 +37,10 @@ class Sessions(Fair):
     A turn whose past is cached enters first, in the order of arrival. A *cold* turn, the first of a session
     or one whose past is gone, enters only while its whole context fits beside the resident sessions and their
     growth. Room for growth is kept for the sake of idle sessions: never more than they hold, and the less
-    the less they are worth beyond the price of memory (:class:`GrowthRoom`). The sessions that came first
-    are first, or where they differ widely in length and are not worth keeping, the turns that came first. No
-    cold turn passes another.
+    the less they are worth beyond the price of memory (:class:`GrowthRoom`). Turns that the client calls the
+    last of their session go first, single requests among them. Then come the sessions that came first, or
+    where they differ widely in length and are not worth keeping, the turns that came first. Within both
+    lines (:class:`ColdQueue`) no cold turn passes another.
     While the first one does not fit, idle sessions are dropped whole: the least important first, and of those
     the ones with the lowest retention index (:class:`RetentionIndices`). Only sessions whose index is below
     the price of memory are dropped, and only if the turn fits afterwards. The price is what one more running
@@ -49,9 +50,10 @@ class Sessions(Fair):
     cheap, because something beside the prefix cache brings it back (`EngineView.lost_past_price`): then every
     turn is taken for a resident one and no session is dropped.
 
-    Bound: while a cold turn is first, no other cold turn and at most `patience` * (1 + resident sessions)
-    resident turns enter before it. After that only preempted requests do, idle sessions are dropped whatever
-    their index until it fits, and it enters at the latest when the turns that run then have ended.
+    Bound: while a cold turn is the first of its line, no other of that line and at most `patience` *
+    (1 + resident sessions) other turns enter before it. After that only preempted requests do, and the first
+    of the other line if that has waited as long. Idle sessions are dropped whatever their index until it
+    fits, and it enters at the latest when the turns that run then have ended.
 
     Args:
         patience: turns of each resident session that may enter before the first cold one, at least 1.
@@ -107,11 +109,14 @@ class Sessions(Fair):
         if overdue:
             # What others keep is no obstacle to it any more: they gave up what they could, or lose it now.
             room = max(room, engine.free_blocks - self._pending_blocks(engine))
-        return self._cold.first if self._fits(room) or not engine.num_running else None
+        return self._first_cold(engine) if self._fits(room, engine) or not engine.num_running else None
 
-    def _fits(self, room_blocks: float) -> bool:
+    def _first_cold(self, engine: EngineView) -> RequestView | None:
+        return self._cold.first(self._num_resident(engine))
+
+    def _fits(self, room_blocks: float, engine: EngineView) -> bool:
         """Whether the first cold turn, if any, fits into so many blocks."""
-        first = self._cold.first
+        first = self._first_cold(engine)
         need = None if first is None else self._cold.need_blocks(first)
         return need is not None and need <= room_blocks
 
@@ -120,7 +125,7 @@ class Sessions(Fair):
         need = self._cold.need_blocks(request)
         if need is None:
             return "resident or preempted: waits for free blocks" if engine.is_waiting(request) else ""
-        if request is not self._cold.first:
+        if request is not self._first_cold(engine):
             return f"cold: needs {need} blocks, and other cold turns are before it"
         room = self._cold_room(engine)
         return (
@@ -168,7 +173,7 @@ class Sessions(Fair):
         context of such sessions, whatever its own: a large one would have a low price, and all cold turns
         would wait behind it. A last turn counts with what it needs, if that is less.
         """
-        first = self._cold.first
+        first = self._first_cold(engine)
         if first is None or not self._context_blocks:
             return self._mean_price(engine)
         blocks = self._context_blocks
@@ -205,7 +210,7 @@ class Sessions(Fair):
         overdue = self._is_overdue(engine)
         if first is not None and not overdue:
             return []
-        if self._fits(self._cold_room(engine)):
+        if self._fits(self._cold_room(engine), engine):
             return []
         return self._make_room(engine, overdue=overdue)
 
@@ -226,7 +231,7 @@ class Sessions(Fair):
             dropped.append(session)
             free += session.exclusive_blocks
             wanted -= per_session
-            if self._fits(free - growth.room(wanted, num_dropped=len(dropped))):
+            if self._fits(free - growth.room(wanted, num_dropped=len(dropped)), engine):
                 return dropped
         # An overdue turn takes what becomes idle even before it is enough.
         return dropped if overdue else []
@@ -310,7 +315,7 @@ class Sessions(Fair):
             return
         need = blocks_to_enter(request, engine) - session.cached_blocks
         arrival_s = request.arrival_s - self._age_that_counts_s(request, session, known.kind, engine)
-        self._cold.push(request, (request.priority, arrival_s), need)
+        self._cold.push(request, (request.priority, arrival_s), need, is_last=session.is_over)
 
     def _age_that_counts_s(
         self, request: RequestView, session: SessionView, kind: object, engine: EngineView
