@@ -80,6 +80,16 @@ def test_the_last_in_a_queue_will_wait_for_all_before_it() -> None:
     assert order.longest_s(38.0) == pytest.approx(38.0 + 40.0, rel=0.05)
 
 
+def test_a_second_of_work_takes_two_seconds_at_most_whatever_it_seemed_to_take() -> None:
+    order = ArrivalOrder()
+    members = [request(f"r{i}", 0.0) for i in range(40)]
+    for index, member in enumerate(members):
+        order.arrive(member, 0.1 if index < 20 else 3.0)  # the first were thought to be much cheaper
+    for index, member in enumerate(members[:20]):
+        order.leave(member, 2.0 * index)
+    assert order.longest_s(38.0) == pytest.approx(38.0 + 2 * 20 * 3.0)
+
+
 def test_long_waits_of_long_ago_are_forgotten() -> None:
     order = ArrivalOrder()
     order.arrive(request("slow", 0.0), 1.0)

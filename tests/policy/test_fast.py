@@ -160,11 +160,44 @@ def test_a_request_that_would_wait_longer_than_by_arrival_goes_before_all_others
     assert policy.select_next(engine).request_id == "long"  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize(("passes", "most"), [(0, 0), (1, 1), (30, 4)])
-def test_little_work_enters_in_place_of_an_overdue_request_that_does_not_fit(passes: int, most: int) -> None:
-    policy, engine = experienced(), FakeEngine(free_blocks=50)
+def test_once_overdue_it_goes_first_until_it_enters() -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=1000)
+    overdue(policy, engine)
+    policy.bids["long"].key_s = 1e6
+    policy._waiting.push(engine.queue[0], 1e6, policy.bids["long"].blocks)
+    engine.now_s = 8.0
+    assert policy.select_next(engine).request_id == "long"  # type: ignore[union-attr]
+    policy._by_arrival.seen_s = 100.0
+    assert policy.select_next(engine).request_id == "long"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("room", "returns"), [(4, False), (5, True)])
+def test_a_preempted_request_returns_with_room_for_the_others_to_grow(room: int, returns: bool) -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=1000)
+    running = [request(f"r{i}", 0.0, 100) for i in range(30)]
+    arrive(policy, engine, *running)
+    for member in running:
+        admit(policy, engine, member)
+    engine.queue.append(running[0])
+    engine.running.remove(running[0])
+    policy.on_preempt(running[0], 100, engine)
+    arrive(policy, engine, request("other", 1.0, 10_000))
+    needs = policy.bids["r0"].blocks + policy.reserve.blocks(engine)
+    engine.free_blocks = needs + room
+    assert policy.select_next(engine) is (running[0] if returns else None)
+    policy.returns_with_room = False  # type: ignore[misc]
+    assert policy.select_next(engine) is running[0]
+
+
+@pytest.mark.parametrize(("passes", "residences", "most"), [(0, 8, 0), (1, 8, 1), (100, 8, 2), (100, 20, 5)])
+def test_little_work_enters_in_place_of_an_overdue_request_that_does_not_fit(
+    passes: int, residences: int, most: int
+) -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=80)
     policy._passes = passes
     overdue(policy, engine)
+    # The longest wait, in mean residences.
+    policy.prices.recent_step_s = policy._by_arrival.seen_s / residences / policy.remaining.mean_tokens
     engine.now_s = 8.0
     policy.bids["long"].passed_s = 1e9  # it has been passed as the head of the order, too
     costs_s = []

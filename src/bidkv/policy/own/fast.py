@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP, ReservingPolicy
 from bidkv.policy.parts.arrival_order import ArrivalOrder
 from bidkv.policy.parts.ordering import WaitingHeap, blocks_to_enter
 from bidkv.policy.parts.remaining import RemainingTokens
 from bidkv.policy.parts.reserve import GROWTH_BLOCKS
+from bidkv.policy.parts.returning import RETURN_PAYBACK
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
-_SCANNED = 32
+SCANNED = 32
 """Number of waiting requests scanned when the head of the order does not fit."""
-_CHOICE = 3
+CHOICE = 3
 """Among the first this many that fit in place of such a head, the largest enters: it fills memory best."""
 _TYPICAL_WEIGHT = 0.01
 """Weight of one bid in the typical cost: about the last hundred bids count."""
@@ -31,8 +33,12 @@ _FIRST_REVIEW = 8
 _KNOWN = 32
 """Finished requests from which a head may be passed. Earlier, a short prompt with a long answer looks
 cheap."""
-_OVERDUE_PASSES = 4
+_OVERDUE_PASSES = 2
 """Typical requests' worth of work that may enter in place of an overdue request that does not fit."""
+_LONG_PASSES = 5
+"""The same where waits are long, so that this work is a small part of them."""
+_LONG = 16.0
+"""Mean residences from which a wait is long."""
 _DRAINS = 3.0
 """Mean residences that memory for a request as large as all of it takes to become free."""
 BEFORE_ALL_S = 1e9
@@ -54,6 +60,7 @@ class Bid:
         blocks: KV blocks it needs to enter; 0 while it runs.
         passed_s: cost of the requests that entered in its place while it was first and did not fit.
         passed_overdue_s: the same while it was overdue.
+        was_preempted: whether it ran before.
         preempted_s: the moment of its last preemption.
     """
 
@@ -65,11 +72,13 @@ class Bid:
     blocks: int = 0
     passed_s: float = 0.0
     passed_overdue_s: float = 0.0
+    was_preempted: bool = False
     preempted_s: float = 0.0
 
     def place(self, arrival_s: float) -> None:
         """Work the key out."""
-        self.key_s = min(arrival_s + self.put_back * self.backlog_s, self.latest_s)
+        key_s, latest_s = arrival_s + self.put_back * self.backlog_s, self.latest_s
+        self.key_s = latest_s if latest_s < key_s else key_s
 
 
 class Fast(ReservingPolicy):
@@ -98,9 +107,11 @@ class Fast(ReservingPolicy):
     first served. Nothing passes it before 32 requests have finished: what is cheap is not known yet.
 
     No new request waits much longer than the longest wait that the order of arrival would have caused lately
-    (:class:`ArrivalOrder`). One that is about to is overdue: it goes before all others, and only the work of
-    four typical requests may still enter in its place while it does not fit. The order above uses what is
-    left.
+    (:class:`ArrivalOrder`). One that is about to is overdue until it enters: it goes before all others, and
+    only the work of two typical requests may still enter in its place while it does not fit; five, where the
+    longest wait is longer than 16 mean residences. The order above uses what is left. A preempted request
+    returns in its place once it fits with room for the running ones to grow, as under `fair`; an overdue one
+    needs no such room.
 
     Args:
         dial: how many times the backlog it met a request may be put back, at least 0.
@@ -112,12 +123,13 @@ class Fast(ReservingPolicy):
     """
 
     name = "fast"
+    returns_with_room: ClassVar[bool] = True
 
     def __init__(
         self,
         *,
         dial: float = 1.0,
-        passes: int = 30,
+        passes: int = 100,
         cap: int = DEFAULT_PREEMPTION_CAP,
         gain: float = 7.0,
         unit: float = 0.6,
@@ -132,11 +144,17 @@ class Fast(ReservingPolicy):
         self.bids: dict[str, Bid] = {}
         self.backlog_s = 0.0
         self.typical_s = 0.0
+        # Where preemptions are cheap the order of arrival loses nothing.
+        self._order_found = self.found
         self._dial = dial
         self._passes = passes
         self._waiting = WaitingHeap()
         self._by_arrival = ArrivalOrder()
         self._preempted = WaitingHeap()  # by the moment of the preemption
+        self._oldest: RequestView | None = None  # the new request that has waited longest
+        self._longest_s = 0.0  # the longest wait by arrival, when that was looked at last
+        self._overdue_s = 0.0  # the moment from which it goes first
+        self._is_overdue = False
         self._waiting_blocks = 0
         self._num_waiting = 0
         self._highest_s = 0.0  # the backlog, since keys were last brought down
@@ -151,16 +169,16 @@ class Fast(ReservingPolicy):
         done = request.num_output_tokens
         tokens = request.num_prompt_tokens + done
         mean, square = self.remaining.moments(request, engine, done)
+        prices = self.prices
         capacity_tokens = engine.num_blocks * engine.block_size
-        held = (mean * tokens + square / 2) * self.prices.recent_step_s / capacity_tokens
-        return held + self.prices.token_s * tokens
+        held = (mean * tokens + square / 2) * prices.recent_step_s / capacity_tokens
+        return held + prices.token_s * tokens
 
     def _bid(self, request: RequestView, engine: EngineView) -> Bid:
         cost_s = self.cost_s(request, engine)
         typical_s = self.typical_s
-        if (
-            cost_s > 0.0
-        ):  # a mean of logarithms: a few very expensive requests must not make all others look alike
+        # A mean of logarithms: a few very expensive requests must not make all others look alike.
+        if cost_s > 0.0:
             self.typical_s = typical_s * (cost_s / typical_s) ** _TYPICAL_WEIGHT if typical_s else cost_s
         if self._all_fit(request, engine):
             return Bid(request.arrival_s, cost_s)
@@ -176,13 +194,9 @@ class Fast(ReservingPolicy):
         """Return the share of the backlog by which a request of this cost is put back, from 0 to the dial."""
         # Written so that an infinite quotient (an extreme weight) gives 0 or 1.
         cheapness = self.typical_s * request.weight / cost_s if cost_s else math.inf
-        certainty = 0.0 if self._orders_as_fair() else self.remaining.certainty_of(request)
+        certainty = self.remaining.certainty_of(request) if self._order_found.lost_share >= 1.0 else 0.0
         # Without knowledge all are put back by half the backlog, which keeps the order of arrival.
         return self._dial * (0.5 * (1.0 - certainty) + certainty / (1.0 + cheapness * cheapness))
-
-    def _orders_as_fair(self) -> bool:
-        """Whether preemptions are cheap: then the order of arrival loses nothing."""
-        return self.found.mostly
 
     def _bring_down(self, request: RequestView) -> float:
         """Return the key of `request`, put back by no more than the backlog there is now."""
@@ -231,27 +245,31 @@ class Fast(ReservingPolicy):
             bid = self.bids[request.request_id] = self._bid(request, engine)
         else:
             bid.cost_s = self.cost_s(request, engine)
-        bid.blocks = blocks_to_enter(request, engine)
+        bid.blocks = blocks = blocks_to_enter(request, engine)
         bid.passed_s = bid.passed_overdue_s = 0.0
-        self.backlog_s += bid.cost_s
-        if self.backlog_s > self._highest_s:
-            self._highest_s = self.backlog_s
-        self._waiting_blocks += bid.blocks
+        self.backlog_s = backlog_s = self.backlog_s + bid.cost_s
+        if backlog_s > self._highest_s:
+            self._highest_s = backlog_s
+        self._waiting_blocks += blocks
         self._num_waiting += 1
         return bid
 
-    def _leave(self, request: RequestView, bid: Bid | None) -> None:
+    def _take_off(self, request: RequestView, bid: Bid | None, engine: EngineView) -> None:
         """Take `request` off the queue, if it waited."""
         if bid is None or not bid.blocks:
             return
+        if bid.was_preempted:
+            self._preempted.discard(request)
+        else:
+            self._by_arrival.leave(request, engine.now_s)
         self._waiting.discard(request)
         self._waiting_blocks -= bid.blocks
-        self._num_waiting -= 1
+        self._num_waiting = waiting = self._num_waiting - 1
         # Sums of floats drift; an empty queue is exactly nothing.
-        self.backlog_s = max(0.0, self.backlog_s - bid.cost_s) if self._num_waiting else 0.0
+        backlog_s = self.backlog_s - bid.cost_s
+        self.backlog_s = backlog_s if waiting and backlog_s > 0.0 else 0.0
         bid.blocks = 0
         self._left += 1
-        waiting = self._num_waiting
         if (
             self.backlog_s < _FALL * self._highest_s
             and _LEFT * waiting <= self._left
@@ -260,75 +278,101 @@ class Fast(ReservingPolicy):
             self._highest_s, self._left = self.backlog_s, 0
             self._waiting.reorder(self._bring_down)
 
-    def _next_fitting(self, head: RequestView, free: int, engine: EngineView) -> RequestView | None:
+    def _next_fitting(self, head: RequestView, free: int, beside: int) -> RequestView | None:
         """Return the request that enters now, `head` or one in its place; None while it waits for memory."""
         bid = self.bids[head.request_id]
-        if bid.blocks <= free:
-            return head
-        other = self._one_that_fits(self._waiting, free, engine) if self._may_be_passed(bid) else None
-        if other is not None:
-            bid.passed_s += self.bids[other.request_id].cost_s
+        return head if bid.blocks <= free else self._one_in_place_of(head, bid, beside)
+
+    def _one_in_place_of(self, head: RequestView, bid: Bid, beside: int) -> RequestView | None:
+        """Return what passes `head`, whose bid is given, or None."""
+        if beside <= 0 or not self._may_be_passed(bid):
+            return None
+        other = self._waiting.first_fitting(beside, SCANNED, CHOICE)
+        if other is None or other is head:
+            return None
+        bid.passed_s += self.bids[other.request_id].cost_s
         return other
+
+    def _has_room(self, bid: Bid, free: int, engine: EngineView) -> bool:
+        """Whether a preempted request fits with room for the running ones to grow, as under `fair`."""
+        if not self.returns_with_room:
+            return True
+        growth = self.reserve.room(engine).growth_blocks(bid.blocks, RETURN_PAYBACK)
+        return bid.blocks + growth <= free
 
     def _may_be_passed(self, bid: Bid) -> bool:
         return (
             bid.passed_s < self._passes * self.typical_s
             and self.remaining.num_finished >= _KNOWN
-            and not self._orders_as_fair()
+            and self._order_found.lost_share >= 1.0
         )
 
     def _overdue(self, engine: EngineView) -> RequestView | None:
         """Return what goes before all others, if a new request would else wait longer than by arrival.
 
-        One that has waited for its return longer than that goes before it.
+        It stays overdue until it enters. One that has waited for its return longer than the bound goes before
+        it.
         """
         first = self._by_arrival.first()
-        if first is None or self._orders_as_fair():
+        if first is None or self._order_found.lost_share < 1.0:
             return None
         now_s = engine.now_s
-        waited_s = now_s - first.arrival_s
-        if waited_s <= 0.5 * self._by_arrival.seen_s:  # mostly: the rest need not be worked out
-            return None
-        # What it needs becomes free while the running requests finish, so a large one goes earlier.
-        share = self.bids[first.request_id].blocks / engine.num_blocks
-        residence_s = self.remaining.mean_tokens * self.prices.recent_step_s
-        longest_s = self._by_arrival.longest_s(now_s)
-        latest_s = max(0.5 * longest_s, longest_s - _DRAINS * share * residence_s)
-        if waited_s <= latest_s:
+        if first is not self._oldest or (now_s > self._overdue_s and not self._is_overdue):
+            self._oldest = first
+            self._longest_s = longest_s = self._by_arrival.longest_s(now_s)
+            # What it needs becomes free while the running requests finish, so a large one goes earlier.
+            share = self.bids[first.request_id].blocks / engine.num_blocks
+            residence_s = self.remaining.mean_tokens * self.prices.recent_step_s
+            within_s = max(0.5 * longest_s, longest_s - _DRAINS * share * residence_s)
+            self._overdue_s = first.arrival_s + within_s
+            self._is_overdue = now_s > self._overdue_s
+        if now_s <= self._overdue_s:
             return None
         preempted = self._preempted.first()
-        if preempted is None or now_s - self.bids[preempted.request_id].preempted_s <= longest_s:
+        if preempted is None or now_s - self.bids[preempted.request_id].preempted_s <= self._longest_s:
             return first
         return preempted
 
-    def _next_overdue(self, first: RequestView, free: int, engine: EngineView) -> RequestView:
+    def _next_overdue(self, first: RequestView, free: int, beside: int) -> RequestView:
         """Return what enters before all others: `first`, or one in its place while it does not fit."""
         bid = self.bids[first.request_id]
-        most_s = min(_OVERDUE_PASSES, self._passes) * self.typical_s
-        if bid.blocks <= free or bid.passed_overdue_s >= most_s or self.remaining.num_finished < _KNOWN:
+        if bid.blocks <= free or self.remaining.num_finished < _KNOWN:
             return first
-        other = self._one_that_fits(self._waiting, free, engine)
+        residence_s = self.remaining.mean_tokens * self.prices.recent_step_s
+        passes = _LONG_PASSES if self._by_arrival.seen_s > _LONG * residence_s else _OVERDUE_PASSES
+        if bid.passed_overdue_s >= min(passes, self._passes) * self.typical_s:
+            return first
+        other = self._waiting.first_fitting(beside, SCANNED, CHOICE)
         if other is None:
             return first
         bid.passed_overdue_s += self.bids[other.request_id].cost_s
         return other
 
-    def _one_that_fits(self, queue: WaitingHeap, free: int, engine: EngineView) -> RequestView | None:
-        """Return one of the next few of `queue` that fits although its head does not, or None."""
-        left = free - GROWTH_BLOCKS * engine.num_running
-        return queue.first_fitting(left, _SCANNED, _CHOICE) if left > 0 else None
-
     # --- questions -------------------------------------------------------------------------------
     def select_next(self, engine: EngineView) -> RequestView | None:
-        """Return an overdue request, else the first in the order; where it does not fit, one of the next."""
+        """Return an overdue request, else the first in the order; where it does not fit, one of the next.
+
+        None while a preempted head fits, but not with room to grow.
+        """
         head = self._waiting.first()
         if head is None:
             return None
-        free = self.reserve.free_blocks(engine)
+        bid = self.bids[head.request_id]
+        is_new = not bid.was_preempted
+        if is_new and self._num_waiting == 1:
+            return head
         overdue = self._overdue(engine)
+        free, running = engine.free_blocks, engine.num_running
+        growth = GROWTH_BLOCKS * running
+        if free <= growth and (is_new or overdue is not None):  # nothing may pass what goes first
+            return overdue or head
+        if running:
+            free -= self.reserve.blocks_beside(running, engine)
         if overdue is not None:
-            return self._next_overdue(overdue, free, engine)
-        return self._next_fitting(head, free, engine) or head
+            return self._next_overdue(overdue, free, free - growth)
+        if is_new or not running or bid.blocks > free or self._has_room(bid, free, engine):
+            return self._next_fitting(head, free, free - growth) or head
+        return self._one_in_place_of(head, bid, free - growth)
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
@@ -342,28 +386,24 @@ class Fast(ReservingPolicy):
         """Take it off the queue."""
         super().on_admit(request, engine)
         self.remaining.admit(request, engine)
-        self._by_arrival.leave(request, engine.now_s)
-        self._preempted.discard(request)
-        self._leave(request, self.bids.get(request.request_id))
+        self._take_off(request, self.bids.get(request.request_id), engine)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """Queue it again by its first key, or before all where preemptions are cheap."""
         super().on_preempt(request, lost_tokens, engine)
         self.remaining.preempt(request)
         bid = self._join(request, engine)
-        if self._orders_as_fair():
+        if self._order_found.mostly:
             self._returns += 1
             bid.key_s = bid.latest_s = -BEFORE_ALL_S - self._returns
         self._waiting.push(request, bid.key_s, bid.blocks)
-        bid.preempted_s = engine.now_s
+        bid.was_preempted, bid.preempted_s = True, engine.now_s
         self._preempted.push(request, bid.preempted_s)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length; it may have been aborted while it waited."""
         super().on_finish(request, engine, completed=completed)
-        self._by_arrival.leave(request, engine.now_s)
-        self._preempted.discard(request)
-        self._leave(request, self.bids.pop(request.request_id, None))
+        self._take_off(request, self.bids.pop(request.request_id, None), engine)
         remaining = self.remaining
         remaining.leave(request, completed=completed)
         finished = remaining.num_finished

@@ -5,9 +5,11 @@ from __future__ import annotations
 import heapq
 import math
 
-from bidkv.policy.own.fast import BEFORE_ALL_S, Fast
+from bidkv.policy.own.fast import BEFORE_ALL_S, CHOICE, SCANNED, Fast
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
+from bidkv.policy.parts.found_again import FoundAgain
 from bidkv.policy.parts.ordering import WaitingHeap
+from bidkv.policy.parts.reserve import GROWTH_BLOCKS
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -44,6 +46,7 @@ class OnTime(Fast):
     """
 
     name = "on-time"
+    returns_with_room = False
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class OnTime(Fast):
             raise ValueError(f"ttft_slo_s must be > 0, got {ttft_slo_s}")
         if not 0 <= late_share <= 1:
             raise ValueError(f"late_share must be in [0, 1], got {late_share}")
+        self._order_found = FoundAgain()  # never learns: late requests are first only in their share
         self._slo_s = ttft_slo_s
         self._late_share = late_share
         self._on_time = WaitingHeap()  # by cost
@@ -102,10 +106,6 @@ class OnTime(Fast):
             due_s = min(due_s, request.deadline_s - service_s)
         return due_s - _MARGIN_S
 
-    def _orders_as_fair(self) -> bool:
-        """Never: late requests are before those on time only in their share."""
-        return False
-
     def _forget_due(self, request: RequestView) -> bool:
         """Take `request` from those on time; return whether it was one of them."""
         due, due_of = self._due, self._due_of
@@ -129,30 +129,36 @@ class OnTime(Fast):
         if cheapest is None:
             return super().select_next(engine)
         head = self._waiting.first()
-        free = self.reserve.free_blocks(engine)
+        free, running = engine.free_blocks, engine.num_running
+        growth = GROWTH_BLOCKS * running
+        if head is None and (self._num_waiting == 1 or free <= growth):
+            return cheapest  # nothing may enter in its place
+        if running:
+            free -= self.reserve.blocks_beside(running, engine)
+        beside = free - growth
         if head is None:
-            return self._next_on_time(cheapest, free, engine) or cheapest
+            return self._next_on_time(cheapest, free, beside) or cheapest
         if not self._late_turn():
             return (
-                self._next_on_time(cheapest, free, engine)
-                or self._next_fitting(head, free, engine)
+                self._next_on_time(cheapest, free, beside)
+                or self._next_fitting(head, free, beside)
                 or cheapest
             )
-        late = self._next_fitting(head, free, engine)
+        late = self._next_fitting(head, free, beside)
         bid = self.bids[head.request_id]
         if late is not None or not self._may_be_passed(bid):
             return late or head
-        other = self._next_on_time(cheapest, free, engine)
+        other = self._next_on_time(cheapest, free, beside)
         if other is not None:
             bid.passed_s += self.bids[other.request_id].cost_s
         return other or head
 
-    def _next_on_time(self, cheapest: RequestView, free: int, engine: EngineView) -> RequestView | None:
+    def _next_on_time(self, cheapest: RequestView, free: int, beside: int) -> RequestView | None:
         """Return the on-time request that enters now, the cheapest or one of the next few; None if none
         fits."""
         if self.bids[cheapest.request_id].blocks <= free:
             return cheapest
-        return self._one_that_fits(self._on_time, free, engine)
+        return self._on_time.first_fitting(beside, SCANNED, CHOICE) if beside > 0 else None
 
     def _late_turn(self) -> bool:
         return self._late_share > 0.0 and self._entered_late_s <= self._late_share * self._entered_s

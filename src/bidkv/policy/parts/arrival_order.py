@@ -10,6 +10,9 @@ _WINDOW = 1024
 """Arrivals after which the longest wait of those before the last window is forgotten."""
 _KEEP = 0.99
 """Weight that one more entry leaves the older ones in the pace: about 100 count."""
+_SLOWEST = 2.0
+"""Seconds that a machine second of work takes at most. Where it seems to take longer, costs were guessed too
+low, and those of the requests that wait may be right by now."""
 _LEAST_BUSY_S = 5.0
 """Seconds with a queue after which the pace is believed."""
 
@@ -111,4 +114,4 @@ class ArrivalOrder:
         """Return the seconds in which all new requests that wait would enter; 0 while the pace is unknown."""
         if self._busy_s <= _LEAST_BUSY_S:
             return 0.0
-        return (self._arrived_s - self._entered_s) * self._busy_s / self._work_s
+        return (self._arrived_s - self._entered_s) * min(self._busy_s / self._work_s, _SLOWEST)

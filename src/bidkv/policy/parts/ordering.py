@@ -38,7 +38,7 @@ class WaitingHeap:
     that joined first.
     """
 
-    __slots__ = ("_entries", "_front", "_front_sizes", "_heap", "_next")
+    __slots__ = ("_entries", "_front", "_front_sizes", "_heap", "_least", "_next")
 
     def __init__(self) -> None:
         # The smallest members in order, so that looking at the first few costs no heap operation; the heap
@@ -46,6 +46,7 @@ class WaitingHeap:
         # lazily.
         self._front: list[_Entry] = []
         self._front_sizes: list[int] = []
+        self._least = 0  # no size in the front is smaller
         self._heap: list[_Entry] = []
         self._entries: dict[str, _Entry] = {}
         self._next = 0
@@ -67,6 +68,8 @@ class WaitingHeap:
         place = bisect(front, entry)
         front.insert(place, entry)
         self._front_sizes.insert(place, size)
+        if size < self._least:
+            self._least = size
         if len(front) > _LONGEST_FRONT:
             heapq.heappush(self._heap, front.pop())
             self._front_sizes.pop()
@@ -77,6 +80,9 @@ class WaitingHeap:
         if entry is None:
             return
         front = self._front
+        if front and front[0] is entry:  # mostly: what enters is the first
+            del front[0], self._front_sizes[0]
+            return
         place = bisect_left(front, entry)
         if place < len(front) and front[place] is entry:
             del front[place], self._front_sizes[place]
@@ -102,10 +108,14 @@ class WaitingHeap:
         sizes = self._front_sizes
         if len(sizes) < limit and self._heap:
             self._fill(limit)
+        # Usually none fits, and finding the smallest is much faster than looking at them one by one.
+        if self._least > most or not sizes:
+            return None
+        self._least = least = min(sizes)
         if len(sizes) > limit:
             sizes = sizes[:limit]
-        # Usually none fits, and finding the smallest is much faster than looking at them one by one.
-        if not sizes or min(sizes) > most:
+            least = min(sizes, default=most + 1)
+        if least > most:
             return None
         chosen, largest = 0, -1
         for place, size in enumerate(sizes):
@@ -125,6 +135,7 @@ class WaitingHeap:
         self._entries = {entry[2].request_id: entry for entry in entries}
         self._front = entries[:_LONGEST_FRONT]
         self._front_sizes = [entry[3] for entry in self._front]
+        self._least = 0
         self._heap = entries[_LONGEST_FRONT:]  # what is sorted is a heap
 
     def members(self) -> list[RequestView]:
@@ -139,6 +150,8 @@ class WaitingHeap:
             if entries.get(entry[2].request_id) is entry:  # it has not left
                 front.append(entry)
                 self._front_sizes.append(entry[3])
+                if entry[3] < self._least:
+                    self._least = entry[3]
         return len(front) >= count
 
 

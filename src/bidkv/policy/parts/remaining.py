@@ -69,11 +69,25 @@ class RemainingTokens:
 
     Attributes:
         num_finished: requests learned from so far.
+        mean_tokens: mean output of all finished requests, the assumed length included.
     """
 
-    __slots__ = ("_classes", "_count", "_grow", "_square", "_starts", "_sum", "_totals", "num_finished")
+    __slots__ = (
+        "_classes",
+        "_count",
+        "_end",
+        "_grow",
+        "_mean_square",
+        "_square",
+        "_starts",
+        "_sum",
+        "_totals",
+        "mean_tokens",
+        "num_finished",
+    )
 
     def __init__(self) -> None:
+        self._end = 0  # the buckets from here on are empty
         self._count = [0.0] * _BUCKETS
         self._sum = [0.0] * _BUCKETS
         self._square = [0.0] * _BUCKETS
@@ -83,6 +97,7 @@ class RemainingTokens:
         self._classes = [_PromptClass() for _ in range(_PROMPT_CLASSES)]
         self._starts: dict[str, int] = {}  # of the running requests
         self.num_finished = 0
+        self._settle()
 
     @property
     def certainty(self) -> float:
@@ -91,14 +106,9 @@ class RemainingTokens:
 
     def certainty_of(self, request: RequestView) -> float:
         """How far the estimate of a new request can be trusted: less while few of its class finished."""
-        finished, seen = self.num_finished, self._classes[_prompt_class(request.num_prompt_tokens)].seen
+        finished = self.num_finished
+        seen = self._classes[_prompt_class(request.num_prompt_tokens)].seen
         return finished / (finished + _HALF_CERTAIN) * seen / (seen + _CLASS_WEIGHT)
-
-    @property
-    def mean_tokens(self) -> float:
-        """Mean output of all finished requests, the assumed length included."""
-        prior = _PRIOR_WEIGHT * self._grow
-        return (self._totals[1] + prior * _PRIOR_TOKENS) / (self._totals[0] + prior)
 
     def admit(self, request: RequestView, engine: EngineView) -> None:
         """`request` runs from now on."""
@@ -141,11 +151,23 @@ class RemainingTokens:
             self._totals = (sum(self._count), sum(self._sum), sum(self._square))
         index, grow = _bucket(output_tokens), self._grow
         added = grow * output_tokens
+        squares = added * output_tokens
+        if index >= self._end:
+            self._end = index + 1
         self._count[index] += grow
         self._sum[index] += added
-        self._square[index] += added * output_tokens
+        self._square[index] += squares
         count, first, second = self._totals
-        self._totals = (count + grow, first + added, second + added * output_tokens)
+        self._totals = (count + grow, first + added, second + squares)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Work the moments of all finished requests out, the assumed length included."""
+        count, first, second = self._totals
+        prior = _PRIOR_WEIGHT * self._grow
+        weight = count + prior
+        self.mean_tokens = (first + prior * _PRIOR_TOKENS) / weight
+        self._mean_square = (second + prior * 2 * _PRIOR_TOKENS * _PRIOR_TOKENS) / weight
 
     def moments(
         self, request: RequestView, engine: EngineView, done: int | None = None
@@ -153,30 +175,23 @@ class RemainingTokens:
         """Return the expected remaining tokens and the expected square of them, after `done` tokens."""
         if done is None:
             done = request.num_output_tokens
-        mean, square = (
-            self._beyond(done) if done else self._fresh(request.num_prompt_tokens, engine.num_steps)
-        )
+        if done:
+            mean, square = self._beyond(done)
+        else:
+            kind = self._classes[_prompt_class(request.num_prompt_tokens)]
+            mean, square = kind.moments(self.mean_tokens, self._mean_square, engine.num_steps)
         max_tokens = request.max_tokens
         if max_tokens is not None:
             left = float(max(max_tokens - done, 1))
             mean, square = min(mean, left), min(square, left * left)
         return mean, square
 
-    def _fresh(self, prompt_tokens: int, num_steps: int) -> tuple[float, float]:
-        """Moments of a request that has generated nothing yet."""
-        count, mean_total, square_total = self._totals
-        prior = _PRIOR_WEIGHT * self._grow
-        weight = count + prior
-        mean = (mean_total + prior * _PRIOR_TOKENS) / weight
-        square = (square_total + prior * 2 * _PRIOR_TOKENS * _PRIOR_TOKENS) / weight
-        return self._classes[_prompt_class(prompt_tokens)].moments(mean, square, num_steps)
-
     def _beyond(self, done: int) -> tuple[float, float]:
         """Moments of a request that has generated `done` tokens, from those that went on beyond it."""
-        start = _bucket(done) + 1
-        count = sum(self._count[start:])
-        mean_total = sum(self._sum[start:])
-        square_total = sum(self._square[start:])
+        start, end = _bucket(done) + 1, self._end
+        count = sum(self._count[start:end])
+        mean_total = sum(self._sum[start:end])
+        square_total = sum(self._square[start:end])
         prior = _PRIOR_WEIGHT * self._grow
         # The prior: as much again as was generated, and never less than an ordinary answer.
         guess = max(_PRIOR_TOKENS, float(done))

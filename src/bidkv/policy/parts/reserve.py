@@ -152,10 +152,11 @@ class SelfTuningReserve:
 
     def blocks(self, engine: EngineView) -> int:
         """Return the reserve now, in whole blocks."""
-        return self._blocks(engine, engine.num_running)
+        return self.blocks_beside(engine.num_running, engine)
 
-    def _blocks(self, engine: EngineView, running: int) -> int:
-        # Asked several times an event: comparisons instead of min and max, and nothing is read twice.
+    def blocks_beside(self, running: int, engine: EngineView) -> int:
+        """Return the reserve now, beside so many `running` requests, which the caller has read."""
+        # Asked several times an event: comparisons instead of min and max.
         num_blocks = engine.num_blocks
         lost_share = self._found.lost_share
         if lost_share < 1.0:
@@ -173,7 +174,7 @@ class SelfTuningReserve:
     def free_blocks(self, engine: EngineView) -> int:
         """Return the blocks free above the reserve; all free ones while nothing runs."""
         free, running = engine.free_blocks, engine.num_running
-        return free - self._blocks(engine, running) if running else free
+        return free - self.blocks_beside(running, engine) if running else free
 
     def room(self, engine: EngineView) -> AdmissionRoom:
         """Return the memory an admission may use now."""
