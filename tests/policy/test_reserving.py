@@ -50,6 +50,38 @@ def test_the_reserve_follows_preemptions_time_and_who_runs() -> None:
     assert reserve.blocks(engine) == 4
 
 
+@pytest.mark.parametrize(("running", "kept"), [(2, 0), (10, 5), (20, 15), (100, 20)])
+def test_a_new_request_leaves_what_is_taken_until_it_has_earned_a_part_of_its_recompute(
+    running: int, kept: int
+) -> None:
+    prices = MachinePrices()
+    prices.recent_step_s, prices.token_s, prices.footprint = 0.01, 4e-5, 0.01
+    reserve = SelfTuningReserve(prices, gain=7.0, unit=0.6, overhead_s=1e-3)
+    engine = FakeEngine(running=[FakeRequest(f"r{i}") for i in range(running)], num_blocks=1000, now_s=1.0)
+    # A quarter of 40 us a token, in steps of 10 ms: 1/1000 of the memory for each that runs.
+    share = min(0.25 * 4e-5 / 0.01 * running, 0.025) - 0.01 / 2
+    assert reserve.earning_blocks(engine) == pytest.approx(max(1000 * share, 0), abs=1)
+    assert reserve.earning_blocks(engine) == pytest.approx(kept, abs=1)
+
+
+def test_none_of_it_is_kept_for_tokens_that_cost_nothing_to_restore() -> None:
+    engine = FakeEngine(running=[FakeRequest(f"r{i}") for i in range(100)], num_blocks=10_000, now_s=1.0)
+    reserve = SelfTuningReserve(MachinePrices(), gain=7.0, unit=0.6, overhead_s=1e-3)
+    assert reserve.earning_blocks(engine) == 250
+    engine.lost_token_price = 0.0
+    assert reserve.earning_blocks(engine) == 0
+
+
+def test_fair_leaves_it_only_while_none_waits_to_return() -> None:
+    policy = resolve("fair")
+    running = [FakeRequest(f"r{i}") for i in range(100)]
+    engine = FakeEngine(running=running, num_blocks=10_000, now_s=1.0)
+    assert policy.reserve_blocks(engine) == 250
+    returning = FakeRequest("returns", num_computed_tokens=0)
+    policy.on_preempt(returning, 0, engine)
+    assert policy.reserve_blocks(engine) < 250
+
+
 def test_a_preemption_that_its_progress_paid_for_does_not_raise_the_reserve() -> None:
     engine = FakeEngine(running=[FakeRequest(f"r{i}") for i in range(4)], num_blocks=1000, now_s=1.0)
     levels = []

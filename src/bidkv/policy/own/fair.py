@@ -53,6 +53,17 @@ class Fair(ReservingPolicy):
             return queue.first_new()
         return queue.first_preempted() if self.found.mostly else queue.choose(self.reserve.room(engine))
 
+    def reserve_blocks(self, engine: EngineView) -> int:
+        """Blocks the reserve keeps free now; while none waits to return, also room for a new request to earn.
+
+        What enters while a preempted request waits is chosen with more room than that.
+        """
+        kept = self.reserve.blocks(engine)
+        if self._queue.holds_preempted or self.found.mostly:
+            return kept
+        earning = self.reserve.earning_blocks(engine)
+        return earning if earning > kept else kept
+
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Queue it behind all others."""
         self._queue.arrive(request, blocks_to_enter(request, engine))

@@ -13,6 +13,10 @@ recompute costs. So only the part of a preemption's cost that its progress did n
 One thing needs no price: every running request takes a block each `block_size` steps. A request that would be
 preempted within half that time is not admitted.
 
+Nor should `fair` admit a new request that would be preempted before it has earned a part of its recompute;
+this takes the longer, the more requests share a step (:meth:`SelfTuningReserve.earning_blocks`). So where
+hundreds run, the reserve needs no wave of preemptions first.
+
 Where most of what preemptions throw away is found in the prefix cache again, only the rest counts as lost,
 and only that share of the half block is kept.
 """
@@ -31,6 +35,11 @@ GROWTH_BLOCKS = 3
 """Blocks for each running request that `fast` leaves free behind a request that enters in place of a head
 that does not fit. While a head waits memory is short, and filling it to the last block is paid for in
 preemptions."""
+EARNED_SHARE = 0.25
+"""Share of its recompute that a new request must be able to earn before memory is full. Chosen on the tuning
+seeds: at 0.1 too many are preempted where hundreds run, at 0.4 memory lies idle."""
+MOST_EARNING_SHARE = 0.025
+"""Largest share of the blocks kept for that; beyond it only what preemptions cost decides."""
 PROGRESS_WORTH = 0.18
 """Share of a step's time per running request that one generated token is worth against recompute. At 1 the
 reserve is too low where hundreds run and preemptions come in waves; at 0 it is too high where a few run
@@ -170,6 +179,22 @@ class SelfTuningReserve:
                 if kept > wanted:
                     wanted = kept
         return wanted if wanted < most else most
+
+    def earning_blocks(self, engine: EngineView) -> int:
+        """Return the blocks to leave free behind a new request, so that it earns part of its recompute.
+
+        Its recompute costs token_s a token. Each of its steps is worth recent_step_s / running, in which the
+        running requests take running / block_size blocks. A request of the usual size holds 1 / running of
+        the memory, so these blocks are a share of memory that grows with the requests running.
+        Half a footprint is free in any case, on average: the next request seldom fits to the last block.
+        """
+        prices = self._prices
+        share = EARNED_SHARE * prices.token_s * engine.lost_token_price / prices.recent_step_s
+        share *= engine.num_running
+        if share > MOST_EARNING_SHARE:
+            share = MOST_EARNING_SHARE
+        share -= 0.5 * prices.footprint
+        return int(share * engine.num_blocks) if share > 0.0 else 0
 
     def free_blocks(self, engine: EngineView) -> int:
         """Return the blocks free above the reserve; all free ones while nothing runs."""
