@@ -151,7 +151,7 @@ class Fast(ReservingPolicy):
         self._waiting = WaitingHeap()
         self._by_arrival = ArrivalOrder()
         self._preempted = WaitingHeap()  # by the moment of the preemption
-        self._oldest: RequestView | None = None  # the new request that has waited longest
+        self._oldest: RequestView | None = None  # the new request that waits longest; None: look it up
         self._longest_s = 0.0  # the longest wait by arrival, when that was looked at last
         self._overdue_s = 0.0  # the moment from which it goes first
         self._is_overdue = False
@@ -262,6 +262,9 @@ class Fast(ReservingPolicy):
             self._preempted.discard(request)
         else:
             self._by_arrival.leave(request, engine.now_s)
+            oldest = self._oldest
+            if oldest is not None and oldest.request_id == request.request_id:
+                self._oldest = None
         self._waiting.discard(request)
         self._waiting_blocks -= bid.blocks
         self._num_waiting = waiting = self._num_waiting - 1
@@ -313,12 +316,17 @@ class Fast(ReservingPolicy):
         It stays overdue until it enters. One that has waited for its return longer than the bound goes before
         it.
         """
-        first = self._by_arrival.first()
-        if first is None or self._order_found.lost_share < 1.0:
+        now_s, first = engine.now_s, self._oldest
+        if first is not None and now_s <= self._overdue_s:
             return None
-        now_s = engine.now_s
-        if first is not self._oldest or (now_s > self._overdue_s and not self._is_overdue):
-            self._oldest = first
+        if self._order_found.lost_share < 1.0:
+            return None
+        if first is None:
+            self._oldest = first = self._by_arrival.first()
+            if first is None:
+                return None
+            self._is_overdue = False
+        if not self._is_overdue:
             self._longest_s = longest_s = self._by_arrival.longest_s(now_s)
             # What it needs becomes free while the running requests finish, so a large one goes earlier.
             share = self.bids[first.request_id].blocks / engine.num_blocks
