@@ -192,5 +192,7 @@ class NothingCached:
     def is_cached(self, key: Hashable) -> bool:
         return False
 
+    reuses_parts = True
+
     def reuse_first(self, keys: Sequence[Hashable]) -> int:
         return 0

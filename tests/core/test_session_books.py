@@ -73,6 +73,10 @@ class Watching(Policy):
         self.dropped += 1
         return self.chance.choice(list(idle.values()))
 
+    def drop_blocks(self, session: SessionView, engine: EngineView) -> int | None:
+        self.check(engine)
+        return self.chance.choice([None, 1, 2, 5])
+
 
 def random_sessions(seed: int, count: int = 30) -> list[Session]:
     """Sessions with shared beginnings, gaps of many lengths and now and then a rewritten past."""
@@ -129,6 +133,68 @@ def test_books_change_nothing_for_a_policy_that_answers_no_drop(name: str) -> No
     result = simulate_sessions(random_sessions(3), arrivals, resolve(name), config, steady_profile())
     assert result.notes["control"]["session_drops"] == 0
     assert result.notes["control"]["session_failures"] == 0
+
+
+class DropsParts(Policy):
+    """Drops the first idle session in part, with whatever it is given as the number of blocks."""
+
+    name = "drops-parts"
+
+    def __init__(self, blocks: object) -> None:
+        self.blocks = blocks
+        self.asked = 0
+
+    def __deepcopy__(self, memo: dict[int, object]) -> DropsParts:
+        return self
+
+    def select_drop(self, idle: Mapping[str, SessionView], engine: EngineView) -> SessionView | None:
+        return next(iter(idle.values()))
+
+    def drop_blocks(self, session: SessionView, engine: EngineView) -> int | None:
+        self.asked += 1
+        if isinstance(self.blocks, Exception):
+            raise self.blocks
+        return self.blocks  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("backend", ["python", "compiled"])
+def test_all_blocks_go_in_the_end_however_small_the_parts(backend: str) -> None:
+    config = EngineConfig(num_gpu_blocks=120, block_size=4, enable_prefix_caching=True, max_model_len=350)
+    figures = []
+    for blocks in (None, 1, 3, 10**9):
+        policy = DropsParts(blocks)
+        arrivals = SessionArrivals.at_own_times()
+        result = simulate_sessions(
+            random_sessions(3), arrivals, policy, config, steady_profile(), backend=backend
+        )
+        control = result.notes["control"]
+        assert control["failures"] == control["session_failures"] == 0
+        assert policy.asked == control["session_drops"] > 0
+        figures.append((control["session_blocks_dropped"], result.summary()["e2e_s"]["mean"]))
+    assert len(set(figures)) == 1
+
+
+@pytest.mark.parametrize(
+    ("blocks", "reason"),
+    [
+        (0, "invalid_answer: drop of 0 blocks is not an int >= 1"),
+        (-3, "invalid_answer: drop of -3 blocks"),
+        (True, "invalid_answer: drop of True blocks"),
+        (2.0, "invalid_answer: drop of 2.0 blocks"),
+        ("two", "invalid_answer: drop of 'two' blocks"),
+        (RuntimeError("no"), "exception: RuntimeError('no')"),
+    ],
+)
+def test_a_wrong_number_of_blocks_switches_the_policy_off(
+    blocks: object, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = EngineConfig(num_gpu_blocks=120, block_size=4, enable_prefix_caching=True, max_model_len=350)
+    arrivals = SessionArrivals.at_own_times()
+    result = simulate_sessions(random_sessions(3), arrivals, DropsParts(blocks), config, steady_profile())
+    assert result.notes["control"]["failures"] == 1
+    assert result.notes["control"]["session_drops"] == 0
+    assert result.notes["control"]["completions"] == sum(len(s.turns) for s in random_sessions(3))
+    assert reason in caplog.text
 
 
 class Answering(Policy):
@@ -192,6 +258,8 @@ class _Cache:
     def is_cached(self, key: Any) -> bool:
         return key in self.cached
 
+    reuses_parts = True
+
     def reuse_first(self, keys: Any) -> int:
         self.cached.difference_update(keys)
         return len(keys)
@@ -249,7 +317,7 @@ def test_a_session_found_by_its_past_stays_known_after_its_blocks_are_gone() -> 
     cache = _Cache()
     ledger = SessionLedger(cache)
     session = _serve_turn(ledger, cache, "a", list(range(20)), 16)
-    assert ledger.drop(session) == 5
+    assert ledger.drop(session, session.exclusive_blocks) == 5
     assert ledger.take_forgotten(_Engine()) == []  # type: ignore[arg-type]
     again = _serve_turn(ledger, cache, "b", list(range(40)), 32)
     assert again is session
@@ -258,13 +326,57 @@ def test_a_session_found_by_its_past_stays_known_after_its_blocks_are_gone() -> 
     assert ledger.figures.lost_prefix_tokens == 16
 
 
+def test_a_dropped_part_is_the_end_of_a_past_and_the_rest_stays_idle() -> None:
+    cache = _Cache()
+    ledger = SessionLedger(cache)
+    session = _serve_turn(ledger, cache, "a", list(range(20)), 16)
+    assert ledger.drop(session, 2) == 2
+    assert (session.cached_blocks, session.exclusive_blocks, ledger.retained_blocks) == (3, 3, 3)
+    assert list(ledger.idle.values()) == [session]
+    assert ledger.drop(session, 3) == 3
+    assert (session.cached_blocks, ledger.retained_blocks, dict(ledger.idle)) == (0, 0, {})
+
+
+def test_what_sessions_share_is_in_no_part() -> None:
+    cache = _Cache()
+    ledger = SessionLedger(cache)
+    first = _serve_turn(ledger, cache, "a", list(range(20)), 16, told="a")
+    second = _serve_turn(ledger, cache, "b", [*range(12), *range(50, 58)], 16, told="b")
+    assert (first.exclusive_blocks, second.exclusive_blocks) == (2, 2)
+    assert ledger.drop(first, 1) == 1
+    assert ledger.drop(first, 5) == 1
+    assert (second.cached_blocks, ledger.retained_blocks, list(ledger.idle.values())) == (5, 5, [second])
+
+
+def test_an_engine_that_cannot_keep_a_rest_loses_the_whole() -> None:
+    books = SimpleNamespace(drops_parts=False)
+    policy = DropsParts(1)
+    controller = Controller(policy)
+    dropped = []
+    session: Any = SimpleNamespace(session_id="a", exclusive_blocks=7)
+    books.idle, books.retained_blocks = {"a": session}, 7
+    books.settle = lambda: 0
+    books.is_idle = lambda _: True
+
+    def drop(session: Any, blocks: int) -> int:
+        dropped.append(blocks)
+        books.idle.clear()
+        return blocks
+
+    books.drop = drop
+    controller._sessions = books  # type: ignore[assignment]
+    controller.drops_idle = True
+    controller.drop_idle(SimpleNamespace(free_blocks=7, num_running=1))  # type: ignore[arg-type]
+    assert (dropped, policy.asked) == ([7], 0)
+
+
 def test_sessions_without_blocks_are_forgotten_when_there_are_too_many(monkeypatch: Any) -> None:
     monkeypatch.setattr("bidkv.control.sessions.MOST_SESSIONS", 2)
     cache = _Cache()
     ledger = SessionLedger(cache)
     for number in range(3):
         tokens = list(range(100 * number, 100 * number + 8))
-        ledger.drop(_serve_turn(ledger, cache, f"r{number}", tokens, 4))
+        ledger.drop(_serve_turn(ledger, cache, f"r{number}", tokens, 4), 2)
     assert [gone.session_id for gone in ledger.take_forgotten(_Engine())] == ["~r0"]  # type: ignore[arg-type]
     assert _serve_turn(ledger, cache, "new", list(range(12)), 8).session_id == "~new"
     assert _serve_turn(ledger, cache, "old", list(range(200, 212)), 8).session_id == "~r2"
@@ -282,7 +394,7 @@ def test_request_ids_that_come_again_are_not_taken_for_one_session() -> None:
     assert told.is_told
     assert _serve_turn(ledger, cache, "again", list(range(300, 340)), 32, told="~same") is told
     for session in (*turns, told):
-        ledger.drop(session)
+        ledger.drop(session, session.exclusive_blocks)
     assert ledger.retained_blocks == 0
 
 

@@ -58,6 +58,12 @@ def test_the_log_tells_every_turn_and_every_drop(tmp_path: Path) -> None:
     place = dropped.index(drops[0])
     assert "dropped after" in story[place]
     assert "index_per_s" in story[place]
-    assert f"dropped at {drops[0].time_s:.3f} s" in story[place + 1]
+    told = next(
+        number for number, line in enumerate(dropped) if isinstance(line, SessionTurn) and number > place
+    )
+    last = max(line.time_s for line in dropped[:told] if isinstance(line, SessionDrop))
+    assert "resident: " in story[told] or f"dropped at {last:.3f} s" in story[told]
+    assert any(" blocks of " in text for text in story)
+    assert all(0 < line.dropped_blocks <= line.exclusive_blocks for line in drops)
     assert any("resident: " in text for text in story)
     assert read_session(lines, "nobody") == []

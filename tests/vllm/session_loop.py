@@ -78,8 +78,8 @@ class Run:
             return
         drop = sessions.drop
 
-        def noting_drop(session: SessionView) -> int:
-            moved = drop(session)
+        def noting_drop(session: SessionView, blocks: int) -> int:
+            moved = drop(session, blocks)
             self.drops.append((session.session_id, moved))
             return moved
 

@@ -146,6 +146,8 @@ class PoolActor:
     def drop(self) -> None:
         """Retention, of a past as it is or of keys in a muddle."""
         keys = list(self.random.choice(self.pasts)) if self.pasts else self.hashes()
+        if self.random.random() < 0.3:  # the last blocks alone
+            keys = keys[self.random.randrange(len(keys)) :]
         if self.random.random() < 0.2:
             keys += self.hashes() + keys[:2]
             self.random.shuffle(keys)

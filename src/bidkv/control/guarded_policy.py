@@ -35,6 +35,7 @@ class Questions:
     next: bool
     reserve: bool
     drops: bool
+    parts: bool
     sessions: bool
 
     @classmethod
@@ -45,6 +46,7 @@ class Questions:
             next=bool(policy.chooses_next),
             reserve=bool(policy.keeps_reserve),
             drops=bool(policy.drops_idle),
+            parts=bool(policy.drops_parts),
             sessions=bool(policy.needs_sessions),
         )
 

@@ -137,6 +137,11 @@ class SessionLedger:
         self.collects_loose_keys = False
 
     @property
+    def drops_parts(self) -> bool:
+        """Whether :meth:`drop` can keep a part."""
+        return self._cache.reuses_parts
+
+    @property
     def num_running(self) -> int:
         """Requests that run and belong to a session; safe to read from another thread."""
         return len(self._held)
@@ -261,11 +266,22 @@ class SessionLedger:
         self._pasts.add(session, keys[:known], request.num_prompt_tokens // block_size)
 
     # --- forgetting ------------------------------------------------------------------------------
-    def drop(self, session: SessionView) -> int:
-        """Make the engine reuse an idle session's exclusive blocks first; return how many were moved."""
-        tracked = self._idle.pop(session.session_id)
-        keys = self._take_past(tracked)
-        self._grow_cold(tracked)
+    def drop(self, session: SessionView, blocks: int) -> int:
+        """Make the engine reuse the last blocks of an idle session first; return how many were moved.
+
+        Args:
+            session: one of `idle`. It is idle no more if all its exclusive blocks go.
+            blocks: how many; more than are exclusive mean all of these.
+        """
+        tracked = self._idle[session.session_id]
+        if blocks < tracked.exclusive_blocks:
+            leaf = tracked._leaf
+            tracked._leaf = self._tree.cut(leaf, leaf.end - blocks)
+            keys = self._tree.hand_over(leaf, tracked._leaf)
+        else:
+            del self._idle[session.session_id]
+            keys = self._take_past(tracked)
+            self._grow_cold(tracked)
         return self._cache.reuse_first(keys)
 
     def settle(self) -> int:

@@ -179,8 +179,8 @@ class DecisionLog:
         )
         self._tell_waits(engine)
 
-    def session_dropped(self, policy: Policy, session: SessionView, engine: EngineView) -> None:
-        """Write which idle session loses its cached blocks, and the policy's figures."""
+    def session_dropped(self, policy: Policy, session: SessionView, blocks: int, engine: EngineView) -> None:
+        """Write which idle session loses how many of its cached blocks, and the policy's figures."""
         if self._file is None:
             return
         terms = policy.drop_terms(session, engine)
@@ -193,6 +193,7 @@ class DecisionLog:
             idle_s=_seconds(engine.now_s - idle_since_s),
             context_tokens=session.context_tokens,
             exclusive_blocks=session.exclusive_blocks,
+            dropped_blocks=blocks,
             why=", ".join(f"{name} {value:.4g}" for name, value in terms.items()),
         )
 

@@ -133,13 +133,15 @@ class Finish(Line):
 
 @dataclass(frozen=True, slots=True)
 class SessionDrop(Line):
-    """An idle session lost its cached blocks; `why` holds the policy's figures as text."""
+    """An idle session lost the last `dropped_blocks` of its cached blocks; `why` holds the policy's figures
+    as text."""
 
     session_id: str
     turns: int
     idle_s: float
     context_tokens: int
     exclusive_blocks: int
+    dropped_blocks: int
     why: str
 
 

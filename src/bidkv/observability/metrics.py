@@ -45,8 +45,8 @@ _COUNTERS = {
     "kill_switch_activations": "Times the kill switch was thrown.",
     "turns": "Turns of sessions that ended.",
     "sessions_ended": "Sessions whose client said that no turn follows.",
-    "session_drops": "Idle sessions whose cached blocks the policy gave up.",
-    "session_blocks_dropped": "Cached KV blocks given up with them.",
+    "session_drops": "Times the policy gave up cached blocks of an idle session, all or the last ones.",
+    "session_blocks_dropped": "Cached KV blocks of idle sessions given up.",
     "session_failures": "Faults in the session accounts; after the first they are off.",
 }
 

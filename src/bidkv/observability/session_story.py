@@ -25,7 +25,8 @@ def tell_session(lines: Iterable[SessionLine]) -> list[str]:
         if isinstance(line, SessionDrop):
             dropped = line
             told.append(
-                f"{line.time_s:.3f} s: dropped after {line.idle_s:.3f} s idle, {line.exclusive_blocks} blocks"
+                f"{line.time_s:.3f} s: dropped after {line.idle_s:.3f} s idle, {line.dropped_blocks} blocks"
+                + (f" of {line.exclusive_blocks}" if line.dropped_blocks < line.exclusive_blocks else "")
                 + (f" ({line.why})" if line.why else "")
             )
             continue

@@ -115,7 +115,7 @@ def _sessions(now: Samples, before: Samples) -> list[Row]:
     if drops:
         price, index = now.get("bidkv_retention_price") or 0.0, now.get("bidkv_retention_index") or 0.0
         gate = "; the gate is shut" if now.get("bidkv_gate_shut") else ""
-        text = f"{drops:,.0f} idle sessions dropped; price {price:.3g}/s, lowest index {index:.3g}/s{gate}"
+        text = f"{drops:,.0f} drops of idle sessions; price {price:.3g}/s, lowest index {index:.3g}/s{gate}"
         found.append(("retention", text, ""))
     return found
 

@@ -66,5 +66,5 @@ class Observer(Protocol):
     ) -> None:
         """`request` left the engine; `recomputed_tokens` as for a preemption."""
 
-    def session_dropped(self, policy: Policy, session: SessionView, engine: EngineView) -> None:
-        """`policy` chose the idle `session`; its exclusive blocks are about to be reused first."""
+    def session_dropped(self, policy: Policy, session: SessionView, blocks: int, engine: EngineView) -> None:
+        """`policy` chose the idle `session`; the last `blocks` of its past are about to be reused first."""

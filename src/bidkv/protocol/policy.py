@@ -221,6 +221,17 @@ class Policy:
         """
         raise NotImplementedError
 
+    def drop_blocks(self, session: SessionView, engine: EngineView) -> int | None:
+        """Return how many blocks of the session just chosen are reused first, the last ones of its past.
+
+        Asked after every answer of :meth:`select_drop` where the engine can give up a part of a past
+        (`engine.sessions.drops_parts`). The session stays idle with the rest.
+
+        Returns:
+            At least 1; None, as by default, or at least `session.exclusive_blocks` for all of them.
+        """
+        return None
+
     def drop_terms(self, session: SessionView, engine: EngineView) -> dict[str, float]:
         """Return the figures behind the drop of `session`, the deciding one first, for decision logs."""
         return {}
@@ -285,6 +296,11 @@ class Policy:
     def drops_idle(self) -> bool:
         """Whether :meth:`select_drop` is answered."""
         return type(self).select_drop is not Policy.select_drop
+
+    @property
+    def drops_parts(self) -> bool:
+        """Whether :meth:`drop_blocks` is answered."""
+        return type(self).drop_blocks is not Policy.drop_blocks
 
     @property
     def needs_sessions(self) -> bool:

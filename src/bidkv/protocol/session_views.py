@@ -94,6 +94,10 @@ class SessionTable(Protocol):
         They are part of the engine's free blocks. What remains of those can be given away without loss.
         """
 
+    @property
+    def drops_parts(self) -> bool:
+        """Whether the engine can give up the last blocks of an idle session alone, and keep the rest."""
+
     def session_for(self, request: RequestView) -> SessionView | None:
         """Return the session of a live request, None when it has none."""
 
@@ -104,6 +108,10 @@ class SessionCache(Protocol):
     A *key* names the content of a full block and of everything before it (vLLM's block hash): two requests
     have equal keys at an index exactly if they agree in all tokens up to the end of that block.
     """
+
+    @property
+    def reuses_parts(self) -> bool:
+        """Whether :meth:`reuse_first` may be asked for the last blocks of a past alone."""
 
     def cached_tokens(self, request: RequestView) -> int:
         """Return how many leading tokens of a waiting request are cached now.

@@ -116,6 +116,9 @@ class SglangPrefixCache:
         return matched
 
     # --- retention -------------------------------------------------------------------------------
+    reuses_parts = False
+    """A node is evicted as a whole, and nodes end where turns ended."""
+
     def reuse_first(self, keys: Sequence[Hashable]) -> int:
         """Make the nodes of these pages the first that SGLang evicts; return how many pages they hold.
 

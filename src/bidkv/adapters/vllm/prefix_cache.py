@@ -81,6 +81,8 @@ class VllmPrefixCache:
         return [] if found is None else [found]
 
     # --- retention -------------------------------------------------------------------------------
+    reuses_parts = True
+
     def reuse_first(self, keys: Sequence[Hashable]) -> int:
         """Move cached blocks that no request references to the front of the free queue; O(keys).
 

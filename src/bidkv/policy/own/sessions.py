@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import inf
+from math import ceil, inf
 
 from bidkv.policy.own.fair import Fair
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP
@@ -26,6 +26,8 @@ _RESIDENT_SHARE = 0.5
 """A turn is resident if at least this share of its session's past is cached."""
 _SHARPNESS = 4
 """Power of price / index up to which idle sessions count as worthless: only those near the price do."""
+_LEAST_PART_BLOCKS = 16
+"""Blocks of a session dropped at once at least, so that growth block by block does not ask for each one."""
 _LEAST_LOSS = 0.5
 """Least price of a lost past at which sessions are kept. Below it something brings most pasts back, and a
 turn that waits for room costs more than a lost past."""
@@ -44,7 +46,9 @@ class Sessions(Fair):
     While the first one does not fit, idle sessions are dropped whole: the least important first, and of those
     the ones with the lowest retention index (:class:`RetentionIndices`). Only sessions whose index is below
     the price of memory are dropped, and only if the turn fits afterwards. The price is what one more running
-    request is worth for the memory that it takes: it shares the fixed time of a step.
+    request is worth for the memory that it takes: it shares the fixed time of a step. What running requests
+    and resident turns need beyond the free blocks is taken from the same sessions whatever their index, but
+    no more than that: the last blocks of a past, where the engine can keep the rest.
 
     Without requests that belong to a session every decision is that of `fair`. So is it where a lost past is
     cheap, because something beside the prefix cache brings it back (`EngineView.lost_past_price`): then every
@@ -92,7 +96,8 @@ class Sessions(Fair):
         self._turn_counts = TurnCounts()
         self._turn_blocks = 0.0
         self._context_blocks = 0.0
-        self._drops: list[SessionView] = []
+        self._drops: list[tuple[SessionView, int | None]] = []
+        self._part_blocks: int | None = None
 
     # --- next admission --------------------------------------------------------------------------
     def select_next(self, engine: EngineView) -> RequestView | None:
@@ -140,11 +145,16 @@ class Sessions(Fair):
             self._drops = self._plan_drops(engine)
             self._drops.reverse()
         while self._drops:
-            session = self._drops.pop()
+            session, self._part_blocks = self._drops.pop()
             if idle.get(session.session_id) is session:
-                self._idle.discard(session)
+                if self._part_blocks is None:
+                    self._idle.discard(session)
                 return session
         return None
+
+    def drop_blocks(self, session: SessionView, engine: EngineView) -> int | None:
+        """Return how many blocks of the session just chosen are needed, None for all of them."""
+        return self._part_blocks
 
     def drop_terms(self, session: SessionView, engine: EngineView) -> dict[str, float]:
         """Return the index of the session and the price of memory, in returns per second."""
@@ -190,7 +200,8 @@ class Sessions(Fair):
         loss = engine.lost_past_price
         return self.costs.memory_price(held_tokens) / loss if engine.num_running and loss > 0 else inf
 
-    def _plan_drops(self, engine: EngineView) -> list[SessionView]:
+    def _plan_drops(self, engine: EngineView) -> list[tuple[SessionView, int | None]]:
+        """Return the sessions to drop, each with the number of its last blocks, None for all of them."""
         sessions = engine.sessions
         if sessions is None or not sessions.in_use or (_is_loss_cheap(engine) and not self._cold):
             return []
@@ -204,7 +215,7 @@ class Sessions(Fair):
             step_blocks += need
         shortage = step_blocks - (free - sessions.retained_blocks)
         if shortage > 0:
-            return self._cheapest(shortage, inf, engine) or []
+            return self._cheapest(shortage, engine)
         if not self._cold or self._queue.holds_preempted:
             return []
         overdue = self._is_overdue(engine)
@@ -212,7 +223,7 @@ class Sessions(Fair):
             return []
         if self._fits(self._cold_room(engine), engine):
             return []
-        return self._make_room(engine, overdue=overdue)
+        return [(session, None) for session in self._make_room(engine, overdue=overdue)]
 
     def _make_room(self, engine: EngineView, *, overdue: bool) -> list[SessionView]:
         """The idle sessions to drop so that the first cold turn fits, none if that cannot be."""
@@ -236,14 +247,20 @@ class Sessions(Fair):
         # An overdue turn takes what becomes idle even before it is enough.
         return dropped if overdue else []
 
-    def _cheapest(self, blocks: int, price: float, engine: EngineView) -> list[SessionView]:
-        """The idle sessions of the lowest indices that hold `blocks` together."""
-        chosen: list[SessionView] = []
-        for index, session in self._idle.ascending(engine.now_s):
-            if blocks <= 0 or index >= price:
+    def _cheapest(self, blocks: int, engine: EngineView) -> list[tuple[SessionView, int | None]]:
+        """What to drop of the idle sessions of the lowest indices, so that `blocks` become free.
+
+        Only what is missing, as the rest of a past is as good as ever. To make room for a cold turn in this
+        way would not do: there would be ever more sessions that each lack a part.
+        """
+        sessions = engine.sessions
+        assert sessions is not None  # else none is idle
+        chosen: list[tuple[SessionView, int | None]] = []
+        for _, session in self._idle.ascending(engine.now_s):
+            if blocks <= 0:
                 break
+            chosen.append((session, _part_of(session, blocks, sessions)))
             blocks -= session.exclusive_blocks
-            chosen.append(session)
         return chosen
 
     # --- room ------------------------------------------------------------------------------------
@@ -397,6 +414,12 @@ class Sessions(Fair):
 def _with_turn(mean: float, value: float) -> float:
     """Return a mean over turns after one more; 0 is the mean of none."""
     return mean + (_TURN_WEIGHT if mean else 1.0) * (value - mean)
+
+
+def _part_of(session: SessionView, blocks: float, sessions: SessionTable) -> int | None:
+    """Return how many blocks of `session` give `blocks`, None if all of them are needed."""
+    part = max(ceil(blocks), _LEAST_PART_BLOCKS)
+    return part if sessions.drops_parts and part < session.exclusive_blocks else None
 
 
 def _is_loss_cheap(engine: EngineView) -> bool:

@@ -78,6 +78,15 @@ class WithinClasses(Policy):
         """Ask the copy that hears everything."""
         return self._whole.select_drop(idle, engine)
 
+    @property
+    def drops_parts(self) -> bool:
+        """Whether the wrapped policy does."""
+        return self._whole.drops_parts
+
+    def drop_blocks(self, session: SessionView, engine: EngineView) -> int | None:
+        """Ask the copy that chose."""
+        return self._whole.drop_blocks(session, engine)
+
     def drop_terms(self, session: SessionView, engine: EngineView) -> dict[str, float]:
         """Ask the copy that chose."""
         return self._whole.drop_terms(session, engine)

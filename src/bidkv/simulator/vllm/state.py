@@ -119,6 +119,8 @@ class VllmState(EngineState):
         """Whether a block of this content is cached now."""
         return self._cache is not None and key in self._cache
 
+    reuses_parts = True
+
     def reuse_first(self, keys: Sequence[Hashable]) -> int:
         """Make free cached blocks the first to be reused, the last key's first; return how many moved."""
         return 0 if self._cache is None else self._cache.reuse_first(keys)

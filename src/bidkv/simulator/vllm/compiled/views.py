@@ -292,6 +292,8 @@ class KernelView:
         self._state[at.QUERY_KEY] = cast("int", key)
         return bool(self._kernel.ask(at.Q_IS_CACHED))
 
+    reuses_parts = True
+
     def reuse_first(self, keys: Sequence[Hashable]) -> int:
         """Make free cached blocks the first to be reused, the last key's first; return how many moved."""
         state, ask = self._state, self._kernel.ask
