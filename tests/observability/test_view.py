@@ -98,7 +98,7 @@ def test_sessions_and_a_thrashing_prefix_cache() -> None:
     )
     assert seen["prefix cache"] == "30% of prompt tokens hit, 60% cached once and lost"
     assert seen["retention"] == (
-        "4 idle sessions dropped; price 0.25/s, lowest index 0.125/s; the gate is shut"
+        "4 drops of idle sessions; price 0.25/s, lowest index 0.125/s; the gate is shut"
     )
     assert ("prefix cache", "bad") in [(name, mood) for name, _, mood in rows(now, before)]
     well = parse_samples([sessions_page(found=7, prompt=1000, hit=900, lost=10)], 2.0)

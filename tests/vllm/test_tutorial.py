@@ -121,7 +121,7 @@ def test_the_tutorial_runs_as_printed(tmp_path: Path, stand_ins: Path) -> None:
     ]
     assert re.search(r"found by prefix \(0 told, [1-9]\d* found\)", said[13])
     assert "sessions is in charge" in said[13]
-    assert re.search(r"[1-9]\d* idle sessions dropped", said[13])
+    assert re.search(r"[1-9]\d* drops of idle sessions", said[13])
     assert json.loads((work / "run/timeline.json").read_text())["traceEvents"]
     answer = json.loads((work / "run/answer-32.json").read_text())
     assert answer["usage"]["completion_tokens"] == 400
