@@ -99,7 +99,9 @@ def _mean(runs: dict[int, RunResult], figure: Figure) -> float:
 
 
 def _cell_name(spec: dict[str, Any]) -> str:
-    return f"{spec['family']} at {spec['rate_rps']:g}/s, {spec['blocks']:,} blocks"
+    rate_rps = spec["rate_rps"]
+    arrivals = "all queued" if rate_rps is None else f"at {rate_rps:g}/s"
+    return f"{spec['family']} {arrivals}, {spec['blocks']:,} blocks"
 
 
 def command(

@@ -236,6 +236,9 @@ def command(
     async_scheduling: Annotated[
         bool, typer.Option("--async-scheduling", help="schedule one step ahead, as vLLM does by default")
     ] = False,
+    enable_prefix_caching: Annotated[
+        bool, typer.Option("--enable-prefix-caching", help="as vLLM does by default")
+    ] = False,
     time_limit_s: Annotated[float, typer.Option(metavar="S", help="start no run after this")] = math.inf,
 ) -> int:
     """Replay workloads on a real vLLM engine."""
@@ -255,6 +258,7 @@ def command(
         "num_gpu_blocks_override": num_gpu_blocks,
         "scheduler_cls": f"bidkv.adapters.vllm.{kind}",
         "async_scheduling": async_scheduling,
+        "enable_prefix_caching": enable_prefix_caching,
         "max_model_len": min(32_768, (num_gpu_blocks - 1) * 16),
     }
     engine = build_engine(model, max_num_seqs, max_num_batched_tokens, overrides)
