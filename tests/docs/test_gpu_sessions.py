@@ -21,6 +21,11 @@ DATA = ROOT / "tests/data"
             "h200-sessions",
             ["--profile", str(DATA / "h200/h200-llama3.1-8b-scaled.json")],
         ),
+        (
+            "h200/session-pairs-2",
+            "h200-present",
+            ["--profile", str(DATA / "h200/h200-llama3.1-8b-scaled.json")],
+        ),
         ("h200/offloading", "h200-offloading", []),
     ],
 )

@@ -310,16 +310,9 @@ class Controller(GuardedPolicy):
             if not sessions.is_idle(session):
                 self._fail("invalid_answer", f"session {describe(session)} is not idle")
                 return
-            blocks = session.exclusive_blocks
-            if self._questions.parts and sessions.drops_parts:
-                part: Any = self._ask(self._policy.drop_blocks, session, engine)
-                if not self._active:
-                    return
-                if part is not None:
-                    if type(part) is not int or part < 1:
-                        self._fail("invalid_answer", f"drop of {describe(part)} blocks is not an int >= 1")
-                        return
-                    blocks = min(part, blocks)
+            blocks = self._ask_part(session, engine) if sessions.drops_parts else session.exclusive_blocks
+            if not self._active:
+                return
             if self.observer is not None:
                 self._observe(self.observer.session_dropped, self._policy, session, blocks, engine)
             self.counters.session_drops += 1

@@ -14,6 +14,7 @@ from bidkv.control.counters import ControlCounters
 from bidkv.control.guards import CircuitBreaker, PreemptionCap
 from bidkv.protocol.observer import Observer
 from bidkv.protocol.policy import EngineView, Policy
+from bidkv.protocol.session_views import SessionView
 
 logger = logging.getLogger("bidkv")
 
@@ -228,6 +229,19 @@ class GuardedPolicy:
             self._fail("time_budget", f"{elapsed * 1e3:.1f} ms, budget {budget * 1e3:.1f} ms")
             return None
         return answer
+
+    def _ask_part(self, session: SessionView, engine: EngineView) -> int:
+        """Return how many blocks of an idle session go; 0 if the answer switched the policy off."""
+        all_blocks = session.exclusive_blocks
+        if not self._questions.parts:
+            return all_blocks
+        answer: Any = self._ask(self._policy.drop_blocks, session, engine)
+        if answer is None:
+            return all_blocks if self._active else 0
+        if type(answer) is not int or answer < 1:
+            self._fail("invalid_answer", f"drop of {describe(answer)} blocks is not an int >= 1")
+            return 0
+        return min(answer, all_blocks)
 
     def _fail(self, kind: str, detail: str) -> None:
         self.counters.failures += 1
