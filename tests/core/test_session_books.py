@@ -135,6 +135,17 @@ def test_books_change_nothing_for_a_policy_that_answers_no_drop(name: str) -> No
     assert result.notes["control"]["session_failures"] == 0
 
 
+def check_switched_off(policy: Policy) -> None:
+    """Play sessions under a policy that answers nonsense: it drops nothing, and every turn completes."""
+    config = EngineConfig(num_gpu_blocks=120, block_size=4, enable_prefix_caching=True, max_model_len=350)
+    sessions = random_sessions(3)
+    result = simulate_sessions(sessions, SessionArrivals.at_own_times(), policy, config, steady_profile())
+    control = result.notes["control"]
+    assert control["failures"] == 1
+    assert control["session_drops"] == 0
+    assert control["completions"] == sum(len(session.turns) for session in sessions)
+
+
 class DropsParts(Policy):
     """Drops the first idle session in part, with whatever it is given as the number of blocks."""
 
@@ -188,12 +199,7 @@ def test_all_blocks_go_in_the_end_however_small_the_parts(backend: str) -> None:
 def test_a_wrong_number_of_blocks_switches_the_policy_off(
     blocks: object, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = EngineConfig(num_gpu_blocks=120, block_size=4, enable_prefix_caching=True, max_model_len=350)
-    arrivals = SessionArrivals.at_own_times()
-    result = simulate_sessions(random_sessions(3), arrivals, DropsParts(blocks), config, steady_profile())
-    assert result.notes["control"]["failures"] == 1
-    assert result.notes["control"]["session_drops"] == 0
-    assert result.notes["control"]["completions"] == sum(len(s.turns) for s in random_sessions(3))
+    check_switched_off(DropsParts(blocks))
     assert reason in caplog.text
 
 
@@ -225,12 +231,7 @@ class Answering(Policy):
 def test_a_wrong_answer_switches_the_policy_off(
     answer: object, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = EngineConfig(num_gpu_blocks=120, block_size=4, enable_prefix_caching=True, max_model_len=350)
-    arrivals = SessionArrivals.at_own_times()
-    result = simulate_sessions(random_sessions(3), arrivals, Answering(answer), config, steady_profile())
-    assert result.notes["control"]["failures"] == 1
-    assert result.notes["control"]["session_drops"] == 0
-    assert result.notes["control"]["completions"] == sum(len(s.turns) for s in random_sessions(3))
+    check_switched_off(Answering(answer))
     assert reason in caplog.text
 
 
