@@ -275,9 +275,7 @@ class SessionLedger:
         """
         tracked = self._idle[session.session_id]
         if blocks < tracked.exclusive_blocks:
-            leaf = tracked._leaf
-            tracked._leaf = self._tree.cut(leaf, leaf.end - blocks)
-            keys = self._tree.hand_over(leaf, tracked._leaf)
+            keys = self._shorten(tracked, tracked._leaf.end - blocks)
         else:
             del self._idle[session.session_id]
             keys = self._take_past(tracked)
@@ -369,19 +367,18 @@ class SessionLedger:
         session._leaf, stale = self._tree.move(session._leaf, keys, length)
         self._loosen(stale)
 
-    def _shorten(self, session: TrackedSession, length: int) -> None:
-        """Of the past of `session` only the first `length` blocks are cached."""
+    def _shorten(self, session: TrackedSession, length: int) -> list[Hashable]:
+        """Leave the first `length` blocks of its past to `session`; return the keys that no session uses."""
         old = session._leaf
         session._leaf = self._tree.cut(old, length)
-        self._tree.hand_over(old, session._leaf)
+        return self._tree.hand_over(old, session._leaf)
 
     def _loosen(self, keys: list[Hashable]) -> None:
         if self.collects_loose_keys and keys:
             self._loose_keys.extend(keys)
 
     def _take_past(self, session: TrackedSession) -> list[Hashable]:
-        leaf, session._leaf = session._leaf, self._tree.root
-        return self._tree.hand_over(leaf, self._tree.root)
+        return self._shorten(session, 0)
 
     def _forget(self, session: TrackedSession) -> None:
         self._forget_name(session)
