@@ -114,16 +114,17 @@ class Sessions(Fair):
         if overdue:
             # What others keep is no obstacle to it any more: they gave up what they could, or lose it now.
             room = max(room, engine.free_blocks - self._pending_blocks(engine))
-        return self._first_cold(engine) if self._fits(room, engine) or not engine.num_running else None
+        fits = self._cold_need_blocks(engine) <= room
+        return self._first_cold(engine) if fits or not engine.num_running else None
 
     def _first_cold(self, engine: EngineView) -> RequestView | None:
         return self._cold.first(self._num_resident(engine))
 
-    def _fits(self, room_blocks: float, engine: EngineView) -> bool:
-        """Whether the first cold turn, if any, fits into so many blocks."""
+    def _cold_need_blocks(self, engine: EngineView) -> float:
+        """Blocks that the first cold turn takes; infinite if none waits."""
         first = self._first_cold(engine)
         need = None if first is None else self._cold.need_blocks(first)
-        return need is not None and need <= room_blocks
+        return inf if need is None else need
 
     def wait_reason(self, request: RequestView, engine: EngineView) -> str:
         """Say what a waiting request waits for."""
@@ -221,7 +222,7 @@ class Sessions(Fair):
         overdue = self._is_overdue(engine)
         if first is not None and not overdue:
             return []
-        if self._fits(self._cold_room(engine), engine):
+        if self._cold_need_blocks(engine) <= self._cold_room(engine):
             return []
         return [(session, None) for session in self._make_room(engine, overdue=overdue)]
 
@@ -235,6 +236,7 @@ class Sessions(Fair):
         free = engine.free_blocks - sessions.retained_blocks - self._pending_blocks(engine)
         wanted = self._growth_blocks(engine)
         per_session = self._growth * self._turn_blocks
+        need = self._cold_need_blocks(engine)
         dropped: list[SessionView] = []
         for index, session in looked_at:
             if index >= price and not overdue:
@@ -242,7 +244,7 @@ class Sessions(Fair):
             dropped.append(session)
             free += session.exclusive_blocks
             wanted -= per_session
-            if self._fits(free - growth.room(wanted, num_dropped=len(dropped)), engine):
+            if need <= free - growth.room(wanted, num_dropped=len(dropped)):
                 return dropped
         # An overdue turn takes what becomes idle even before it is enough.
         return dropped if overdue else []
