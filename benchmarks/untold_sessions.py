@@ -11,29 +11,18 @@ turns per second in closed loop with twice the resident sessions.
 
 from __future__ import annotations
 
-import math
 import sys
 from pathlib import Path
 
-from bidkv.policy import resolve
-from bidkv.protocol.sessions import Session, SessionArrivals
-from bidkv.simulator import simulate_sessions
-from bidkv.tournament.knee import number_in
 from bidkv.tournament.plan import BASELINE
-from bidkv.tournament.session_cells import count_resident
+from bidkv.tournament.session_cells import make_run, play_run, session_maker
 from bidkv.tournament.session_plan import SessionPlan, load_machine, make_engine
-from bidkv.tournament.session_scores import SessionScore
 from bidkv.tournament.sessions import play_sessions
-from bidkv.workloads.session_families import SESSION_FAMILIES
 
 MACHINE, POLICY = "h100-8b", "sessions"
 LOAD, LEVEL = 1.5, 2.0
-STAGGER_S = 0.2
-SHORTEST_S = 25.0
-"""Seconds a session lasts at least, on average: so many are made that they do not run out."""
-SAMPLE = 100
-TELLS = {"ends not told": (False, True), "nothing told": (False, False)}
-"""What clients tell: ends, and sessions."""
+TELLS = {"ends not told": True, "nothing told": False}
+"""Whether clients name their sessions; no end is told."""
 
 
 def shares(folder: Path, size: str, family: str, seeds: list[int]) -> dict[tuple[str, str], float]:
@@ -52,45 +41,23 @@ def shares(folder: Path, size: str, family: str, seeds: list[int]) -> dict[tuple
     engine, profile = make_engine(MACHINE, size), load_machine(MACHINE)
     tokens = engine.usable_blocks * engine.block_size
     gained: dict[tuple[str, str], float] = {}
-    for cell, scores in standings.scores.items():
-        open_loop = cell.mode == "open"
-
-        def make(number: int, seed: int = cell.seed) -> list[Session]:
-            return list(SESSION_FAMILIES[family](number, seed))
-
-        if open_loop:
-            (rate,) = (
-                LOAD * knees[BASELINE] for group, knees in standings.knees.items() if group.seed == cell.seed
-            )
-            sessions = make(max(number_in(plan.open_s, rate), 30))
-            arrivals, duration_s, warm_up_s = SessionArrivals.at_rate(rate, seed=cell.seed), None, 0.0
-        else:
-            concurrent = max(round(LEVEL * count_resident(make(SAMPLE), tokens)), 1)
-            duration_s, warm_up_s = plan.warm_up_s + plan.closed_s, plan.warm_up_s
-            sessions = make(max(SAMPLE, math.ceil(duration_s / SHORTEST_S) * concurrent))
-            arrivals = SessionArrivals.at_concurrency(concurrent, stagger_s=STAGGER_S)
-        for name, (ends, named) in {"told": (True, True), **TELLS}.items():
-            if name == "told":
-                score = scores[POLICY]
-            else:
-                run = simulate_sessions(
-                    sessions,
-                    arrivals,
-                    resolve(POLICY),
-                    engine,
-                    profile,
-                    timeline_points=2,
-                    duration_s=duration_s,
-                    tells_ends=ends,
-                    tells_sessions=named,
-                )
-                score = SessionScore.from_run(run, warm_up_s=warm_up_s)
-            own = scores[BASELINE]
-            if open_loop:  # no session was left over, so there is a mean
-                gain = (own.completion_mean_s or 0.0) - (score.completion_mean_s or 0.0)
-            else:
-                gain = score.turns_per_s - own.turns_per_s
-            gained[cell.mode, name] = gained.get((cell.mode, name), 0.0) + gain
+    for group in plan.groups():
+        make_sessions = session_maker(family, group.seed, tokens)
+        for cell in plan.cells(group):
+            closed = cell.mode == "closed"
+            reference = standings.residents[group] if closed else standings.knees[group][BASELINE]
+            run = make_run(plan, cell, make_sessions, reference)
+            told = standings.scores[cell]
+            scores = {"told": told[POLICY]} | {
+                name: play_run(run, POLICY, engine, profile, tells_ends=False, tells_sessions=named)
+                for name, named in TELLS.items()
+            }
+            for name, score in scores.items():
+                if closed:
+                    gain = score.turns_per_s - told[BASELINE].turns_per_s
+                else:  # no session was left over, so there is a mean
+                    gain = (told[BASELINE].completion_mean_s or 0.0) - (score.completion_mean_s or 0.0)
+                gained[cell.mode, name] = gained.get((cell.mode, name), 0.0) + gain
     return {
         (mode, name): gain / gained[mode, "told"] for (mode, name), gain in gained.items() if name != "told"
     }

@@ -61,15 +61,30 @@ class SessionGroupScores:
     wall_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class SessionCellRun:
+    """What every policy of a cell is given.
+
+    Attributes:
+        sessions: in the order in which they start.
+        arrivals: when they do.
+        duration_s: simulated seconds until the cut; None: until the last session ends.
+        warm_up_s: seconds at the start that do not count.
+    """
+
+    sessions: Sequence[Session]
+    arrivals: SessionArrivals
+    duration_s: float | None
+    warm_up_s: float
+
+
 def run_session_group(plan: SessionPlan, group: SessionGroup, output_dir: Path | None) -> SessionGroupScores:
     """Run every cell and policy of a group that is not stored yet. Equal arguments give equal scores."""
     started = time.perf_counter()
     profile, engine = load_machine(group.machine), make_engine(group.machine, group.size)
     tokens = engine.usable_blocks * engine.block_size
 
-    def make_sessions(number: int) -> list[Session]:
-        return _fitting(SESSION_FAMILIES[group.family](number, group.seed), tokens)
-
+    make_sessions = session_maker(group.family, group.seed, tokens)
     sample = make_sessions(_SAMPLE)
     if len(sample) < _SAMPLE / 2:
         return SessionGroupScores({}, 0, {}, 0, time.perf_counter() - started)
@@ -90,14 +105,10 @@ def run_session_group(plan: SessionPlan, group: SessionGroup, output_dir: Path |
         missing = [spec for spec in plan.policies if spec not in scores]
         if not missing:
             continue
-        if cell.mode == "closed":
-            run, arrivals, duration_s = _make_closed(plan, cell, make_sessions, resident)
-        else:
-            run, arrivals, duration_s = _make_open(plan, cell, make_sessions, knee(BASELINE))
-        warm_up_s = plan.warm_up_s if cell.mode == "closed" else 0.0
+        run = make_run(plan, cell, make_sessions, resident if cell.mode == "closed" else knee(BASELINE))
         for spec in missing:
-            scores[spec] = _play(run, arrivals, spec, engine, profile, duration_s, warm_up_s)
-            turns += sum(len(session.turns) for session in run)
+            scores[spec] = play_run(run, spec, engine, profile)
+            turns += sum(len(session.turns) for session in run.sessions)
         store.save()
     cells = {
         cell: {spec: store.scores(f"{cell.mode}:{cell.level!r}")[spec] for spec in plan.policies}
@@ -118,54 +129,67 @@ def count_resident(sessions: Sequence[Session], tokens: int) -> int:
     return max(int(tokens * len(contexts) / sum(contexts)), 1)
 
 
-def _fitting(sessions: Sequence[Session], tokens: int) -> list[Session]:
-    """Leave out sessions of which a turn exceeds the whole memory."""
-    return [
-        session
-        for session in sessions
-        if max(p + t.output_tokens for p, t in zip(session.prompt_lengths(), session.turns, strict=True))
-        < tokens
-    ]
+def session_maker(family: str, seed: int, tokens: int) -> MakeSessions:
+    """Return what makes the first sessions of a family, those left out of which a turn exceeds the memory."""
+
+    def make_sessions(number: int) -> list[Session]:
+        return [
+            session
+            for session in SESSION_FAMILIES[family](number, seed)
+            if max(p + t.output_tokens for p, t in zip(session.prompt_lengths(), session.turns, strict=True))
+            < tokens
+        ]
+
+    return make_sessions
 
 
-def _make_open(
-    plan: SessionPlan, cell: SessionCell, make_sessions: MakeSessions, knee_rate: float
-) -> tuple[Sequence[Session], SessionArrivals, float | None]:
-    rate = cell.level * knee_rate
-    arrivals = SessionArrivals.at_rate(rate, seed=cell.seed)
-    return make_sessions(max(number_in(plan.open_s, rate), _FEWEST)), arrivals, None
+def make_run(
+    plan: SessionPlan, cell: SessionCell, make_sessions: MakeSessions, reference: float
+) -> SessionCellRun:
+    """Return what is run for a cell.
 
-
-def _make_closed(
-    plan: SessionPlan, cell: SessionCell, make_sessions: MakeSessions, resident: int
-) -> tuple[Sequence[Session], SessionArrivals, float | None]:
-    concurrent = min(max(round(cell.level * resident), 1), _MOST_CONCURRENT)
-    arrivals = SessionArrivals.at_concurrency(concurrent, stagger_s=_STAGGER_S)
+    Args:
+        plan: of the tournament.
+        cell: one of its cells.
+        make_sessions: makes so many sessions of the cell's family and seed.
+        reference: what the cell's level is a multiple of: sessions per second at the knee of vLLM's own order
+            in open loop, sessions whose contexts the memory holds in closed loop.
+    """
+    if cell.mode == "open":
+        rate = cell.level * reference
+        sessions = make_sessions(max(number_in(plan.open_s, rate), _FEWEST))
+        return SessionCellRun(sessions, SessionArrivals.at_rate(rate, seed=cell.seed), None, 0.0)
+    concurrent = min(max(round(cell.level * reference), 1), _MOST_CONCURRENT)
     # So many that they do not run out before the cut, or every policy would complete the same turns.
     duration_s = plan.warm_up_s + plan.closed_s
     lifetimes = math.ceil(duration_s / _SHORTEST_S)
-    return make_sessions(max(_SAMPLE, lifetimes * concurrent)), arrivals, duration_s
+    sessions = make_sessions(max(_SAMPLE, lifetimes * concurrent))
+    arrivals = SessionArrivals.at_concurrency(concurrent, stagger_s=_STAGGER_S)
+    return SessionCellRun(sessions, arrivals, duration_s, plan.warm_up_s)
 
 
-def _play(
-    sessions: Sequence[Session],
-    arrivals: SessionArrivals,
+def play_run(
+    run: SessionCellRun,
     spec: str,
     engine: EngineConfig,
     profile: StepTimeProfile,
-    duration_s: float | None,
-    warm_up_s: float,
+    *,
+    tells_ends: bool = True,
+    tells_sessions: bool = True,
 ) -> SessionScore:
+    """Return the score of a policy; what clients tell is as for `simulate_sessions`."""
     result = simulate_sessions(
-        sessions,
-        arrivals,
+        run.sessions,
+        run.arrivals,
         resolve(spec),
         engine,
         profile,
         timeline_points=2,
-        duration_s=duration_s,
+        duration_s=run.duration_s,
+        tells_ends=tells_ends,
+        tells_sessions=tells_sessions,
     )
-    return SessionScore.from_run(result, warm_up_s=warm_up_s)
+    return SessionScore.from_run(result, warm_up_s=run.warm_up_s)
 
 
 def _open_store(
