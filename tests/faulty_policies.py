@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
-from bidkv.protocol.policy import Policy
+from bidkv.protocol.policy import EngineView, Policy
+from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionTable, SessionView
 
 
 class Raises(Policy):
@@ -62,6 +65,72 @@ class RaisesOnEvents(Policy):
 
     def on_preempt(self, request: Any, lost_tokens: int, engine: Any) -> None:
         raise KeyError("a bug in a policy's book-keeping")
+
+
+class Writes(Policy):
+    """Writes to every member of everything that it is shown, and abstains.
+
+    Args:
+        writes: False: it looks at everything and writes nothing.
+
+    Attributes:
+        tried: the members it tried to write to, by protocol and name.
+        written: those that took it.
+    """
+
+    name = "writes"
+
+    def __init__(self, *, writes: bool = True) -> None:
+        self.writes = writes
+        self.tried: set[str] = set()
+        self.written: set[str] = set()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Writes:
+        return self
+
+    def _write(self, view: Any, protocol: type[Any]) -> None:
+        for name in members(protocol):
+            if not self.writes:
+                getattr(view, name)
+                continue
+            self.tried.add(f"{protocol.__name__}.{name}")
+            try:
+                setattr(view, name, 7)
+            except AttributeError:
+                continue
+            self.written.add(f"{protocol.__name__}.{name}")
+
+    def _look(self, engine: Any, *requests: Any) -> None:
+        self._write(engine, EngineView)
+        for request in (*requests, *engine.running, *engine.waiting()):
+            self._write(request, RequestView)
+        with suppress(AttributeError, TypeError):  # where it is a copy there is no harm in it
+            if self.writes:
+                engine.running.clear()
+        with suppress(AttributeError, TypeError, IndexError):
+            if self.writes:
+                del engine.running[0]
+        if engine.sessions is not None:
+            self._write(engine.sessions, SessionTable)
+            for session in engine.sessions.idle.values():
+                self._write(session, SessionView)
+
+    def select_victim(self, candidates: Sequence[Any], need_blocks: int, engine: Any) -> Any:
+        self._look(engine, *candidates)
+
+    def select_drop(self, idle: Any, engine: Any) -> Any:
+        self._look(engine)
+
+    def on_arrival(self, request: Any, engine: Any) -> None:
+        self._look(engine, request)
+
+    def on_finish(self, request: Any, engine: Any, *, completed: bool) -> None:
+        self._look(engine, request)
+
+
+def members(protocol: type[Any]) -> list[str]:
+    """What a view of this kind has that is read and not called."""
+    return [name for name, member in vars(protocol).items() if isinstance(member, property)]
 
 
 FAULTS: dict[str, type[Policy]] = {

@@ -106,6 +106,7 @@ class FakeEngine(EngineViewDefaults):
     num_steps: int = 0
     num_scheduled_tokens: int = 0
     sessions: SessionTable | None = None
+    lost_token_price: float = 1.0
 
     @property
     def num_running(self) -> int:

@@ -8,7 +8,7 @@ from bidkv.control.sessions import TrackedSession
 
 
 def make_session(name: str) -> TrackedSession:
-    return TrackedSession(name, 0.0, PrefixTree(), is_told=False)
+    return TrackedSession(name, 0.0, PrefixTree())
 
 
 def test_the_longest_repeated_past_names_the_session() -> None:

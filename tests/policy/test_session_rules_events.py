@@ -117,7 +117,7 @@ class _Server:
                 if live:
                     engine.abort(live[event.place % len(live)])
             case Wait():
-                engine.now_s += event.seconds
+                engine.wait_until(engine.now_s + event.seconds)
             case TakeOver():
                 self.control.switch(resolve(self._name))
 

@@ -8,10 +8,12 @@ pytest.importorskip("sglang", reason="SGLang is not installed: run `make test-sg
 
 from modelfree import ModelFreeScheduler
 from sglang.srt.managers.schedule_batch import ScheduleBatch
+from tests.faulty_policies import Writes
 
 from bidkv.adapters.sglang.memory import available_tokens, freed_tokens, solely_locked_tokens
 from bidkv.policy import resolve
 from bidkv.protocol.policy import Policy
+from bidkv.protocol.read_only import write_facts
 from workloads import attach, random_requests, run_with_arrivals
 
 pytestmark = pytest.mark.sglang
@@ -106,6 +108,18 @@ def test_exactly_the_named_victims_go_in_the_order_they_were_named(monkeypatch, 
         assert state["kept"] == others + spared[::-1]
     different = sum(state["upstream"][: len(state["retracted"])] != state["retracted"] for state in states)
     assert different > len(states) / 2
+
+
+def test_a_policy_that_writes_to_all_it_is_shown_changes_nothing(monkeypatch, hooks):
+    policy = Writes()
+    _, written_to, after_writing = _run(monkeypatch, hooks, policy, 0, "radix")
+    monkeypatch.undo()
+    _, looked_at, after_looking = _run(monkeypatch, hooks, Writes(writes=False), 0, "radix")
+    assert len(after_looking) > 10, "nothing was retracted"
+    assert after_writing == after_looking
+    assert [req.output_ids for req in written_to] == [req.output_ids for req in looked_at]
+    assert "RequestView.num_computed_tokens" in policy.tried
+    assert policy.written == set()
 
 
 @pytest.mark.parametrize("tree", TREES)
@@ -219,10 +233,13 @@ def _break_the_view(glue):
 
 
 def _break_the_batch(glue):
-    def runs_now(batch):
-        raise KeyError("a defect of the adapter")
+    class Broken(type(glue.engine)):
+        __slots__ = ()
 
-    glue.engine.runs_now = runs_now
+        def runs_now(self, batch):
+            raise KeyError("a defect of the adapter")
+
+    write_facts(glue.engine, __class__=Broken)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +288,7 @@ def test_two_ranks_with_different_clocks_decide_alike(monkeypatch, hooks):
         )
         scheduler = ModelFreeScheduler(tokens=320, tree="unified-rust")
         glue = attach(hooks, scheduler, resolve("slack_aware"), on_arrival=word.arrived)
-        glue.engine._clock = word.now_s
+        write_facts(glue.engine, _clock=word.now_s)
         glue.on_pass = lambda ran: word.ran() if ran else None
         rng = random.Random(4)
         run_with_arrivals(scheduler, random_requests(rng, 40, pool=320), rng)

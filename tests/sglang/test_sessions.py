@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("sglang", reason="SGLang is not installed: run `make test-sglang`")
 
 from modelfree import ModelFreeScheduler, make_req
+from tests.faulty_policies import Writes, members
 from tiny_model import VOCABULARY
 
 from bidkv.adapters.sglang.engine_view import SglangEngineView
@@ -17,6 +18,9 @@ from bidkv.adapters.sglang.glue import SglangGlue
 from bidkv.adapters.sglang.prefix_cache import read_unsupported_cache
 from bidkv.control import Controller
 from bidkv.policy import resolve
+from bidkv.protocol.policy import EngineView
+from bidkv.protocol.requests import RequestView
+from bidkv.protocol.session_views import SessionTable, SessionView
 
 pytestmark = pytest.mark.sglang
 
@@ -271,3 +275,20 @@ def test_a_flushed_cache_leaves_no_idle_session(hooks):
     scheduler.tree_cache.reset()
     hooks.cache_flushed(True, scheduler)
     assert not glue.controller.sessions.idle
+
+
+def test_a_policy_that_writes_to_everything_it_is_shown_changes_nothing(hooks):
+    served = []
+    policy = Writes()
+    for shown in (policy, Writes(writes=False)):
+        scheduler = _make()
+        clock = _Clock()
+        engine = SglangEngineView(scheduler, clock)
+        hooks.glue = SglangGlue(scheduler, engine, Controller(shown, time_budget_s=None))
+        clients = _clients(20)
+        served.append((_serve(scheduler, clock, clients), scheduler.now, clock.now_s))
+        assert hooks.glue.controller.counters.failures == 0
+    assert served[0] == served[1]
+    protocols = (EngineView, RequestView, SessionTable, SessionView)
+    assert policy.tried == {f"{each.__name__}.{name}" for each in protocols for name in members(each)}
+    assert policy.written == set()

@@ -104,7 +104,7 @@ def _simulated(config: SglangConfig, requests, policy):
         while queue and queue[0][0] <= now:
             engine.submit(SimRequest(queue.pop(0)[1], config.model_len))
         if engine.idle:
-            engine.now_s += 1e-3  # an idle turn of the loop
+            engine.wait_until(engine.now_s + 1e-3)  # an idle turn of the loop
             ratios.append(config.initial_ratio)
             batches.append(None)
         else:

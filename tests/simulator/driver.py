@@ -98,7 +98,7 @@ class CheckedRun:
         """Let requests arrive, run one step, check."""
         engine = self.engine
         if engine.idle:
-            engine.now_s = max(engine.now_s, self.coming[0].arrival_s)
+            engine.wait_until(max(engine.now_s, self.coming[0].arrival_s))
         while self.coming and self.coming[0].arrival_s <= engine.now_s:
             self.submit(self.coming.pop(0))
         self.step_alone()

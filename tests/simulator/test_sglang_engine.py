@@ -100,7 +100,7 @@ def test_the_ratio_decays_with_every_decode_batch_and_is_forgotten_when_idle() -
     assert replica.new_token_ratio == pytest.approx(0.7 - (0.7 - 0.7 * 0.14) / 600)
     while not replica.idle:
         batch(replica)
-    replica.now_s += 1.0
+    replica.wait_until(replica.now_s + 1.0)
     submit(replica, "b", 10, 5, 5)
     assert replica.new_token_ratio == 0.7
 
@@ -187,7 +187,7 @@ def test_who_does_not_fit_even_alone_fails_and_the_others_go_on() -> None:
     replica = engine(max_total_tokens=60, clip_max_new_tokens=1, schedule_conservativeness=0.01)
     submit(replica, "a", 20, 30, 35)
     batch(replica)
-    replica.free_blocks = 0
+    replica._free_blocks = 0
     batch(replica)
     assert [request.request_id for request in replica.aborted] == ["a"]
     assert replica.idle

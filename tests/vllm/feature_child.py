@@ -28,6 +28,7 @@ from tests.vllm.engine_child import scheduler_of
 from tests.vllm.tiny_models import FIRST_LETTER, write_tiny_model, write_tokenizer
 
 from bidkv.adapters.vllm.plugin import register, unregister
+from bidkv.protocol.read_only import write_facts
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
@@ -342,7 +343,8 @@ def report_on(llama: str, name: str, count: int, folder: Path) -> dict[str, Any]
         report["groups"] = len(scheduler.kv_cache_config.kv_cache_groups)
         report["alone"] = run(llm, feature, "", count, folder)["outputs"]
         taken = pool.get_new_blocks(pool.get_num_free_blocks() - feature.blocks)
-        scheduler.bidkv.glue.engine.num_blocks = report["blocks"] = feature.blocks
+        report["blocks"] = feature.blocks
+        write_facts(scheduler.bidkv.glue.engine, num_blocks=feature.blocks)
         for policy in POLICIES:
             report["runs"][policy] = run(llm, feature, policy, count, folder)
         pool.free_blocks(taken)

@@ -245,7 +245,7 @@ def simulate_lagged(case: Case, policy: Policy, **options: Any) -> Served:
     served = Served()
     while arrivals or not engine.idle:
         if engine.idle:
-            engine.now_s = max(engine.now_s, arrivals[0].arrival_s)
+            engine.wait_until(max(engine.now_s, arrivals[0].arrival_s))
         while arrivals and arrivals[0].arrival_s <= engine.now_s:
             request = arrivals.popleft()
             engine.submit(SimRequest(request, config.model_len))

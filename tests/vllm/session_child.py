@@ -189,6 +189,7 @@ def main() -> None:
 
     register()
     from bidkv.gpu_host.served_engine import ServedEngine
+    from bidkv.protocol.read_only import write_facts
     from vllm import LLM
 
     llm = LLM(
@@ -216,7 +217,7 @@ def main() -> None:
         served.empty_prefix_cache()
         # The same conversations again are no next turns: each run has books of its own.
         view = served.view
-        view.sessions = controller.track_sessions(view.cache)
+        write_facts(view, sessions=controller.track_sessions(view.cache))
         before = controller.counters.as_dict()
         with served.limited_to(blocks):
             report[name] = Loop(llm, **how).run([Client(number, turns) for number in range(sessions)])

@@ -319,9 +319,9 @@ class _NotingEngine(VllmStepEngine):
 
     def submit(self, request: SimRequest) -> None:
         # The adapter reads its clock at an arrival, and in these runs that is the true arrival.
-        now_s, self.now_s = self.now_s, request.arrival_s
+        now_s, self._now_s = self._now_s, request.arrival_s
         super().submit(request)
-        self.now_s = now_s
+        self._now_s = now_s
 
     def _launch(self) -> Any:
         run, cache = self.run, self._cache

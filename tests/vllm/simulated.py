@@ -56,9 +56,9 @@ def simulate_case(case: Case, policy: Policy, **options: Any) -> tuple[list[Step
             second = max(second, math.ceil(arrivals[0].arrival_s))
         while arrivals and arrivals[0].arrival_s <= second:
             request = arrivals.popleft()
-            engine.now_s = request.arrival_s
+            engine.wait_until(request.arrival_s)
             engine.submit(SimRequest(request, config.model_len))
-        engine.now_s = float(second)
+        engine.wait_until(float(second))
         engine.step()
         second += 1
         steps.append(

@@ -135,7 +135,7 @@ def test_who_is_named_is_preempted(kind, base, campaign, note_figures):
             def watch(scheduler, named=named):
                 def write(victims):
                     named[scheduler.current_step] = {
-                        victim.request_id: [(block.block_id, block.ref_cnt) for block in victim.blocks]
+                        victim.request_id: [(block.block_id, block.ref_cnt) for block in victim._blocks]
                         for victim in victims
                     }
 

@@ -211,7 +211,7 @@ def test_two_thousand_requests_leak_nothing(base):
     assert len(scheduler.waiting) == len(scheduler.running) == 0
     del _
     gc.collect()
-    assert not [thing for thing in gc.get_objects() if type(thing) is VllmRequest]
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, VllmRequest)]
 
 
 def _switched(scheduler: Any, policy: str) -> Any:

@@ -13,6 +13,7 @@ from tests.vllm.lagged import lagged_case, serve_lagged, simulate_lagged
 from tests.vllm.ours import build_ours, run_ours
 from tests.vllm.simulated import simulate_case
 
+from bidkv.adapters.vllm.engine_view import VllmEngineView
 from bidkv.adapters.vllm.groups import CacheGroup, UnknownGroupError, read_groups
 from bidkv.policy import resolve
 
@@ -135,15 +136,12 @@ def test_the_view_counts_blocks_of_the_group_that_grows(kind, block_size, growth
     assert engine.blocks_per_growth == growth
 
 
-def test_the_demand_is_not_counted_while_memory_is_plentiful():
+def test_the_demand_is_not_counted_while_memory_is_plentiful(monkeypatch):
     case, specs = grouped_case(0, "sliding windows", prefix_caching=False)
     case = replace(case, shape=replace(case.shape, num_blocks=100_000))
     asked: list[Any] = []
-
-    def watch(scheduler):
-        scheduler.bidkv.glue.engine.block_demand = asked.append
-
-    run_ours(case, "lcf", engine={"specs": specs}, prepare=watch)
+    monkeypatch.setattr(VllmEngineView, "block_demand", lambda view, excluded: asked.append(excluded))
+    run_ours(case, "lcf", engine={"specs": specs})
     assert asked == []
 
 

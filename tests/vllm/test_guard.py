@@ -14,9 +14,11 @@ from tests.vllm.ours import build_ours, run_ours
 from vllm.config import ModelConfig
 
 from bidkv.adapters.vllm import glue as glue_module
+from bidkv.adapters.vllm.engine_view import VllmEngineView
 from bidkv.adapters.vllm.hooks import scheduler_class
 from bidkv.adapters.vllm.queues import WaitingQueue
 from bidkv.adapters.vllm.service import VllmService
+from bidkv.protocol.read_only import write_facts
 
 
 class GlueFault(Exception):
@@ -33,7 +35,12 @@ def fail_at(owner: Any, name: str, call: int) -> None:
             raise GlueFault(f"{name}, call {call}")
         return original(*args, **kwargs)
 
-    setattr(owner, name, failing)
+    if isinstance(owner, VllmEngineView):  # it takes no attribute, so its class fails
+        kind = type(owner)
+        fails = type(kind.__name__, (kind,), {"__slots__": (), name: staticmethod(failing)})
+        write_facts(owner, __class__=fails)
+    else:
+        setattr(owner, name, failing)
 
 
 def points(scheduler: Any) -> dict[str, tuple[Any, str]]:

@@ -315,7 +315,7 @@ def test_cached_tokens_are_those_the_engine_finds_at_admission(base):
             engine = scheduler.bidkv.glue.engine
             for view in engine.waiting():
                 tokens = engine.cached_tokens(view)
-                _, expected, *_ = scheduler.kv_cache_manager.get_computed_blocks(view.request)
+                _, expected, *_ = scheduler.kv_cache_manager.get_computed_blocks(view._request)
                 assert tokens == expected
                 asked += 1
                 hits += tokens > 0
@@ -333,10 +333,10 @@ def test_asking_counts_as_no_query_and_touches_no_block():
     pool = scheduler.kv_cache_manager.block_pool
     case = Case(SHAPE, (WorkloadRequest("a", 0.0, 60, 5),))
     before = free_ids(pool)
-    view = SimpleNamespace(request=make_request(case.requests[0], 0, case))
+    view = SimpleNamespace(_request=make_request(case.requests[0], 0, case))
     assert cache.cached_tokens(view) == 48
     assert free_ids(pool) == before
-    view.request.skip_reading_prefix_cache = True
+    view._request.skip_reading_prefix_cache = True
     assert cache.cached_tokens(view) == 0
 
 

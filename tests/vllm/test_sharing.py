@@ -29,7 +29,7 @@ def test_blocks_held_alone_are_counted_as_a_scan_would(policy, base, every):
                 return
             engine = scheduler.bidkv.glue.engine
             engine.begin_step()
-            running = [view for view in engine.running if not view.request.is_finished()]
+            running = [view for view in engine.running if not view._request.is_finished()]
             scanned = [engine.freed_blocks(view) for view in running]
             assert engine.column(running, "freed_blocks") == scanned, f"seed {seed}, step {number}"
             shared += sum(view.num_held_blocks for view in running) - sum(scanned)
@@ -48,7 +48,7 @@ def test_what_only_events_change_is_copied_at_every_preemption():
 
     def compare(scheduler: Any, number: int) -> None:
         for view in scheduler.bidkv.glue.engine.views.values():
-            assert view.num_preemptions == view.request.num_preemptions
+            assert view.num_preemptions == view._request.num_preemptions
             seen.append(view.num_preemptions)
 
     run_ours(random_case(0), "lcf", before_step=compare)
@@ -69,7 +69,7 @@ def test_what_only_events_change_is_copied_at_a_sessions_next_turn():
         while scheduler.get_num_unfinished_requests():
             output = scheduler.schedule()
             (view,) = scheduler.bidkv.glue.engine.views.values()
-            assert view.num_prompt_tokens == view.request.num_prompt_tokens
-            assert view.max_tokens == view.request.max_tokens == case.requests[0].output_tokens
+            assert view.num_prompt_tokens == view._request.num_prompt_tokens
+            assert view.max_tokens == view._request.max_tokens == case.requests[0].output_tokens
             scheduler.update_from_output(output, worker_output(scheduler, output))
     assert view.num_prompt_tokens == 20 + 2 + 50, "the first turn's last token is not part of the second"

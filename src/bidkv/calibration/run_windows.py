@@ -100,7 +100,7 @@ class _Drive:
                     return False
                 wait_s = max(0.0, requests[self.submitted].arrival_s - engine.now_s)
                 self.idle_s += wait_s
-                engine.now_s += wait_s
+                engine.wait_until(engine.now_s + wait_s)
             while self.submitted < len(requests) and requests[self.submitted].arrival_s <= engine.now_s:
                 self.submitted += 1
                 request = requests[self.submitted - 1]
@@ -158,7 +158,7 @@ def _advance_to(
         began_s = start.engine.now_s + drive.idle_s - start.idle_s
         took_s = drive.engine.now_s - began_s
         if took_s <= 0.0:  # the first step of all waits for none
-            drive.engine.now_s = point.time_s
+            drive.engine.wait_until(point.time_s)
         if abs(drive.engine.now_s - point.time_s) < _MET_S:
             break
         factor = max(_LEAST_STRETCH, factor * (point.time_s - began_s) / took_s)

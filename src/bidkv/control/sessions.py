@@ -18,6 +18,7 @@ from typing import Any
 from bidkv.control.past_index import PastIndex
 from bidkv.control.prefix_tree import PrefixNode, PrefixTree
 from bidkv.protocol.policy import EngineView
+from bidkv.protocol.read_only import seal, write_facts
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionCache, SessionView
 
@@ -32,7 +33,7 @@ may have kept its blocks longer than a later one."""
 
 
 class TrackedSession:
-    """One session; satisfies `SessionView`."""
+    """One session; satisfies `SessionView`. It is sealed: the ledger writes to it, policies cannot."""
 
     __slots__ = (
         "_leaf",
@@ -52,10 +53,10 @@ class TrackedSession:
         "weight",
     )
 
-    def __init__(self, session_id: str, now_s: float, tree: PrefixTree, *, is_told: bool) -> None:
+    def __init__(self, session_id: str, now_s: float, tree: PrefixTree, *, told_as: str = "") -> None:
         self.session_id = session_id
-        self.told_as = session_id if is_told else ""
-        self.is_told = is_told
+        self.told_as = told_as
+        self.is_told = bool(told_as)
         self.agent_id = ""
         self.priority = 0
         self.weight = 1.0
@@ -68,6 +69,7 @@ class TrackedSession:
         self._tree = tree
         self._leaf = tree.root
         self._live: set[str] = set()
+        seal(self)
 
     @property
     def cached_blocks(self) -> int:
@@ -112,13 +114,11 @@ class SessionLedger:
 
     Attributes:
         collects_loose_keys: whether the blocks that sessions leave behind are remembered for :meth:`settle`.
-        in_use: whether a session was told, or a second turn was found by its prefix.
         figures: what was counted, see :class:`SessionFigures`.
-        idle: sessions between two turns with cached blocks, the longest idle first; read-only.
     """
 
     def __init__(self, cache: SessionCache, *, finds_by_prefix: bool = True) -> None:
-        self.in_use = False
+        self._in_use = False
         self.figures = SessionFigures()
         self._cache = cache
         self.finds_by_prefix = finds_by_prefix
@@ -127,7 +127,7 @@ class SessionLedger:
         self._names: set[str] = set()
         self._num_renamed = 0
         self._idle: OrderedDict[str, TrackedSession] = OrderedDict()
-        self.idle: Mapping[str, SessionView] = MappingProxyType(self._idle)
+        self._shown_idle: Mapping[str, SessionView] = MappingProxyType(self._idle)
         self._by_request: dict[str, TrackedSession] = {}
         self._held: dict[str, PrefixNode] = {}
         self._pasts = PastIndex(MOST_SESSIONS)
@@ -135,6 +135,16 @@ class SessionLedger:
         self._forgotten: list[TrackedSession] = []
         self._loose_keys: list[Hashable] = []
         self.collects_loose_keys = False
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a session was told, or a second turn was found by its prefix."""
+        return self._in_use
+
+    @property
+    def idle(self) -> Mapping[str, SessionView]:
+        """Sessions between two turns with cached blocks, the longest idle first."""
+        return self._shown_idle
 
     @property
     def drops_parts(self) -> bool:
@@ -173,21 +183,23 @@ class SessionLedger:
         if not request.session_id and not self.finds_by_prefix:
             return
         session = self._find_session(request, engine.now_s)
-        session.agent_id, session.priority, session.weight = (
-            request.agent_id,
-            request.priority,
-            request.weight,
+        write_facts(
+            session,
+            agent_id=request.agent_id,
+            priority=request.priority,
+            weight=request.weight,
+            num_turns=session.num_turns + 1,
+            idle_since_s=None,
+            gap_hint_s=None,
         )
-        session.num_turns += 1
         self.figures.turns_told += session.is_told
         self.figures.turns_found += not session.is_told and session.num_turns > 1
-        session.idle_since_s = session.gap_hint_s = None
         session._live.add(request.request_id)
         self._by_request[request.request_id] = session
         self._idle.pop(session.session_id, None)
         self._cold.pop(session.session_id, None)
         self._pasts.remove(session)
-        self.in_use = self.in_use or session.is_told or session.num_turns > 1
+        self._in_use = self._in_use or session.is_told or session.num_turns > 1
         self._move(session, request, self._cache.cached_tokens(request), engine)
 
     def _find_session(self, request: RequestView, now_s: float) -> TrackedSession:
@@ -196,7 +208,7 @@ class SessionLedger:
             session = self._told.get(name)
             if session is None:
                 session = self._told[name] = self._make_session(name, now_s, is_told=True)
-            session.is_over = request.is_last_turn
+            write_facts(session, is_over=request.is_last_turn)
             return session
         found = self._pasts.find(self._cache.block_keys(request))
         if found is not None:
@@ -205,12 +217,12 @@ class SessionLedger:
 
     def _make_session(self, name: str, now_s: float, *, is_told: bool) -> TrackedSession:
         """Return a new session under a name that no other has: a client may send a request's id again."""
-        session = TrackedSession(name, now_s, self._tree, is_told=is_told)
-        while session.session_id in self._names:
+        unique = name
+        while unique in self._names:
             self._num_renamed += 1
-            session.session_id = f"{name}#{self._num_renamed}"
-        self._names.add(session.session_id)
-        return session
+            unique = f"{name}#{self._num_renamed}"
+        self._names.add(unique)
+        return TrackedSession(unique, now_s, self._tree, told_as=name if is_told else "")
 
     def admit(self, request: RequestView, cached_tokens: int, engine: EngineView) -> None:
         """`request` runs and references its cached blocks."""
@@ -242,12 +254,12 @@ class SessionLedger:
         computed = request.num_computed_tokens
         if computed // engine.block_size > session._leaf.end or not session._live:
             self._move(session, request, computed, engine)
-            session.context_tokens = request.num_prompt_tokens + request.num_output_tokens
+            write_facts(session, context_tokens=request.num_prompt_tokens + request.num_output_tokens)
         if session._live:
             return None
-        session.gap_hint_s = request.gap_hint_s
-        session.is_over = request.is_last_turn
-        session.idle_since_s = engine.now_s
+        write_facts(
+            session, gap_hint_s=request.gap_hint_s, is_over=request.is_last_turn, idle_since_s=engine.now_s
+        )
         if session.is_over:
             self._forget(session)
         elif session._leaf is self._tree.root:
@@ -318,7 +330,7 @@ class SessionLedger:
 
     def clear(self) -> None:
         """Know no session any more, whatever state the books are in; what was counted stays."""
-        self.in_use = self.collects_loose_keys = False
+        self._in_use = self.collects_loose_keys = False
         self._tree, self._pasts = PrefixTree(), PastIndex(MOST_SESSIONS)
         for book in (self._told, self._names, self._idle, self._by_request, self._held, self._cold):
             book.clear()
@@ -364,14 +376,15 @@ class SessionLedger:
         """From now on the past of `session` is the first `tokens` tokens of `request`, in whole blocks."""
         keys = self._cache.block_keys(request)
         length = min(tokens // engine.block_size, len(keys))
-        session._leaf, stale = self._tree.move(session._leaf, keys, length)
+        leaf, stale = self._tree.move(session._leaf, keys, length)
+        write_facts(session, _leaf=leaf)
         self._loosen(stale)
 
     def _shorten(self, session: TrackedSession, length: int) -> list[Hashable]:
         """Leave the first `length` blocks of its past to `session`; return the keys that no session uses."""
-        old = session._leaf
-        session._leaf = self._tree.cut(old, length)
-        return self._tree.hand_over(old, session._leaf)
+        old, leaf = session._leaf, self._tree.cut(session._leaf, length)
+        write_facts(session, _leaf=leaf)
+        return self._tree.hand_over(old, leaf)
 
     def _loosen(self, keys: list[Hashable]) -> None:
         if self.collects_loose_keys and keys:

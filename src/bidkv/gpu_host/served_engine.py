@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from bidkv.policy import resolve
+from bidkv.protocol.read_only import write_facts
 
 _DRAIN_STEPS = 20_000
 """Most steps taken to bring an engine to rest after an abort. Asynchronous scheduling needs two or three;
@@ -112,10 +113,11 @@ class ServedEngine:
                 f"blocks must be at most {pool.num_gpu_blocks}, which the engine has; got {blocks}"
             )
         pinned = pool.get_new_blocks(held) if held else []
-        usable, view.num_blocks = view.num_blocks, pool.num_gpu_blocks - 1 - held
+        usable = view.num_blocks
+        write_facts(view, num_blocks=pool.num_gpu_blocks - 1 - held)
         try:
             yield
         finally:
-            view.num_blocks = usable
+            write_facts(view, num_blocks=usable)
             if pinned:
                 pool.free_blocks(reversed(pinned))

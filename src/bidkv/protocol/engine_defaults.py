@@ -12,10 +12,27 @@ from bidkv.protocol.requests import RequestView
 class EngineViewDefaults:
     """A base for engine views; what is slow here an engine may do faster."""
 
-    most_preemptions: int | None = None
-    blocks_per_growth: int = 1
-    lost_token_price: float = 1.0
-    lost_past_price: float = 1.0
+    __slots__ = ()
+
+    @property
+    def most_preemptions(self) -> int | None:
+        """None: not kept."""
+        return None
+
+    @property
+    def blocks_per_growth(self) -> int:
+        """1: there is one group of KV cache."""
+        return 1
+
+    @property
+    def lost_token_price(self) -> float:
+        """1: it is computed again."""
+        return 1.0
+
+    @property
+    def lost_past_price(self) -> float:
+        """1: it is computed again."""
+        return 1.0
 
     def preemptable(self, running: Sequence[RequestView]) -> Sequence[RequestView]:
         """Return `running`: every request gives its blocks up at once."""

@@ -30,7 +30,10 @@ class NotClairvoyantError(RuntimeError):
 
 
 class EngineView(Protocol):
-    """The state of a running engine as a policy sees it; every member is O(1) unless it says otherwise."""
+    """The state of a running engine as a policy sees it; every member is O(1) unless it says otherwise.
+
+    Every engine refuses a write to it with an AttributeError.
+    """
 
     @property
     def sessions(self) -> SessionTable | None:

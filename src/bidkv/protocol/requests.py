@@ -54,7 +54,7 @@ class WorkloadRequest:
 
 
 class RequestView(Protocol):
-    """A live request as a policy sees it. A policy must not write to it, whichever engine runs it.
+    """A live request as a policy sees it. Every engine refuses a write to it with an AttributeError.
 
     Counts are of tokens unless the name says otherwise. Times are seconds on the engine's clock.
     """

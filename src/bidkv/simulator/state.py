@@ -19,6 +19,8 @@ from bidkv.simulator.waiting import FCFSQueue, PriorityQueue
 class EngineState(EngineViewDefaults):
     """Clock, counters, waiting queue and the lists of the last step; it decides nothing.
 
+    What policies may read of it cannot be written, as in a real engine's view.
+
     Args:
         config: the replica's options.
         profile: turns a step's batch into seconds.
@@ -26,16 +28,16 @@ class EngineState(EngineViewDefaults):
     """
 
     def __init__(self, config: ReplicaConfig, profile: StepTimeProfile, controller: Controller) -> None:
-        self.block_size = config.block_size
-        self.num_blocks = config.usable_blocks
-        self.free_blocks = config.usable_blocks
-        self.max_num_seqs = config.max_num_seqs
-        self.max_num_batched_tokens = config.max_num_batched_tokens
-        self.sessions: SessionTable | None = None
-        self.now_s = 0.0
-        self.num_steps = 0
+        self._block_size = config.block_size
+        self._num_blocks = config.usable_blocks
+        self._free_blocks = config.usable_blocks
+        self._max_num_seqs = config.max_num_seqs
+        self._max_num_batched_tokens = config.max_num_batched_tokens
+        self._sessions: SessionTable | None = None
+        self._now_s = 0.0
+        self._num_steps = 0
         self.num_preemptions = 0
-        self.num_scheduled_tokens = 0
+        self._num_scheduled_tokens = 0
         self.used_blocks_in_step = 0
         self.idle_session_blocks_in_step = 0
         self.books = TokenBooks(config.block_size)
@@ -47,6 +49,55 @@ class EngineState(EngineViewDefaults):
         self._model_len = config.model_len
         self._profile = profile
         self._control = controller
+
+    @property
+    def now_s(self) -> float:
+        """Seconds on the simulated clock."""
+        return self._now_s
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per block."""
+        return self._block_size
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks that requests can hold."""
+        return self._num_blocks
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that no request holds."""
+        return self._free_blocks
+
+    @property
+    def max_num_seqs(self) -> int:
+        """Most requests that run at once."""
+        return self._max_num_seqs
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Most tokens of a step."""
+        return self._max_num_batched_tokens
+
+    @property
+    def sessions(self) -> SessionTable | None:
+        """The sessions of its requests; None where they are not tracked."""
+        return self._sessions
+
+    @property
+    def num_steps(self) -> int:
+        """Steps run so far."""
+        return self._num_steps
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens computed in them."""
+        return self._num_scheduled_tokens
+
+    def wait_until(self, now_s: float) -> None:
+        """Let time pass without a step, as while nothing runs or waits."""
+        self._now_s = now_s
 
     def track_sessions(self, *, find_by_prefix: bool) -> None:
         """Show sessions to the policy; an engine without a prefix cache has none to show."""

@@ -49,8 +49,6 @@ class StepEngine(EngineView, Protocol):
     It is also the view that its policy sees. Lists about a step are those of the last one.
     """
 
-    now_s: float
-
     @property
     def books(self) -> TokenBooks:
         """Counters of recompute, prefix hits, lost prefixes and gaps between tokens."""
@@ -93,6 +91,9 @@ class StepEngine(EngineView, Protocol):
     @property
     def idle(self) -> bool:
         """Whether nothing runs, waits or is being computed."""
+
+    def wait_until(self, now_s: float) -> None:
+        """Let time pass without a step, as while nothing runs or waits."""
 
     def submit(self, request: SimRequest) -> None:
         """`request` arrives now."""

@@ -75,7 +75,7 @@ class SteppingRun:
             if replica.idle:
                 if next_arrival_s == math.inf:
                     return
-                replica.now_s = next_arrival_s if self._count == 0 else max(replica.now_s, next_arrival_s)
+                replica.wait_until(next_arrival_s if self._count == 0 else max(replica.now_s, next_arrival_s))
             if replica.now_s >= until_s:
                 return
             if next_arrival_s <= replica.now_s:

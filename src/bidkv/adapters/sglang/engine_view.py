@@ -9,8 +9,28 @@ from bidkv.adapters.sglang.memory import available_tokens, freed_tokens
 from bidkv.adapters.sglang.prefix_cache import SglangPrefixCache
 from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.protocol.engine_defaults import EngineViewDefaults
+from bidkv.protocol.read_only import seal, write_facts
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionTable
+
+
+class _Pass:
+    """What the view notes pass by pass; apart, because the view itself is sealed.
+
+    Attributes:
+        steps: batches that ran so far.
+        scheduled_tokens: their tokens.
+        admissions: so far.
+        batch: what runs until the pass ends; None: SGLang's own attribute says so.
+        continued: the request whose prompt is prefilled in chunks, likewise.
+    """
+
+    __slots__ = ("admissions", "batch", "continued", "scheduled_tokens", "steps")
+
+    def __init__(self) -> None:
+        self.steps = self.scheduled_tokens = self.admissions = 0
+        self.batch: Any = None
+        self.continued: Any = None
 
 
 class SglangEngineView(EngineViewDefaults):
@@ -27,14 +47,30 @@ class SglangEngineView(EngineViewDefaults):
         cache: the prefix tree where sessions are tracked, else None.
     """
 
+    __slots__ = (
+        "_clock",
+        "_entered",
+        "_pass",
+        "_scheduler",
+        "_views",
+        "block_size",
+        "cache",
+        "low_values_first",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "max_pool_tokens",
+        "max_request_tokens",
+        "num_blocks",
+        "prefix_caching",
+        "sessions",
+    )
+
     def __init__(self, scheduler: Any, clock: Callable[[], float]) -> None:
         self._scheduler = scheduler
         self._clock = clock
         self._views: dict[str, SglangRequest] = {}
-        self._admissions = 0
         self._entered: list[SglangRequest] = []
-        self._batch: Any = None
-        self._continued: Any = None
+        self._pass = _Pass()
         self.low_values_first = bool(scheduler.schedule_low_priority_values_first)
         self.max_request_tokens = int(scheduler.max_req_len)
         self.max_pool_tokens = int(scheduler.max_total_num_tokens)
@@ -45,14 +81,13 @@ class SglangEngineView(EngineViewDefaults):
         self.prefix_caching = bool(scheduler.tree_cache.supports_prefix_sharing())
         self.sessions: SessionTable | None = None
         self.cache: SglangPrefixCache | None = None
-        self.num_steps = 0
-        self.num_scheduled_tokens = 0
+        seal(self)
 
     # --- the requests ----------------------------------------------------------------------------
     def get_view(self, req: Any) -> SglangRequest:
         """Return the view of `req`, made when first asked for."""
         view = self._views.get(req.rid)
-        if view is None or view.req is not req:
+        if view is None or view._req is not req:
             view = SglangRequest(req, self)
             self._views[req.rid] = view
         return view
@@ -60,7 +95,7 @@ class SglangEngineView(EngineViewDefaults):
     def knows(self, req: Any) -> bool:
         """Whether `req` was seen before."""
         view = self._views.get(req.rid)
-        return view is not None and view.req is req
+        return view is not None and view._req is req
 
     def known(self) -> Sequence[SglangRequest]:
         """Every live request, in order of arrival."""
@@ -68,15 +103,19 @@ class SglangEngineView(EngineViewDefaults):
 
     def admitted(self, view: SglangRequest) -> None:
         """Note that `view` left the queue."""
-        self._admissions += 1
+        self._pass.admissions += 1
         self._entered.append(view)
-        view.admission = self._admissions
-        view.waiting = False
+        write_facts(view, admission=self._pass.admissions, waiting=False)
 
     def pass_ended(self) -> None:
         """Note that SGLang took those admitted in this pass off its queue, and knows what runs."""
         self._entered.clear()
-        self._batch = self._continued = None
+        self._pass.batch = self._pass.continued = None
+
+    def ran(self, tokens: int) -> None:
+        """Note that a batch of `tokens` tokens was decided."""
+        self._pass.steps += 1
+        self._pass.scheduled_tokens += tokens
 
     def forget(self, view: SglangRequest) -> None:
         """Note that `view` left the engine."""
@@ -84,14 +123,15 @@ class SglangEngineView(EngineViewDefaults):
 
     def runs_now(self, batch: Any) -> None:
         """Until the pass ends `batch` is what runs: SGLang sets its own attribute only after the pass."""
-        self._batch = batch
+        self._pass.batch = batch
         # SGLang clears its own attribute when the pass takes the last chunk of this request.
-        self._continued = self._scheduler.chunked_req
+        self._pass.continued = self._scheduler.chunked_req
 
     @property
     def batch(self) -> Any:
         """The batch that runs."""
-        return self._scheduler.running_batch if self._batch is None else self._batch
+        batch = self._pass.batch
+        return self._scheduler.running_batch if batch is None else batch
 
     def sort_by_admission(self, reqs: Iterable[Any]) -> list[SglangRequest]:
         """Views of `reqs`, first admitted first; SGLang permutes its own list when it retracts."""
@@ -115,8 +155,8 @@ class SglangEngineView(EngineViewDefaults):
     def running(self) -> Sequence[SglangRequest]:
         """The running requests, first admitted first, including those admitted in this pass; O(running)."""
         running = {req.rid: req for req in self.batch.reqs if not req.finished()}
-        running.update((view.request_id, view.req) for view in self._entered)
-        for chunked in (self._continued, self._scheduler.chunked_req):
+        running.update((view.request_id, view._req) for view in self._entered)
+        for chunked in (self._pass.continued, self._scheduler.chunked_req):
             if chunked is not None:
                 running[chunked.rid] = chunked
         return self.sort_by_admission(running.values())
@@ -136,6 +176,16 @@ class SglangEngineView(EngineViewDefaults):
         """1 while a prompt is prefilled in chunks, else 0."""
         return 0 if self._scheduler.chunked_req is None else 1
 
+    @property
+    def num_steps(self) -> int:
+        """Batches so far."""
+        return self._pass.steps
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens of these batches."""
+        return self._pass.scheduled_tokens
+
     def waiting(self) -> Sequence[SglangRequest]:
         """The queue in SGLang's own order; O(waiting)."""
         views = (self.get_view(req) for req in self._scheduler.waiting_queue)
@@ -153,11 +203,11 @@ class SglangEngineView(EngineViewDefaults):
         """
         if self.cache is not None:
             return self.cache.cached_tokens(request)
-        return int(getattr(self._views[request.request_id].req, "num_matched_prefix_tokens", 0) or 0)
+        return int(getattr(self._views[request.request_id]._req, "num_matched_prefix_tokens", 0) or 0)
 
     def freed_blocks(self, request: RequestView) -> int:
         """Pages that retracting `request` would make available; O(depth of its prefix in the tree)."""
-        req = self._views[request.request_id].req
+        req = self._views[request.request_id]._req
         return freed_tokens(req, self._scheduler.tree_cache, self.block_size) // self.block_size
 
     def block_demand(self, excluded: frozenset[str]) -> int:

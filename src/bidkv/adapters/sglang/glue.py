@@ -15,6 +15,7 @@ from bidkv.adapters.sglang.engine_view import SglangEngineView
 from bidkv.adapters.sglang.prefix_cache import SglangPrefixCache, read_unsupported_cache
 from bidkv.adapters.sglang.request_view import SglangRequest
 from bidkv.control import Controller
+from bidkv.protocol.read_only import write_facts
 
 _RECONCILE_EVERY = 256
 """Scheduling passes between two searches for requests that left without a hook being called: rare enough to
@@ -57,8 +58,9 @@ class SglangGlue:
         self._queue_before: list[Any] | None = None
         self.no_retention = read_unsupported_cache(scheduler)
         if self.no_retention is None:
-            engine.cache = cache = SglangPrefixCache(scheduler)
-            engine.sessions = controller.track_sessions(cache, find_by_prefix=watches_sessions or None)
+            cache = SglangPrefixCache(scheduler)
+            sessions = controller.track_sessions(cache, find_by_prefix=watches_sessions or None)
+            write_facts(engine, cache=cache, sessions=sessions)
 
     # --- events ----------------------------------------------------------------------------------
     def queued(self, req: Any) -> None:
@@ -74,7 +76,7 @@ class SglangGlue:
             return
         view = self.engine.get_view(req)
         if not view.waiting:
-            view.waiting = True
+            write_facts(view, waiting=True)
             if lost is None:  # retracted by no hook of ours: an operator paused the engine
                 lost = view.num_prompt_tokens + view.num_output_tokens - 1
             self.controller.on_preempt(view, lost, self.engine)
@@ -83,7 +85,7 @@ class SglangGlue:
         """`req` was taken into the coming prefill batch."""
         view = self.engine.get_view(req)
         self.engine.admitted(view)
-        view.num_cached_tokens = int(req.prefix_len)
+        write_facts(view, num_cached_tokens=int(req.prefix_len))
         self.controller.on_admit(view, self.engine, cached_tokens=view.num_cached_tokens)
 
     def computed_tokens(self, reqs: Sequence[Any]) -> dict[str, int]:
@@ -100,7 +102,7 @@ class SglangGlue:
         if not self.engine.knows(req):
             return
         view = self.engine.get_view(req)
-        view.waiting = False
+        write_facts(view, waiting=False)
         self._lost.pop(req.rid, None)
         self.controller.on_finish(view, self.engine, completed=completed)
         self.engine.forget(view)
@@ -117,10 +119,9 @@ class SglangGlue:
         self.restore_queue()
         self._passes += 1
         if batch is not None:
-            self.engine.num_steps += 1
             decoding = batch.forward_mode.is_decode()
             tokens = len(batch.reqs) if decoding else int(batch.extend_num_tokens)
-            self.engine.num_scheduled_tokens += tokens
+            self.engine.ran(tokens)
             self.controller.after_step(self.engine, tokens)
             if self.controller.drops_idle:
                 self.controller.drop_idle(self.engine)
@@ -144,8 +145,8 @@ class SglangGlue:
         alive.update(id(req) for req in scheduler.grammar_manager.grammar_queue)
         alive.add(id(scheduler.chunked_req))
         for view in self.engine.known():
-            if id(view.req) not in alive:
-                self.left(view.req, completed=view.req.finished() and not _aborted(view.req))
+            if id(view._req) not in alive:
+                self.left(view._req, completed=view._req.finished() and not _aborted(view._req))
 
     # --- victims ---------------------------------------------------------------------------------
     def retraction_order(self, reqs: Sequence[Any], upstream: Sequence[int]) -> list[int]:
@@ -180,9 +181,9 @@ class SglangGlue:
             return []
         # SGLang decides how many it preempts, so all of them are ranked.
         victims = self.controller.rank_victims(engine, candidates, engine.num_blocks)
-        latest = max(view.req.time_stats.wait_queue_entry_time for view in candidates)
+        latest = max(view._req.time_stats.wait_queue_entry_time for view in candidates)
         first = latest + len(victims)
-        return [(cast(SglangRequest, victim).req, first - rank) for rank, victim in enumerate(victims)]
+        return [(cast(SglangRequest, victim)._req, first - rank) for rank, victim in enumerate(victims)]
 
     # --- admissions ------------------------------------------------------------------------------
     def arrange_queue(self, queue: list[Any], running_batch: Any) -> None:
@@ -190,13 +191,13 @@ class SglangGlue:
         self.engine.runs_now(running_batch)
         self._queue_before = None
         choice = self._choice()
-        if choice is not None and queue and queue[0] is not choice.req:
-            self._move(queue, choice.req, 0)
+        if choice is not None and queue and queue[0] is not choice._req:
+            self._move(queue, choice._req, 0)
 
     def may_enter(self, req: Any) -> bool:
         """Whether SGLang may try to admit `req` now."""
         choice = self._choice()
-        return not self.controller.chooses_next or (choice is not None and choice.req is req)
+        return not self.controller.chooses_next or (choice is not None and choice._req is req)
 
     def keeps_reserve(self, adder: Any, req: Any) -> bool:
         """Whether admitting `req` leaves the policy's reserve free."""
@@ -219,12 +220,12 @@ class SglangGlue:
         """After `req` entered, put the next choice right behind it in the queue SGLang is walking through."""
         choice = self._choice()
         queue = self.scheduler.waiting_queue
-        if choice is None or choice.req is req:
+        if choice is None or choice._req is req:
             return
         position = queue.index(req) + 1
         # A choice SGLang has passed over in this walk cannot come again; the gate then ends the pass.
-        if queue.index(choice.req) > position:
-            self._move(queue, choice.req, position)
+        if queue.index(choice._req) > position:
+            self._move(queue, choice._req, position)
 
     def _choice(self) -> SglangRequest | None:
         """The policy's next request; the controller asks it once after every event."""

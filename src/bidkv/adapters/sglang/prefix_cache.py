@@ -78,14 +78,14 @@ class SglangPrefixCache:
     # --- questions -------------------------------------------------------------------------------
     def cached_tokens(self, request: RequestView) -> int:
         """Return the leading tokens that SGLang would find cached now; O(tokens), and nothing is touched."""
-        req = cast("SglangRequest", request).req
+        req = cast("SglangRequest", request)._req
         tokens = _read_tokens(req)
         # The last token is always computed: its logits are needed.
         return self._match(tokens, len(tokens) - 1, (req.extra_key, req.cache_salt))
 
     def block_keys(self, request: RequestView) -> Sequence[Hashable]:
         """Return the keys of the request's full pages; O(tokens)."""
-        req = cast("SglangRequest", request).req
+        req = cast("SglangRequest", request)._req
         namespace = (req.extra_key, req.cache_salt)
         data = _read_tokens(req).tobytes()
         size = self._page_size * _TOKEN_BYTES

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from bidkv.adapters.client_values import ClientValues, session_name
+from bidkv.protocol.read_only import seal
 
 
 class EngineFacts(Protocol):
@@ -21,19 +22,19 @@ class EngineFacts(Protocol):
 
 
 class SglangRequest:
-    """A live `Req` as a `RequestView`.
+    """A live `Req` as a `RequestView`. What belongs to SGLang has a name with an underscore.
 
     What the client states beyond SGLang's own fields comes from `custom_params` of the sampling parameters:
     see :class:`bidkv.adapters.client_values.ClientValues`.
 
     Attributes:
-        req: SGLang's request.
         waiting: whether it is in the queue (an admitted request stays in SGLang's list until the pass ends).
         admission: number of its last admission; orders running requests as they entered.
     """
 
     __slots__ = (
         "_engine",
+        "_req",
         "_shown_cap",
         "admission",
         "agent_id",
@@ -43,7 +44,6 @@ class SglangRequest:
         "is_last_turn",
         "num_cached_tokens",
         "priority",
-        "req",
         "request_id",
         "session_id",
         "turn",
@@ -52,7 +52,7 @@ class SglangRequest:
     )
 
     def __init__(self, req: Any, engine: EngineFacts) -> None:
-        self.req = req
+        self._req = req
         self.request_id: str = req.rid
         self.arrival_s = arrival_s = engine.now_s
         self.waiting = True
@@ -71,25 +71,26 @@ class SglangRequest:
         self.gap_hint_s = stated.gap_hint_s
         self.is_last_turn = stated.is_last_turn
         self._shown_cap = stated.shown_cap
+        seal(self)
 
     @property
     def num_prompt_tokens(self) -> int:
         """Length of the prompt."""
-        return len(self.req.origin_input_ids)
+        return len(self._req.origin_input_ids)
 
     @property
     def num_output_tokens(self) -> int:
         """Tokens generated so far; under overlap scheduling the one in flight is not counted."""
-        return len(self.req.output_ids)
+        return len(self._req.output_ids)
 
     @property
     def num_computed_tokens(self) -> int:
         """Positions whose KV is held now; of a finished request, those it had when it finished."""
-        kv = self.req.kv
+        kv = self._req.kv
         if kv.holds_kv:
             return int(kv.kv_committed_len)
-        if self.req.finished():
-            return max(0, len(self.req.origin_input_ids) + len(self.req.output_ids) - 1)
+        if self._req.finished():
+            return max(0, len(self._req.origin_input_ids) + len(self._req.output_ids) - 1)
         return 0
 
     @property
@@ -100,7 +101,7 @@ class SglangRequest:
         """
         if self._shown_cap is not None:
             return self._shown_cap or None
-        cap = int(self.req.sampling_params.max_new_tokens)
+        cap = int(self._req.sampling_params.max_new_tokens)
         engine, prompt = self._engine, self.num_prompt_tokens
         page = engine.block_size
         room = min(
@@ -112,12 +113,12 @@ class SglangRequest:
     @property
     def num_preemptions(self) -> int:
         """How often it was retracted."""
-        return int(self.req.retraction_count)
+        return int(self._req.retraction_count)
 
     @property
     def num_held_blocks(self) -> int:
         """Pages it holds, shared ones included."""
-        return -(-int(self.req.kv.kv_allocated_len) // self._engine.block_size)
+        return -(-int(self._req.kv.kv_allocated_len) // self._engine.block_size)
 
 
 def _read_session_name(req: Any) -> str:

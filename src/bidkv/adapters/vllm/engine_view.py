@@ -12,8 +12,20 @@ from bidkv.adapters.vllm.restoring import RestorePrice
 from bidkv.adapters.vllm.sharing import SharedBlocks
 from bidkv.protocol.engine_defaults import EngineViewDefaults
 from bidkv.protocol.policy import Figure
+from bidkv.protocol.read_only import seal, write_facts
 from bidkv.protocol.requests import RequestView
 from bidkv.protocol.session_views import SessionCache, SessionTable
+
+
+class _StepCounts:
+    """What the view counts step by step; apart, because the view itself is sealed."""
+
+    __slots__ = ("scheduled_tokens", "steps", "whole_prompts")
+
+    def __init__(self) -> None:
+        self.steps = self.scheduled_tokens = 0
+        # Requests admitted in this step whose prompt is computed whole in it: vLLM never calls them prefills.
+        self.whole_prompts = 0
 
 
 class VllmEngineView(EngineViewDefaults):
@@ -24,6 +36,32 @@ class VllmEngineView(EngineViewDefaults):
         waiting: yields the waiting requests in the engine's own order.
         clock: seconds, monotonic.
     """
+
+    __slots__ = (
+        "_blocks",
+        "_clock",
+        "_counts",
+        "_demand",
+        "_gone",
+        "_groups",
+        "_is_grouped",
+        "_pool",
+        "_scheduler",
+        "_sharing",
+        "_waiting",
+        "block_size",
+        "blocks_per_growth",
+        "cache",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "most_preemptions",
+        "num_blocks",
+        "prefix_caching",
+        "restoring",
+        "running",
+        "sessions",
+        "views",
+    )
 
     def __init__(
         self, scheduler: Any, waiting: Callable[[], Iterable[Any]], clock: Callable[[], float]
@@ -40,8 +78,7 @@ class VllmEngineView(EngineViewDefaults):
         self._sharing = SharedBlocks() if _shares_by_events(scheduler) else None
         self.restoring = RestorePrice(clock) if scheduler.connector is not None else None
         self._gone: list[VllmRequest] = []
-        # Requests admitted in this step whose prompt is computed whole in it: vLLM never calls them prefills.
-        self._whole_prompts = 0
+        self._counts = _StepCounts()
         self.views: dict[Any, VllmRequest] = {}
         self.running: Sequence[VllmRequest] = RunningRequests(scheduler, self.views)
         self.block_size = read_block_size(groups)
@@ -49,15 +86,14 @@ class VllmEngineView(EngineViewDefaults):
         self.max_num_seqs: int = scheduler.max_num_running_reqs
         self.max_num_batched_tokens: int = scheduler.max_num_scheduled_tokens
         size = self.block_size
-        self.blocks_per_growth = sum(
+        self.blocks_per_growth: int = sum(
             max(group.growth_blocks, -(-size // group.block_size)) for group in groups
         )
         self.prefix_caching: bool = manager.enable_caching
         self.sessions: SessionTable | None = None
         self.cache: SessionCache | None = None
         self.most_preemptions: int = 0
-        self.num_steps = 0
-        self.num_scheduled_tokens = 0
+        seal(self)
 
     def get_view(self, request: Any) -> VllmRequest:
         """The view of a live request, made when first asked for."""
@@ -69,21 +105,23 @@ class VllmEngineView(EngineViewDefaults):
 
     def scheduled(self, tokens: int) -> None:
         """Note that a step with `tokens` tokens was scheduled; everything in it was reported before."""
-        self.num_steps += 1
-        self.num_scheduled_tokens += tokens
-        self._whole_prompts = 0
+        counts = self._counts
+        counts.steps += 1
+        counts.scheduled_tokens += tokens
+        counts.whole_prompts = 0
 
     def admitted(self, view: VllmRequest) -> None:
         """Note that the request runs and holds blocks."""
         view.admitted()
-        self._whole_prompts += not self._demand.is_prefilling(view.request)
+        self._counts.whole_prompts += not self._demand.is_prefilling(view._request)
         if self._sharing is not None:
             self._sharing.came(view)
 
     def preempted(self, view: VllmRequest) -> None:
         """Note that the request was preempted and holds no blocks any more."""
         view.reread()
-        self.most_preemptions = max(self.most_preemptions, view.num_preemptions)
+        if view.num_preemptions > self.most_preemptions:
+            write_facts(self, most_preemptions=view.num_preemptions)
         self._gave_up_blocks(view)
 
     def finished(self, view: VllmRequest) -> None:
@@ -92,12 +130,12 @@ class VllmEngineView(EngineViewDefaults):
         self._gave_up_blocks(view)
 
     @property
-    def lost_token_price(self) -> float:  # type: ignore[override]
+    def lost_token_price(self) -> float:
         """What a lost token costs, in computed tokens; below 1 where a KV connector loads it."""
         return 1.0 if self.restoring is None else self.restoring.lost_token_price
 
     @property
-    def lost_past_price(self) -> float:  # type: ignore[override]
+    def lost_past_price(self) -> float:
         """What a lost token of a session's past costs; below 1 where a KV connector loads it."""
         return 1.0 if self.restoring is None else self.restoring.lost_past_price
 
@@ -109,9 +147,9 @@ class VllmEngineView(EngineViewDefaults):
     def begin_step(self) -> None:
         """Forget what was computed for the last step."""
         self._demand.begin_step()
-        self._whole_prompts = 0
+        self._counts.whole_prompts = 0
         while self._gone:
-            self.views.pop(self._gone.pop().request, None)
+            self.views.pop(self._gone.pop()._request, None)
 
     @property
     def now_s(self) -> float:
@@ -139,7 +177,17 @@ class VllmEngineView(EngineViewDefaults):
     @property
     def num_prefilling(self) -> int:
         """Running requests with more than one token to compute, those admitted in this step included."""
-        return self._demand.num_multi_token + self._whole_prompts
+        return self._demand.num_multi_token + self._counts.whole_prompts
+
+    @property
+    def num_steps(self) -> int:
+        """Steps scheduled so far."""
+        return self._counts.steps
+
+    @property
+    def num_scheduled_tokens(self) -> int:
+        """Tokens of these steps."""
+        return self._counts.scheduled_tokens
 
     def waiting(self) -> Sequence[RequestView]:
         """The waiting requests in the engine's own order."""
@@ -148,9 +196,9 @@ class VllmEngineView(EngineViewDefaults):
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` lives here and does not run."""
         view = cast("VllmRequest", request)
-        if self.views.get(view.request) is not view:
+        if self.views.get(view._request) is not view:
             return False
-        return view.request.status.name != "RUNNING" and not view.request.is_finished()
+        return view._request.status.name != "RUNNING" and not view._request.is_finished()
 
     def cached_tokens(self, request: RequestView) -> int:
         """Leading tokens of a waiting request that are cached now; 0 where sessions are not tracked."""
@@ -176,7 +224,7 @@ class VllmEngineView(EngineViewDefaults):
         if can_be_freed is None:
             return running
         views = cast("Sequence[VllmRequest]", running)
-        return [view for view in views if can_be_freed(view.request)]
+        return [view for view in views if can_be_freed(view._request)]
 
     def freed_blocks(self, request: RequestView) -> int:
         """Blocks whose only holder is `request`."""
@@ -192,14 +240,14 @@ class VllmEngineView(EngineViewDefaults):
         """Read one figure of each of the running `requests` together."""
         views = cast("Sequence[VllmRequest]", requests)
         if figure == "num_computed_tokens":
-            return [view.request.num_computed_tokens for view in views]
+            return [view._request.num_computed_tokens for view in views]
         if figure == "num_output_tokens":
-            return [len(view.output_token_ids) for view in views]
+            return [len(view._output_token_ids) for view in views]
         if self._sharing is not None:
             return self._sharing.private_blocks(views)
         if self.prefix_caching or self._is_grouped or self._scheduler.connector is not None:
             return [self.freed_blocks(view) for view in views]
-        return [len(view.blocks) for view in views]
+        return [len(view._blocks) for view in views]
 
     def block_demand(self, excluded: frozenset[str]) -> int:
         """Blocks the running list takes in the coming step without the requests `excluded`."""

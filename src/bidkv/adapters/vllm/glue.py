@@ -21,6 +21,7 @@ from bidkv.adapters.vllm.prefix_cache import FreeQueueError, VllmPrefixCache, re
 from bidkv.adapters.vllm.queues import PriorityWaitingQueue, WaitingQueue
 from bidkv.adapters.vllm.request_view import VllmRequest
 from bidkv.control import Controller
+from bidkv.protocol.read_only import write_facts
 
 logger = logging.getLogger("bidkv")
 
@@ -131,8 +132,9 @@ class VllmGlue:
         reason = read_unsupported_cache(self._scheduler)
         if reason is None:
             try:
-                self.engine.cache = cache = VllmPrefixCache(self._scheduler)
-                self.engine.sessions = self.controller.track_sessions(cache, find_by_prefix=watches or None)
+                cache = VllmPrefixCache(self._scheduler)
+                sessions = self.controller.track_sessions(cache, find_by_prefix=watches or None)
+                write_facts(self.engine, cache=cache, sessions=sessions)
                 return
             except (FreeQueueError, ImportError) as error:
                 reason = str(error)
@@ -225,7 +227,7 @@ class VllmGlue:
     def _move_to_tail(self, victims: Sequence[Any]) -> None:
         """running = survivors in order, then the victims, first choice last: the engine pops from the end."""
         scheduler = self._scheduler
-        chosen = [view.request for view in victims]
+        chosen = [view._request for view in victims]
         gone = set(chosen)
         survivors = [request for request in scheduler.running if request not in gone]
         scheduler.running[:] = survivors + chosen[::-1]
@@ -266,11 +268,11 @@ class VllmGlue:
         self.gate_shut = chosen is None and control.chooses_next
         if chosen is None:
             return None if self.gate_shut else queue.head()
-        if chosen.request not in queue:
+        if chosen._request not in queue:
             # The engine set it aside (a grammar, a KV transfer): its own order holds for this pass.
             self._set_aside = True
             return queue.head()
-        self._choice = chosen.request
+        self._choice = chosen._request
         return self._choice
 
     def left_queue(self, request: Any) -> None:
@@ -290,7 +292,7 @@ class VllmGlue:
                 self.engine.admitted(view)
                 cached_tokens = request.num_computed_tokens - scheduled.get(request.request_id, 0)
                 if restoring is None:
-                    view.num_cached_tokens = cached_tokens
+                    write_facts(view, num_cached_tokens=cached_tokens)
                 else:  # a connector may have loaded them: `lost_token_price` tells what that cost
                     restoring.returned(request, cached_tokens, self.engine)
                 self.controller.on_admit(view, self.engine, cached_tokens)

@@ -53,7 +53,7 @@ class VllmPrefixCache:
 
         Asks the engine's own lookup, which neither touches a block nor counts as a query in its statistics.
         """
-        live = cast("VllmRequest", request).request
+        live = cast("VllmRequest", request)._request
         if getattr(live, "skip_reading_prefix_cache", False):
             return 0
         # The last token is always computed: its logits are needed.
@@ -62,7 +62,7 @@ class VllmPrefixCache:
 
     def block_keys(self, request: RequestView) -> Sequence[Hashable]:
         """Return the engine's hashes of the request's full blocks; the list grows with the request."""
-        keys: Sequence[Hashable] = cast("VllmRequest", request).request.block_hashes
+        keys: Sequence[Hashable] = cast("VllmRequest", request)._request.block_hashes
         return keys
 
     def is_cached(self, key: Hashable) -> bool:

@@ -10,22 +10,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
 
 from bidkv.adapters.client_values import ClientValues, session_name
+from bidkv.protocol.read_only import seal, write_facts
 
 
 class VllmRequest:
-    """A live vLLM request as a `RequestView`.
+    """A live vLLM request as a `RequestView`. What belongs to the engine has a name with an underscore.
 
     What the client states beyond vLLM's own fields comes from the request's extra arguments: see
     :class:`bidkv.adapters.client_values.ClientValues`.
     """
 
     __slots__ = (
+        "_blocks",
         "_held",
         "_max_model_len",
+        "_output_token_ids",
+        "_request",
         "_shown_cap",
         "agent_id",
         "arrival_s",
-        "blocks",
         "deadline_s",
         "gap_hint_s",
         "is_last_turn",
@@ -35,19 +38,20 @@ class VllmRequest:
         "num_preemptions",
         "num_prompt_tokens",
         "num_shared_blocks",
-        "output_token_ids",
         "priority",
-        "request",
         "request_id",
         "session_id",
         "turn",
         "weight",
     )
+    max_tokens: int | None
+    num_preemptions: int
+    num_prompt_tokens: int
 
     def __init__(
         self, request: Any, arrival_s: float, held: Mapping[str, list[Any]], max_model_len: int
     ) -> None:
-        self.request = request
+        self._request = request
         self.request_id: str = request.request_id
         self.arrival_s = arrival_s
         # A copy: the engine's field is raised for a moment when a victim is named under `priority`.
@@ -67,44 +71,45 @@ class VllmRequest:
         self._shown_cap = stated.shown_cap
         self.num_cached_tokens = 0
         # The engine's own lists, which it changes in place: the lengths of thousands are read at a time.
-        self.output_token_ids: Sequence[int] = request._output_token_ids
-        self.blocks: Sequence[Any] = ()
+        self._output_token_ids: Sequence[int] = request._output_token_ids
+        self._blocks: Sequence[Any] = ()
         # `SharedBlocks` keeps both: among the first `num_noted_blocks` blocks, how many have another holder.
         self.num_shared_blocks = 0
         self.num_noted_blocks = 0
         self.reread()
+        seal(self)
 
     def admitted(self) -> None:
         """Note that it runs and holds blocks."""
-        self.blocks = self._held.get(self.request_id, ())
+        write_facts(self, _blocks=self._held.get(self.request_id, ()))
 
     def left(self) -> None:
         """Note that it holds no blocks any more."""
-        self.blocks = ()
+        write_facts(self, _blocks=())
 
     def reread(self) -> None:
         """Copy what only events change: the preemption count, and a streaming session's prompt and cap."""
-        request = self.request
-        self.num_preemptions: int = request.num_preemptions
-        self.num_prompt_tokens: int = request.num_prompt_tokens
-        self.max_tokens = self._cap()
+        request = self._request
+        write_facts(self, num_preemptions=request.num_preemptions)
+        write_facts(self, num_prompt_tokens=request.num_prompt_tokens)
+        write_facts(self, max_tokens=self._cap())
 
     def _cap(self) -> int | None:
         """The cap on generated tokens; None when it is no more than what the model's length leaves."""
         if self._shown_cap is not None:
             return self._shown_cap or None
-        cap: int = self.request.max_tokens
+        cap: int = self._request.max_tokens
         return None if cap >= self._max_model_len - self.num_prompt_tokens else cap
 
     @property
     def num_output_tokens(self) -> int:
         """Tokens generated and returned so far; those still in flight are not counted."""
-        return len(self.output_token_ids)
+        return len(self._output_token_ids)
 
     @property
     def num_computed_tokens(self) -> int:
         """Positions whose KV is held; with async scheduling those of the step in flight are included."""
-        count: int = self.request.num_computed_tokens
+        count: int = self._request.num_computed_tokens
         return count
 
     @property

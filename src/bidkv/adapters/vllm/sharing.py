@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bidkv.adapters.vllm.request_view import VllmRequest
+from bidkv.protocol.read_only import write_facts
 
 
 class SharedBlocks:
@@ -43,13 +44,13 @@ class SharedBlocks:
         del self._known[request]
         self._growing.pop(request, None)
         holders = self._holders
-        for block in request.blocks[: request.num_noted_blocks]:
+        for block in request._blocks[: request.num_noted_blocks]:
             others = holders[block.block_id]
             others.remove(request)
             if not others:
                 del holders[block.block_id]
             elif len(others) == 1:
-                next(iter(others)).num_shared_blocks -= 1
+                _add_shared(next(iter(others)), -1)
         if not self._known:
             self._depth = 0
 
@@ -57,15 +58,15 @@ class SharedBlocks:
         """Blocks that each of these running requests holds alone."""
         if self._came:
             self._take_in()
-        return [len(request.blocks) - request.num_shared_blocks for request in requests]
+        return [len(request._blocks) - request.num_shared_blocks for request in requests]
 
     def _take_in(self) -> None:
         depth = self._depth
         for request in self._came:
             if request not in self._known:
-                request.num_noted_blocks = request.num_shared_blocks = 0
+                write_facts(request, num_noted_blocks=0, num_shared_blocks=0)
                 self._known[request] = self._growing[request] = None
-                self._depth = _shared_depth(request.blocks, self._depth)
+                self._depth = _shared_depth(request._blocks, self._depth)
         self._came.clear()
         to_note = self._growing if self._depth == depth else self._known
         for request in to_note:
@@ -75,14 +76,19 @@ class SharedBlocks:
     def _note(self, request: VllmRequest) -> None:
         """Note the holder of each block up to the depth at which blocks are shared."""
         start = request.num_noted_blocks
-        end = request.num_noted_blocks = min(self._depth, len(request.blocks))
-        for block in request.blocks[start:end]:
+        end = min(self._depth, len(request._blocks))
+        write_facts(request, num_noted_blocks=end)
+        for block in request._blocks[start:end]:
             others = self._holders.setdefault(block.block_id, set())
             if others:
-                request.num_shared_blocks += 1
+                _add_shared(request, 1)
                 if len(others) == 1:
-                    next(iter(others)).num_shared_blocks += 1
+                    _add_shared(next(iter(others)), 1)
             others.add(request)
+
+
+def _add_shared(request: VllmRequest, count: int) -> None:
+    write_facts(request, num_shared_blocks=request.num_shared_blocks + count)
 
 
 def _shared_depth(blocks: Sequence[Any], least: int) -> int:

@@ -35,7 +35,7 @@ class SglangStepEngine(SglangState):
     # --- driving ---------------------------------------------------------------------------------
     def submit(self, request: SimRequest) -> None:
         """`request` arrives now."""
-        if self.idle and self.now_s > self._last_end_s:
+        if self.idle and self._now_s > self._last_end_s:
             self.new_token_ratio = self.config.initial_ratio  # SGLang resets it when the server was idle
         prompt = request.num_prompt_tokens
         room = self.config.clip_new_tokens(prompt, None)
@@ -77,10 +77,10 @@ class SglangStepEngine(SglangState):
         self._join_prefilled()
         self._prefill()
         decoding = [] if self.scheduled else self._decode()
-        self.used_blocks_in_step = self.num_blocks - self.free_blocks
+        self.used_blocks_in_step = self._num_blocks - self._free_blocks
         self._control.after_step(self, sum(n for _, n in self.scheduled))
         duration = self._run(decoding)
-        self._last_end_s = self.now_s
+        self._last_end_s = self._now_s
         return duration
 
     def _join_prefilled(self) -> None:
@@ -101,7 +101,7 @@ class SglangStepEngine(SglangState):
         if slots <= 0 and self._chunked is None:
             self._full = True
             return
-        budget = PrefillBudget(self.config, self.free_blocks * self.block_size, self._promised_tokens())
+        budget = PrefillBudget(self.config, self._free_blocks * self._block_size, self._promised_tokens())
         batch = self._prefilled  # an admitted request runs at once
         if self._chunked is not None:
             self._continue_chunk(self._chunked, budget, batch)
@@ -174,14 +174,14 @@ class SglangStepEngine(SglangState):
         if not self._control.keeps_reserve or not self.running:
             return True
         reserve = self._control.reserve_blocks(self)
-        return reserve == 0 or budget.leaves_free(tokens) >= reserve * self.block_size
+        return reserve == 0 or budget.leaves_free(tokens) >= reserve * self._block_size
 
     # --- decode and retraction -------------------------------------------------------------------
     def _decode(self) -> list[SimRequest]:
         before = len(self._decoding)
         if before == 0:
             return []
-        if self._pages_to_decode(self._decoding) > self.free_blocks:
+        if self._pages_to_decode(self._decoding) > self._free_blocks:
             self._retract()
         else:
             config = self.config
@@ -197,13 +197,13 @@ class SglangStepEngine(SglangState):
         """Rules S4 to S7."""
         keep = self._retraction_order()
         gone: list[tuple[SimRequest, int]] = []
-        while len(keep) > 1 and (not gone or self._pages_to_decode(keep) > self.free_blocks):
+        while len(keep) > 1 and (not gone or self._pages_to_decode(keep) > self._free_blocks):
             request = keep.pop()
             gone.append((request, request._num_computed_tokens))
             self._release(request)
             request._num_computed_tokens = 0
             request._num_preemptions += 1
-        if len(keep) == 1 and self._pages_to_decode(keep) > self.free_blocks:
+        if len(keep) == 1 and self._pages_to_decode(keep) > self._free_blocks:
             self._abort(keep.pop())
         self._decoding = keep
         generated = sum(request.num_output_tokens for request in keep)
@@ -226,7 +226,7 @@ class SglangStepEngine(SglangState):
         order = sorted(self._decoding, key=rank, reverse=True)
         if not self._control.chooses_victims or len(order) < 2:
             return order
-        need = max(1, self._pages_to_decode(order) - self.free_blocks)
+        need = max(1, self._pages_to_decode(order) - self._free_blocks)
         candidates = sorted(self._decoding, key=self._admission)
         victims = cast("Sequence[SimRequest]", self._control.rank_victims(self, candidates, need))
         chosen = {victim.request_id for victim in victims}
@@ -251,9 +251,9 @@ class SglangStepEngine(SglangState):
             duration = self._profile.step_s(tokens, attention, 0, context, len(self.scheduled))
         else:
             duration = self._profile.empty_step_s
-        self.now_s += duration
-        self.num_steps += 1
-        self.num_scheduled_tokens += tokens
+        self._now_s += duration
+        self._num_steps += 1
+        self._num_scheduled_tokens += tokens
         sampled: list[SimRequest] = []
         for request, count in self.scheduled:
             request._num_computed_tokens += count
@@ -262,7 +262,7 @@ class SglangStepEngine(SglangState):
                 sampled.append(request)
                 if request._num_tokens >= request._target_tokens:
                     self.finished.append(request)
-        self.books.take_tokens(sampled, self.now_s)
+        self.books.take_tokens(sampled, self._now_s)
         if self.finished:
             self._retire()
         return duration

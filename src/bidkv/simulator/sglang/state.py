@@ -16,8 +16,6 @@ from bidkv.simulator.state import EngineState
 class SglangState(EngineState):
     """Requests and pages of one replica, and the `EngineView` that its policy sees; decides nothing."""
 
-    prefix_caching = False
-
     def __init__(self, config: SglangConfig, profile: StepTimeProfile, controller: Controller) -> None:
         super().__init__(config, profile, controller)
         self.config = config
@@ -31,6 +29,11 @@ class SglangState(EngineState):
         self._num_admissions = 0
 
     # --- what a policy may ask -------------------------------------------------------------------
+    @property
+    def prefix_caching(self) -> bool:
+        """False: this engine shares no pages."""
+        return False
+
     @property
     def running(self) -> Sequence[SimRequest]:
         """The running requests, first admitted first; O(running)."""
@@ -60,7 +63,7 @@ class SglangState(EngineState):
 
     # --- memory ----------------------------------------------------------------------------------
     def _pages_to_decode(self, requests: Iterable[SimRequest]) -> int:
-        size = self.block_size
+        size = self._block_size
         return sum(1 for request in requests if request._num_computed_tokens % size == 0)
 
     def _admission(self, request: SimRequest) -> int:
@@ -73,10 +76,10 @@ class SglangState(EngineState):
         return self._cap(request) - request.num_output_tokens
 
     def _grow(self, request: SimRequest, end: int) -> None:
-        pages = -(-end // self.block_size) - request._num_held_blocks
-        self.free_blocks -= pages
+        pages = -(-end // self._block_size) - request._num_held_blocks
+        self._free_blocks -= pages
         request._num_held_blocks += pages
 
     def _release(self, request: SimRequest) -> None:
-        self.free_blocks += request._num_held_blocks
+        self._free_blocks += request._num_held_blocks
         request._num_held_blocks = 0

@@ -56,7 +56,7 @@ class VllmStepEngine(VllmState):
             self._running.remove(request)
             if request._prefilling:
                 request._prefilling = False
-                self.num_prefilling -= 1
+                self._num_prefilling -= 1
             self._release(request)
         else:
             raise ValueError(f"{request!r} neither runs nor waits")
@@ -75,13 +75,13 @@ class VllmStepEngine(VllmState):
         self._rearrange(self._control.before_step(self))
         self.scheduled = []
         self.preempted = []
-        budget = self._schedule_running(self.max_num_batched_tokens)
+        budget = self._schedule_running(self._max_num_batched_tokens)
         if not self.preempted:  # rule 7
             self._admit(budget)
-        self.used_blocks_in_step = self.num_blocks - self.free_blocks
+        self.used_blocks_in_step = self._num_blocks - self._free_blocks
         if self._cache is not None:
             self.idle_session_blocks_in_step = self._cache.retained_blocks
-        before = self.num_scheduled_tokens
+        before = self._num_scheduled_tokens
         arriving: _Launched | None = self._launch()
         if self._asynchronous:  # rule 18
             arriving, self._in_flight = self._in_flight, arriving
@@ -89,10 +89,10 @@ class VllmStepEngine(VllmState):
         self.finished = []
         if arriving is not None:
             duration = arriving.duration_s
-            self.now_s += duration
+            self._now_s += duration
             self._deliver(arriving.sampled)
         self._end_if_idle()
-        self._control.after_step(self, self.num_scheduled_tokens - before)
+        self._control.after_step(self, self._num_scheduled_tokens - before)
         return duration
 
     def _end_if_idle(self) -> None:
@@ -110,7 +110,7 @@ class VllmStepEngine(VllmState):
 
     def _schedule_running(self, budget: int) -> int:
         running = self._running
-        size = self.block_size
+        size = self._block_size
         threshold = self.config.long_prefill_token_threshold
         lag = self._asynchronous
         cached = self._cache is not None
@@ -134,7 +134,7 @@ class VllmStepEngine(VllmState):
                 self._give_back(groups, request)
                 need = groups.count_missing(request, computed + tokens)
             fits = True
-            while need > self.free_blocks:  # rule 4
+            while need > self._free_blocks:  # rule 4
                 victim = self._pop_engine_victim()
                 position = running.index(victim) if self._by_priority else len(running) - 1
                 del running[position]
@@ -174,7 +174,7 @@ class VllmStepEngine(VllmState):
         lost = request._num_computed_tokens
         if request._prefilling:
             request._prefilling = False
-            self.num_prefilling -= 1
+            self._num_prefilling -= 1
         self._release(request)
         request._num_computed_tokens = 0
         request._coming = 0  # rule 20: a token in flight still arrives, but no longer belongs to a life
@@ -189,10 +189,10 @@ class VllmStepEngine(VllmState):
         control = self._control
         waiting = self._waiting
         running = self._running
-        size = self.block_size
+        size = self._block_size
         config = self.config
         groups = self._groups
-        while budget > 0 and waiting and len(running) < self.max_num_seqs:  # rule 8
+        while budget > 0 and waiting and len(running) < self._max_num_seqs:  # rule 8
             request = waiting.head()
             if control.chooses_next:
                 chosen: Any = control.select_next(self)
@@ -218,11 +218,11 @@ class VllmStepEngine(VllmState):
             needed = max(blocks, most) if config.reserve_full_isl else blocks  # rules 9 and 24
             if self._cache is not None:
                 needed += self._cache.count_free(hits)
-            if needed > self.free_blocks:
+            if needed > self._free_blocks:
                 break  # whatever the reserve is, so the policy is not asked for it
             if running:  # rule 10
                 kept_free = max(config.watermark_blocks, control.reserve_blocks(self))
-                if needed + kept_free > self.free_blocks:
+                if needed + kept_free > self._free_blocks:
                     break
             waiting.remove(request)
             if self._cache is not None:
@@ -236,7 +236,7 @@ class VllmStepEngine(VllmState):
             running.append(request)
             self.scheduled.append((request, tokens))
             request._prefilling = True
-            self.num_prefilling += 1
+            self._num_prefilling += 1
             budget -= tokens
             control.on_admit(request, self, cached)
 
@@ -263,11 +263,11 @@ class VllmStepEngine(VllmState):
             if end == known:  # rule 12
                 if request._prefilling:
                     request._prefilling = False
-                    self.num_prefilling -= 1
+                    self._num_prefilling -= 1
                 request._coming += 1
                 sampled.append(request)
-        self.num_scheduled_tokens += prefill_tokens + decodes
-        self.num_steps += 1
+        self._num_scheduled_tokens += prefill_tokens + decodes
+        self._num_steps += 1
         if self.scheduled:
             duration_s = self._profile.step_s(prefill_tokens, attention, decodes, context, prefills)
         else:
@@ -277,7 +277,7 @@ class VllmStepEngine(VllmState):
     def _deliver(self, sampled: Sequence[SimRequest]) -> None:
         """A step's tokens come out; complete requests leave."""
         cache = self._cache
-        self.books.take_tokens(sampled, self.now_s)
+        self.books.take_tokens(sampled, self._now_s)
         for request in sampled:
             request._num_tokens += 1
             if request._coming:

@@ -24,8 +24,8 @@ class VllmState(EngineState):
     def __init__(self, config: EngineConfig, profile: StepTimeProfile, controller: Controller) -> None:
         super().__init__(config, profile, controller)
         self.config = config
-        self.prefix_caching = config.enable_prefix_caching
-        self.num_prefilling = 0
+        self._prefix_caching = config.enable_prefix_caching
+        self._num_prefilling = 0
         self._running: list[SimRequest] = []
         self._victims: list[SimRequest] = []
         self._by_priority = config.schedules_by_priority
@@ -33,9 +33,24 @@ class VllmState(EngineState):
         self._content = ContentTree(config.block_size, config.prefix_chunk_tokens)
         self._asynchronous = config.async_scheduling
         self._groups = GroupBlocks(config) if config.has_groups else None
-        self.blocks_per_growth = 1 if self._groups is None else self._groups.row
+        self._blocks_per_growth = 1 if self._groups is None else self._groups.row
 
     # --- what a policy may ask -------------------------------------------------------------------
+    @property
+    def prefix_caching(self) -> bool:
+        """Whether requests share blocks."""
+        return self._prefix_caching
+
+    @property
+    def num_prefilling(self) -> int:
+        """Running requests with more than one token to compute."""
+        return self._num_prefilling
+
+    @property
+    def blocks_per_growth(self) -> int:
+        """Most blocks that up to `block_size` new tokens of a request take."""
+        return self._blocks_per_growth
+
     @property
     def running(self) -> Sequence[SimRequest]:
         """The running requests in the engine's own order."""
@@ -59,8 +74,8 @@ class VllmState(EngineState):
         list, so this is the most that is taken at any moment of the step.
         """
         groups = self._groups
-        budget = self.max_num_batched_tokens
-        size = self.block_size
+        budget = self._max_num_batched_tokens
+        size = self._block_size
         threshold = self.config.long_prefill_token_threshold
         demand = taken = 0
         for request in self._running:
@@ -87,7 +102,7 @@ class VllmState(EngineState):
 
     def cached_tokens(self, request: RequestView) -> int:
         """Leading tokens of a waiting request that the prefix cache holds now; O(cached blocks)."""
-        return len(self._cached_prefix(cast("SimRequest", request))) * self.block_size
+        return len(self._cached_prefix(cast("SimRequest", request))) * self._block_size
 
     def cached_prompt_tokens(self, prompt: Prompt) -> int:
         """Leading tokens of a prompt that is not here yet which the prefix cache holds; 0 without one."""
@@ -95,8 +110,8 @@ class VllmState(EngineState):
         if cache is None:
             return 0
         keys = self._content.known_keys(prompt)
-        usable = (prompt.prompt_tokens - 1) // self.block_size  # rule 14: the last token is computed
-        return len(cache.find_leading(keys, usable)) * self.block_size
+        usable = (prompt.prompt_tokens - 1) // self._block_size  # rule 14: the last token is computed
+        return len(cache.find_leading(keys, usable)) * self._block_size
 
     # --- what the session accounts ask (`SessionCache`) -----------------------------------------
     def track_sessions(self, *, find_by_prefix: bool) -> None:
@@ -106,12 +121,12 @@ class VllmState(EngineState):
             find_by_prefix: whether a request without a named session is matched with the past it repeats.
         """
         if self._cache is not None:
-            self.sessions = self._control.track_sessions(self, find_by_prefix=find_by_prefix)
+            self._sessions = self._control.track_sessions(self, find_by_prefix=find_by_prefix)
 
     def block_keys(self, request: RequestView) -> Sequence[BlockKey]:
         """Return the keys of the full blocks of a live request's known tokens, in order."""
         known = cast("SimRequest", request)
-        count = known._num_tokens // self.block_size
+        count = known._num_tokens // self._block_size
         keys = self._content.keys(known, count)
         return keys if len(keys) == count else keys[:count]
 
@@ -131,14 +146,14 @@ class VllmState(EngineState):
         cache = self._cache
         if cache is None:
             if blocks > 0:
-                self.free_blocks -= blocks
+                self._free_blocks -= blocks
                 request._num_held_blocks += blocks
             return
         held = request._blocks
         if blocks > 0:
             held.extend(cache.take(blocks))
             request._num_held_blocks = len(held)
-            self.free_blocks = cache.free_blocks
+            self._free_blocks = cache.free_blocks
         self._label(cache, request, min(end, request._num_tokens))
 
     def _give_back(self, groups: GroupBlocks, request: SimRequest) -> None:
@@ -146,11 +161,11 @@ class VllmState(EngineState):
         blocks = groups.count_given_back(request)
         request._given_back += blocks
         request._num_held_blocks -= blocks
-        self.free_blocks += blocks
+        self._free_blocks += blocks
 
     def _label(self, cache: PrefixCache, request: SimRequest, end: int) -> None:
         """Rule 15: full blocks up to the position `end`, all of them known, can be found from now on."""
-        full = end // self.block_size
+        full = end // self._block_size
         if full > request._labeled_blocks:
             keys = self._content.keys(request, full)
             cache.label(request._blocks, keys, request._labeled_blocks, full)
@@ -158,18 +173,18 @@ class VllmState(EngineState):
 
     def _release(self, request: SimRequest, *, session_goes_on: bool = False) -> None:
         if self._cache is None:
-            self.free_blocks += request._num_held_blocks
+            self._free_blocks += request._num_held_blocks
         else:
-            shared = request._shared_tokens // self.block_size
+            shared = request._shared_tokens // self._block_size
             self._cache.release(request._blocks, retain=session_goes_on, num_shared=shared)
             request._blocks = []
             request._labeled_blocks = 0
-            self.free_blocks = self._cache.free_blocks
+            self._free_blocks = self._cache.free_blocks
         request._num_held_blocks = request._given_back = 0
 
     def _cached_prefix(self, request: SimRequest) -> list[int]:
         """Rule 14: the cached blocks a request can start from; the last token is always computed."""
         if self._cache is None:
             return []
-        usable = (request._num_tokens - 1) // self.block_size
+        usable = (request._num_tokens - 1) // self._block_size
         return self._cache.find_leading(self._content.keys(request, usable), usable)

@@ -183,7 +183,7 @@ class CompiledRun:
         while True:
             stops = kernel.stops
             for reason in stops:
-                view.running_now = None
+                view.kernel_ran()
                 if reason <= _NEED_INPUT:
                     return reason
                 handlers[reason]()
@@ -322,7 +322,7 @@ class CompiledRun:
         request = view.request(slot)
         first_token_s = self._kernel.tables.times[at.FIRST_TOKEN_S, slot]
         self._kernel.ask(at.Q_ABORT, slot)
-        view.running_now = None
+        view.kernel_ran()
         self._last_give_up_s = now_s
         if self._words[at.HEARS_FINISH]:
             self._bridge.hear_finish(request, view, completed=False)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import NoReturn, cast
+from typing import cast
 
 from bidkv.control import Controller
 from bidkv.protocol.policy import Figure
+from bidkv.protocol.read_only import seal, write_facts
 from bidkv.protocol.requests import RequestView, WorkloadRequest
 from bidkv.protocol.session_views import SessionTable
 from bidkv.simulator.content import Prompt
@@ -23,8 +24,8 @@ _NOW_S, _FREE, _RUNNING_COUNT, _WAITING_COUNT = at.NOW_S, at.FREE, at.RUNNING_CO
 _STEPS, _SCHEDULED_TOKENS = at.STEPS, at.SCHEDULED_TOKENS
 
 
-class _Facts:
-    """What a request's view holds, while it is filled in."""
+class KernelRequest:
+    """A live request in a slot of the kernel's tables; it can be read and not written."""
 
     __slots__ = (
         "_rows",
@@ -69,21 +70,7 @@ class _Facts:
         self.turn = source.turn if tells_sessions else 0
         self.gap_hint_s = source.gap_hint_s
         self.is_last_turn = source.is_last_turn
-
-
-class KernelRequest(_Facts):
-    """A live request in a slot of the kernel's tables; it can be read and not written."""
-
-    __slots__ = ()
-
-    @classmethod
-    def sealed(cls, facts: _Facts) -> KernelRequest:
-        """Return `facts` themselves as a request: its slots are read fast and can be written no more."""
-        facts.__class__ = cls
-        return cast("KernelRequest", facts)
-
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError(f"a policy must not write to a request: {name} = {value!r:.60}")
+        seal(self)
 
     def __repr__(self) -> str:
         known = self.num_prompt_tokens + self.num_output_tokens
@@ -115,14 +102,43 @@ class KernelRequest(_Facts):
         return self._rows[_PREEMPTIONS][self._slot]
 
 
+class _Seen:
+    """The running requests as they were read; None: the kernel ran since."""
+
+    __slots__ = ("running",)
+
+    def __init__(self) -> None:
+        self.running: tuple[KernelRequest, ...] | None = None
+
+
 class KernelView:
     """The compiled engine as its policy sees it.
 
     Attributes:
         tells_sessions: whether clients name the sessions of their requests.
         views: the requests that a policy has seen, by uid.
-        running_now: the running requests as they were read; None: the kernel ran since.
     """
+
+    __slots__ = (
+        "_by_priority",
+        "_clock",
+        "_feed",
+        "_kernel",
+        "_rows",
+        "_seen",
+        "_state",
+        "block_size",
+        "blocks_per_growth",
+        "lost_past_price",
+        "lost_token_price",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "num_blocks",
+        "prefix_caching",
+        "sessions",
+        "tells_sessions",
+        "views",
+    )
 
     def __init__(self, config: EngineConfig, kernel: Kernel, feed: Feed, *, tells_sessions: bool) -> None:
         self.block_size = config.block_size
@@ -135,7 +151,7 @@ class KernelView:
         self.sessions: SessionTable | None = None
         self.tells_sessions = tells_sessions
         self.views: dict[int, KernelRequest] = {}
-        self.running_now: tuple[KernelRequest, ...] | None = None
+        self._seen = _Seen()
         self._kernel = kernel
         self._feed = feed
         self._by_priority = config.scheduling_policy == "priority"
@@ -143,6 +159,11 @@ class KernelView:
         self._rows = kernel.rows
         self._state = kernel.words
         self._clock = kernel.seconds
+        seal(self)
+
+    def kernel_ran(self) -> None:
+        """Forget what was read before the kernel ran."""
+        self._seen.running = None
 
     def request(self, slot: int) -> KernelRequest:
         """The request in a slot; the same object as long as it lives."""
@@ -150,8 +171,8 @@ class KernelView:
         view = self.views.get(uid)
         if view is None:
             source = self._feed.live[uid]
-            facts = _Facts(self._rows, slot, uid, source, tells_sessions=self.tells_sessions)
-            view = self.views[uid] = KernelRequest.sealed(facts)
+            view = KernelRequest(self._rows, slot, uid, source, tells_sessions=self.tells_sessions)
+            self.views[uid] = view
         return view
 
     def find_slot(self, request_id: str) -> int | None:
@@ -188,9 +209,9 @@ class KernelView:
     @property
     def running(self) -> Sequence[KernelRequest]:
         """The running requests in order."""
-        if self.running_now is None:
-            self.running_now = self._read_running()
-        return self.running_now
+        if self._seen.running is None:
+            self._seen.running = self._read_running()
+        return self._seen.running
 
     def _read_running(self) -> tuple[KernelRequest, ...]:
         views, uids = self.views, self._rows[_UID]
@@ -269,7 +290,7 @@ class KernelView:
     # --- what the session accounts ask (`SessionCache`) -----------------------------------------
     def track_sessions(self, control: Controller, *, find_by_prefix: bool) -> None:
         """Show sessions to the policy from now on."""
-        self.sessions = control.track_sessions(self, find_by_prefix=find_by_prefix)
+        write_facts(self, sessions=control.track_sessions(self, find_by_prefix=find_by_prefix))
 
     def block_keys(self, request: RequestView) -> Sequence[int]:
         """Return the keys of the full blocks of a live request's known tokens, in order."""
