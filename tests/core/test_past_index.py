@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bidkv.control.past_index import PastIndex
 from bidkv.control.prefix_tree import PrefixTree
-from bidkv.control.sessions import TrackedSession
+from bidkv.control.tracked_session import TrackedSession
 
 
 def make_session(name: str) -> TrackedSession:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scripts.version_table import COLUMNS, PAGE, merge, read_row
 
-from bidkv.adapters.vllm.plugin import SUPPORTED
+from bidkv.adapters.vllm.versions import SUPPORTED
 
 
 def table(engine: str) -> list[list[str]]:

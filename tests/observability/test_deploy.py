@@ -18,7 +18,7 @@ from tests.served import check_dashboard  # noqa: E402
 from tests.support import FakeEngine, FakeRequest  # noqa: E402
 
 from bidkv.adapters.engine_metrics import HELP, make_engine_metrics  # noqa: E402
-from bidkv.adapters.vllm.plugin import is_supported  # noqa: E402
+from bidkv.adapters.vllm.versions import is_supported  # noqa: E402
 from bidkv.control import Controller  # noqa: E402
 from bidkv.experiments.server_process import find_free_port  # noqa: E402
 from bidkv.observability.metrics import MetricsExporter  # noqa: E402

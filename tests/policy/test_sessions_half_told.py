@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from bidkv.control.sessions import SessionLedger, TrackedSession
+from bidkv.control.sessions import SessionLedger
+from bidkv.control.tracked_session import TrackedSession
 from bidkv.policy import resolve
 from bidkv.profiles import load_profile
 from bidkv.protocol import SessionArrivals

@@ -10,7 +10,7 @@ from tests.vllm.cases import Case, Step
 from tests.vllm.harness import AsyncScheduler, Scheduler, SecondClock, build_scheduler, run_case
 
 from bidkv.adapters.environment import STRATEGY
-from bidkv.adapters.vllm.hooks import scheduler_class
+from bidkv.adapters.vllm.schedulers import scheduler_class
 
 
 def build_ours(

@@ -15,8 +15,8 @@ from vllm.config import ModelConfig
 
 from bidkv.adapters.vllm import glue as glue_module
 from bidkv.adapters.vllm.engine_view import VllmEngineView
-from bidkv.adapters.vllm.hooks import scheduler_class
 from bidkv.adapters.vllm.queues import WaitingQueue
+from bidkv.adapters.vllm.schedulers import scheduler_class
 from bidkv.adapters.vllm.service import VllmService
 from bidkv.protocol.read_only import write_facts
 

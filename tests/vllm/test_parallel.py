@@ -15,7 +15,7 @@ from tests.vllm.cases import Case, random_case
 from tests.vllm.exports import count_decisions, read_metrics
 from tests.vllm.harness import AsyncScheduler, Scheduler, build_scheduler, make_request, worker_output
 
-from bidkv.adapters.vllm.hooks import BidKVSchedulerMixin, scheduler_class
+from bidkv.adapters.vllm.schedulers import BidKVSchedulerMixin, scheduler_class
 
 
 def make_arguments(case: Case, base: type[Any], *, stages: int = 1, rank: int = 0) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from vllm.v1.core.sched.request_queue import RequestQueue
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from bidkv.adapters.vllm import BidKVAsyncScheduler, BidKVScheduler
-from bidkv.adapters.vllm.hooks import BidKVSchedulerMixin
-from bidkv.adapters.vllm.plugin import SUPPORTED, is_newer, is_supported, register, unregister
+from bidkv.adapters.vllm.plugin import register, unregister
 from bidkv.adapters.vllm.queues import PriorityWaitingQueue, WaitingQueue
+from bidkv.adapters.vllm.schedulers import BidKVSchedulerMixin
+from bidkv.adapters.vllm.versions import SUPPORTED, is_newer, is_supported
 from bidkv.policy import PolicySpecError
 
 ORIGINAL = SchedulerConfig.get_scheduler_cls

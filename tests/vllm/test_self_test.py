@@ -16,9 +16,9 @@ from tests.vllm.mutants import Change, changed_vllm, serve
 from vllm.config import ModelConfig
 
 import vllm
-from bidkv.adapters.vllm import hooks, self_test
+from bidkv.adapters.vllm import schedulers, self_test
 from bidkv.adapters.vllm.glue import VllmGlue
-from bidkv.adapters.vllm.hooks import BidKVSchedulerMixin, extend_scheduler_class
+from bidkv.adapters.vllm.schedulers import BidKVSchedulerMixin, extend_scheduler_class
 from bidkv.adapters.vllm.self_test import find_mismatch
 from bidkv.adapters.vllm.trial import NOT_IN_TRIAL, TrialParts, make_trial_requests
 
@@ -147,7 +147,7 @@ def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_changed_scheduler_is_left_alone_with_one_warning(mutation, monkeypatch, caplog):
     """Off, one warning that says why, and a scheduler of vLLM's own class that does what it did."""
     arguments = make_arguments()
-    monkeypatch.setattr(hooks, "scheduler_class", hooks.scheduler_class.__wrapped__)
+    monkeypatch.setattr(schedulers, "scheduler_class", schedulers.scheduler_class.__wrapped__)
     with changed_vllm(mutation.changes) as kind, caplog.at_level(logging.WARNING, logger="bidkv"):
         own = kind(**arguments)
         expected = serve(own, make_trial_requests())
@@ -178,7 +178,7 @@ def test_a_change_that_means_nothing_is_no_reason(caplog):
     arguments = make_arguments()
     with (
         changed_vllm([(r"class Scheduler\(", "# another line\nclass Scheduler(")]) as kind,
-        patch.object(hooks, "scheduler_class", hooks.scheduler_class.__wrapped__),
+        patch.object(schedulers, "scheduler_class", schedulers.scheduler_class.__wrapped__),
     ):
         scheduler = extend_scheduler_class(kind)(**arguments)
         assert isinstance(scheduler, BidKVSchedulerMixin)
@@ -288,7 +288,7 @@ def test_a_users_scheduler_in_which_a_policy_would_go_wrong_is_refused_in_one_se
 
 
 def test_a_class_derived_from_ours_keeps_its_methods_when_a_policy_stays_off(monkeypatch):
-    class Derived(hooks.scheduler_class(asynchronous=False)):
+    class Derived(schedulers.scheduler_class(asynchronous=False)):
         def answer(self) -> int:
             return 42
 

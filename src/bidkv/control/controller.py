@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from bidkv.control.guarded_policy import DEFAULT_TIME_BUDGET_S, GuardedPolicy, describe
 from bidkv.control.recompute_ledger import RecomputeLedger
-from bidkv.control.sessions import SessionLedger, TrackedSession
+from bidkv.control.sessions import SessionLedger
+from bidkv.control.tracked_session import TrackedSession
 from bidkv.protocol.observer import Decision, Observer
 from bidkv.protocol.policy import EngineView, Policy
 from bidkv.protocol.requests import RequestView

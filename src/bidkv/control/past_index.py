@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bidkv.control.sessions import TrackedSession
+from bidkv.control.tracked_session import TrackedSession
 
 
 class PastIndex:

@@ -148,12 +148,6 @@ class ExperimentAnalysis:
             if (cell.load, cell.strategy, cell.figure.path) == (load, strategy, figure.path)
         )
 
-    def text(self) -> str:
-        """Return the verdict in words, the most important first."""
-        from bidkv.experiments.analysis_text import describe
-
-        return describe(self)
-
 
 def analyze_store(
     store: Store, objective: LatencyTarget = DEFAULT_TARGET, level: float = LEVEL

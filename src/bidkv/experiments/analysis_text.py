@@ -21,7 +21,7 @@ _MARK = {
 
 
 def describe(analysis: ExperimentAnalysis) -> str:
-    """Return the verdict as sentences, one line per strategy, then what a reader must know beside them."""
+    """Return the verdict in words: a line for each strategy, then what a reader must know beside them."""
     return "\n".join([*verdict_sentences(analysis), *cautions(analysis)])
 
 

@@ -106,11 +106,12 @@ def _conclude(store: Store, shard: Shard, tally: Tally) -> None:
     say(f"{tally.done} of {sum(map(len, store.plan.share(shard)))} runs have results in {store.folder}")
     try:
         from bidkv.experiments.analysis import analyze_store
+        from bidkv.experiments.analysis_text import describe
     except ModuleNotFoundError as error:
         say(f"the verdict needs {error.name}: bidkv report {store.folder}, with the [experiments] extra")
         return
     if tally.done:
-        print(analyze_store(store).text())
+        print(describe(analyze_store(store)))
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -187,6 +187,7 @@ class Standings:
 
     def text(self) -> str:
         """Return the tables of all sizes for a terminal."""
+        # `print(standings)` is promised, and the tables read nothing but standings: they need each other.
         from bidkv.tournament.tables import as_text
 
         return as_text(self)

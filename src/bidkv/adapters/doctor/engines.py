@@ -14,8 +14,8 @@ from bidkv.adapters.doctor.findings import ANSWER, Finding, Status
 from bidkv.adapters.environment import CONTROL_FILE, DECISION_LOG, METRICS_PORT, STRATEGY
 from bidkv.adapters.server_setup import find_installed
 from bidkv.adapters.sglang.server import PACKAGES as SGLANG_PACKAGES
-from bidkv.adapters.vllm.plugin import SUPPORTED, is_newer, is_supported
 from bidkv.adapters.vllm.server import PACKAGES as VLLM_PACKAGES
+from bidkv.adapters.vllm.versions import SUPPORTED, is_newer, is_supported
 
 PROBE_LIMIT_S = 300.0
 """An engine's first import on a cold disk takes a minute or two."""

@@ -18,7 +18,7 @@ def probe_vllm() -> tuple[bool, str]:
     from vllm.config import SchedulerConfig
     from vllm.plugins import load_general_plugins
 
-    from bidkv.adapters.vllm.hooks import BidKVSchedulerMixin
+    from bidkv.adapters.vllm.schedulers import BidKVSchedulerMixin
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -10,7 +10,7 @@ __all__ = ["BidKVAsyncScheduler", "BidKVScheduler"]
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from bidkv.adapters.vllm.hooks import scheduler_class
+        from bidkv.adapters.vllm.schedulers import scheduler_class
 
         return scheduler_class(asynchronous=name == "BidKVAsyncScheduler")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ from bidkv.adapters.vllm.expectations import (
     find_unexpected_request,
 )
 from bidkv.adapters.vllm.glue import VllmGlue
-from bidkv.adapters.vllm.hooks import BidKVSchedulerMixin
+from bidkv.adapters.vllm.hooks import SchedulerHooks
 from bidkv.adapters.vllm.trial import (
     NUM_REQUESTS,
     TrialEngine,
@@ -109,15 +109,8 @@ class _TrialGlue(VllmGlue):
         raise TrialError(f"{type(error).__name__}: {error}") from error
 
 
-class _TrialMixin(BidKVSchedulerMixin):
+class _TrialMixin(SchedulerHooks):
     """The adapter's hooks on a scheduler in miniature, with a policy of the test's own."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        """Make it without another self-test."""
-        return object.__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super(BidKVSchedulerMixin, self).__init__(*args, **kwargs)
 
     def attach(self, policy: Policy) -> None:
         """Put a policy in charge."""

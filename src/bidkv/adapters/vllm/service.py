@@ -10,7 +10,7 @@ from bidkv.adapters.engine_number import number_engine
 from bidkv.adapters.environment import Environment
 from bidkv.adapters.service import EngineService
 from bidkv.adapters.vllm.glue import DetachedGlue, VllmGlue
-from bidkv.adapters.vllm.plugin import SUPPORTED, is_newer, read_version
+from bidkv.adapters.vllm.versions import SUPPORTED, is_newer, read_version
 from bidkv.control_file import INTERVAL_S, ControlFile
 from bidkv.stability import QueueingConfig
 
