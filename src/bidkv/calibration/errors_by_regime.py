@@ -60,7 +60,12 @@ class CandidateError:
 
 
 def measure_by_regime(log: StepLog, predicted_s: Floats) -> list[RegimeError]:
-    """Return errors by regime, by decode batch size and by tokens of steps with prefill; no empty groups."""
+    """Return errors by regime, by decode batch size and by tokens of steps with prefill; no empty groups.
+
+    Args:
+        log: the recorded steps.
+        predicted_s: the profile's seconds of each of them, in their order.
+    """
     return [_error(name, log.step_s[mask], predicted_s[mask]) for name, mask in _groups(log) if mask.any()]
 
 
@@ -99,7 +104,14 @@ def _error(name: str, actual_s: Floats, predicted_s: Floats) -> RegimeError:
 def cross_validate(log: StepLog, model: Candidate, graphs: Graphs, known: KnownMinima) -> CandidateError:
     """Fit `model` once for each cell of `log`, without that cell, and measure it there.
 
-    `known` holds what was found for other models of the same log, see :func:`~bidkv.calibration.fitting.fit`.
+    Args:
+        log: steps of two cells or more, of which any but one have decode steps and steps with prefill.
+        model: the candidate.
+        graphs: the CUDA graphs of the recorded engine.
+        known: what was found for other models of the same log, see :func:`~bidkv.calibration.fitting.fit`.
+
+    Raises:
+        ValueError: the log without one of its cells has no decode steps, or none with prefill.
     """
     predicted = np.zeros(len(log))
     totals = []
@@ -118,7 +130,12 @@ def cross_validate(log: StepLog, model: Candidate, graphs: Graphs, known: KnownM
 
 
 def list_uncovered(log: StepLog, graphs: Graphs) -> list[str]:
-    """Return what a profile fitted to `log` must extrapolate, one line each."""
+    """Return what a profile fitted to `log` must extrapolate, in words, one line each; at least three.
+
+    Args:
+        log: the recorded steps, some of them decode steps.
+        graphs: the CUDA graphs of the recorded engine.
+    """
     tokens, prefilling = log.tokens, log.prefill > 0
     decodes = log.decode[~prefilling & (tokens > 0)]
     context_per_request = log.context / np.maximum(log.decode + log.prefills, 1)

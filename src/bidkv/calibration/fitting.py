@@ -146,13 +146,18 @@ def find_candidate(name: str) -> Candidate:
 
 @dataclass(frozen=True)
 class Graphs:
-    """Which CUDA graphs the recorded engine had captured, see :class:`~bidkv.profiles.StepTimeProfile`."""
+    """Which CUDA graphs the recorded engine had captured, see :class:`~bidkv.profiles.StepTimeProfile`.
+
+    Attributes:
+        max_tokens: tokens of the largest graph; larger steps are launched kernel by kernel.
+        for_prefill: whether steps with prefill run in graphs, too.
+    """
 
     max_tokens: int = 512
     for_prefill: bool = True
 
     def launch_sizes(self, log: StepLog) -> tuple[Floats, NDArray[np.bool_]]:
-        """Return the tokens that each step is padded to, and whether it ran in a graph."""
+        """Return the tokens that each step is padded to, and whether it ran in a graph; one entry a step."""
         tokens = log.tokens
         limit = np.where(log.prefill > 0, self.max_tokens if self.for_prefill else 0, self.max_tokens)
         in_graph = tokens <= limit
@@ -236,7 +241,7 @@ def fit(
 
 
 def predict(profile: StepTimeProfile, log: StepLog) -> Floats:
-    """Return the seconds that `profile` gives each step of `log`."""
+    """Return the seconds that `profile` gives each step of `log`, in its order."""
     columns = (log.prefill, log.attention, log.decode, log.context, log.prefills)
     return np.array([profile.step_s(*row) for row in zip(*(c.tolist() for c in columns), strict=True)])
 
@@ -269,7 +274,18 @@ def cost_features(
     attention: Floats,
     prefills: Floats | Ints,
 ) -> dict[str, Floats]:
-    """Return what multiplies each coefficient of a cost line, per step; `launched` are padded tokens."""
+    """Return what multiplies each coefficient of a :class:`~bidkv.profiles.CostLine`, by its name.
+
+    Every argument and every value of the result has one entry a step.
+
+    Args:
+        launched: tokens that the step was padded to.
+        tokens: tokens scheduled.
+        decode: requests that decoded.
+        context: tokens resident of the scheduled requests, the step's own included.
+        attention: query-key pairs of the prefill.
+        prefills: requests that prefilled.
+    """
     columns = {
         "base_s": np.ones(len(launched)),
         "per_token_s": launched,

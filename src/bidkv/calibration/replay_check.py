@@ -58,7 +58,11 @@ class Recording:
 class FigureComparison:
     """One figure, recorded and replayed.
 
-    `difference` is relative to the recorded value, or absolute where `absolute` (figures that are shares).
+    Attributes:
+        figure: its name, with its unit.
+        recorded: on the real engine.
+        replayed: in the simulator.
+        absolute: whether :attr:`difference` is the plain difference (figures that are shares).
     """
 
     figure: str
@@ -68,7 +72,7 @@ class FigureComparison:
 
     @property
     def difference(self) -> float:
-        """Replayed against recorded, signed."""
+        """Replayed against recorded, signed: relative to the recorded value unless :attr:`absolute`."""
         gap = self.replayed - self.recorded
         return gap if self.absolute else gap / self.recorded
 
@@ -79,7 +83,13 @@ def read_recording(requests_file: Path, steps_file: Path) -> Recording:
     Every token a preempted request lost is computed again before it completes, so the tokens lost are the
     tokens recomputed.
 
+    Args:
+        requests_file: CSV with a row for each request: `arrival` and `finish` in seconds of one clock,
+            `prompt` and `output` in tokens.
+        steps_file: CSV with one row a step: `tokens` scheduled, requests `preempted`, computed tokens `lost`.
+
     Raises:
+        OSError: a file cannot be read.
         TraceError: a broken row; the message names file, line, field and what was expected.
     """
     requests = []

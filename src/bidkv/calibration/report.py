@@ -86,12 +86,17 @@ def calibrate(
 
 
 def check(profile: StepTimeProfile, log: StepLog) -> list[RegimeError]:
-    """Return the errors of `profile` on steps it was not fitted to."""
+    """Return the errors of `profile` on steps it was not fitted to, by regime."""
     return measure_by_regime(log, predict(profile, log))
 
 
 def as_text(calibration: Calibration, log: StepLog) -> str:
-    """Return the report of a fit as text."""
+    """Return the report of a fit as text.
+
+    Args:
+        calibration: the fit.
+        log: the steps it was fitted to.
+    """
     lines = [f"{calibration.profile.name}: {len(log)} steps of {log.source}, model: {calibration.model}", ""]
     lines += errors_as_text("Error on the steps it was fitted to", calibration.errors)
     if calibration.candidates:

@@ -96,6 +96,8 @@ def compare_runs(
 def decode_tail(real: RunResult, profile: StepTimeProfile) -> float:
     """Return by how much `profile` exceeds the recorded time of the decode steps after the last first token.
 
+    0.1 is 10 % more than recorded; NaN without two points of the timeline there.
+
     A window of the timeline counts with the mean of its two ends: requests, and tokens resident (blocks less
     the half block that a request leaves empty on average).
     """
@@ -146,6 +148,8 @@ def _tail(real: RunResult) -> tuple[float, list[tuple[TimelinePoint, TimelinePoi
 def rank_agreement(compared: Sequence[ComparedRun], figure: str, noise: float) -> tuple[float, int]:
     """Return Kendall's tau of the policies' order by `figure`, and the number of pairs behind it.
 
+    tau is 1 where every pair has the same order in both, -1 where every pair is reversed; NaN without a pair.
+
     Pairs of runs whose real figures differ by less than `noise` (a share of the larger) have no order that a
     single run could show and are left out.
     """
@@ -181,7 +185,12 @@ def closeness_table(compared: Sequence[ComparedRun]) -> str:
 
 
 def order_table(compared: Sequence[ComparedRun], noise: float) -> str:
-    """Return real and simulated figures by policy as Markdown, and how well their orders agree."""
+    """Return real and simulated figures by policy as Markdown, and how well their orders agree.
+
+    Args:
+        compared: one run of each policy, all of the same requests on the same engine.
+        noise: share of a figure below which two runs have no order, see :func:`rank_agreement`.
+    """
     lines = ["| policy | mean e2e s: real, simulated | tax: real, simulated | req/s: real, simulated |"]
     lines.append("|---|---|---|---|")
     for row in compared:

@@ -64,6 +64,13 @@ class WindowError:
 def fit_windows(windows: Sequence[Window], start: StepTimeProfile) -> tuple[StepTimeProfile, WindowError]:
     """Fit the coefficients of `start` that are not 0; of the profile only they are new.
 
+    Args:
+        windows: steps of known batches, and the recorded seconds of each window.
+        start: where the search begins, and what coefficients are pulled towards.
+
+    Returns:
+        The new profile, and its error on these windows.
+
     Raises:
         ValueError: there is no window.
     """

@@ -268,7 +268,7 @@ def _say_who_wins(context: typer.Context, file: Path, options: Sequence[_Option]
     winners = f"; the command line wins for {', '.join(losing)}" if losing else ""
     scope = _scope(context)
     number = len(read_config(file, scope.command))
-    print(f"bidkv: {file} states {number} options{winners}", file=sys.stderr)
+    print(f"bidkv: {file} states {number} option{'s' * (number != 1)}{winners}", file=sys.stderr)
 
 
 def _is_of_command_line(context: typer.Context, name: str) -> bool:

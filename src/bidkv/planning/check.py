@@ -60,7 +60,18 @@ def check_rates(
 ) -> list[RateCheck]:
     """Simulate one replica at shares of its predicted rate, under the engine's own order.
 
-    `on_check` is told of every simulated rate.
+    Args:
+        demand: lengths are drawn from its law; arrivals are Poisson.
+        service: whose `sustainable_rps` the shares are of.
+        engine: the replica.
+        profile: its step times.
+        shares: of the predicted rate.
+        requests: simulated at each share.
+        seed: of lengths and arrivals.
+        on_check: told of every simulated rate.
+
+    Returns:
+        One check for each share, in their order.
     """
     pairs = [pair for pair in demand.draw(requests, seed) if pair[0] < engine.model_len]
     checks = []

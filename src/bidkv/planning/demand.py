@@ -97,6 +97,11 @@ class Demand:
     def uniform(cls, prompt: tuple[int, int], output: tuple[int, int], rate_rps: float) -> Demand:
         """Make a demand of uniform lengths and a stated rate.
 
+        Args:
+            prompt: least and most tokens of a prompt.
+            output: least and most tokens of an answer, independent of the prompt.
+            rate_rps: requests a second.
+
         Raises:
             ValueError: bounds out of order or a rate that is not positive.
         """
@@ -106,7 +111,10 @@ class Demand:
         return cls(UniformLaw(prompt, output), Estimate(rate_rps, 0.0, math.inf, True), source)
 
     def draw(self, count: int, seed: int) -> list[tuple[int, int]]:
-        """Draw (prompt, output) pairs of this law. A trace gives each of its own pairs before any repeats."""
+        """Return `count` pairs of (prompt, output) tokens, drawn from this law.
+
+        A trace gives each of its own pairs, in an order that `seed` decides, before any is repeated.
+        """
         random = Random(seed)
         if isinstance(self.law, UniformLaw):
             prompt, output = self.law.prompt, self.law.output

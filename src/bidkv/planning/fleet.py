@@ -203,7 +203,17 @@ def simulate_size(
     replicas: int,
     rate_rps: float,
 ) -> FleetCheck:
-    """Simulate a fleet of `replicas` and judge it; `rate_rps` is what the check calls its load."""
+    """Simulate a fleet under the engine's own order and judge it.
+
+    Args:
+        workload: all requests of the fleet, in order of arrival.
+        engine: each replica.
+        profile: its step times.
+        target: what the fleet must keep; an empty one asks only that its queues do not grow.
+        router: name of the router before it.
+        replicas: how many.
+        rate_rps: requests a second, as the check reports them.
+    """
     result = simulate_fleet(
         workload, resolve(ENGINE_ORDER), engine, profile, replicas=replicas, router=router
     ).merged

@@ -18,7 +18,17 @@ _WIDTH, _HEIGHT = 460, 130
 def load_curve(
     demand: Demand, shape: ReplicaShape, profile: StepTimeProfile, cached_prompt_share: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Return rows (rate, figure, value) of one replica at rates up to 99 % of what it sustains."""
+    """Return rows (rate, figure, value) of one replica at rates up to 99 % of what it sustains.
+
+    Args:
+        demand: the lengths of its requests.
+        shape: memory and limits of the replica.
+        profile: its step times.
+        cached_prompt_share: share of prompt tokens found in the prefix cache, from 0 to 1.
+
+    Returns:
+        Rates in requests a second; the figures' names say their units.
+    """
     step_time = profile.for_engine(shape.max_num_seqs, shape.max_num_batched_tokens).step_s
     model = ReplicaModel(demand.law, shape, step_time, cached_prompt_share=cached_prompt_share)
     rows = []
@@ -37,7 +47,12 @@ def load_curve(
 
 
 def plan_chart(plan: CapacityPlan, rows: list[dict[str, Any]]) -> alt.VConcatChart:
-    """Return the picture as an Altair chart."""
+    """Return the picture as an Altair chart: a panel for each figure, over the rate of one replica.
+
+    Args:
+        plan: what it marks: the sustainable rate and its interval, the published formula, the load.
+        rows: of :func:`load_curve`.
+    """
     service = plan.service
     edge = max(service.high_rps, 1.02 * service.plain_rps)
     x = alt.X("rate:Q", title="requests per second on one replica").scale(domain=[0.0, edge], nice=False)

@@ -68,7 +68,13 @@ class Saturation:
 
 @dataclass(frozen=True, slots=True)
 class SessionOption:
-    """A change of the replica: its name, and the rates after it, sessions per second."""
+    """A change of the replica, and what it sustains after it.
+
+    Attributes:
+        name: what changes.
+        own: sessions per second under the engine's order.
+        kept: sessions per second under the policy `sessions`.
+    """
 
     name: str
     own: float

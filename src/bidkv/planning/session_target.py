@@ -147,7 +147,19 @@ def check_rate(
     rate: float,
     seed: int,
 ) -> SessionCheck:
-    """Simulate one replica with all of the sessions, started at a rate, and judge it."""
+    """Simulate one replica with all of the sessions and judge it.
+
+    Turns count that arrive before the last session starts, and not in the first third of the time until then.
+
+    Args:
+        sessions: in the order in which they start.
+        order: name of the policy.
+        engine: the replica.
+        profile: its step times.
+        target: what it must keep.
+        rate: sessions that start a second, as a Poisson process.
+        seed: of the starts.
+    """
     arrivals = SessionArrivals.at_rate(rate, seed=seed)
     starts_s = [start_s or 0.0 for start_s in arrivals.start_times(sessions)]
     result = simulate_sessions(sessions, arrivals, resolve(order), engine, profile, timeline_points=2)
@@ -180,7 +192,7 @@ def check_rate(
 
 
 def repeat_sessions(sessions: Sequence[Session], number: int) -> list[Session]:
-    """Return so many sessions: these, and again these under other names and with content of their own.
+    """Return `number` sessions: these, and again these under other names and with content of their own.
 
     Content that several sessions begin with stays shared.
     """

@@ -28,7 +28,14 @@ def plan_text(
     fleet: FleetVerification | None = None,
     sizing: Sizing | None = None,
 ) -> str:
-    """Return the plan as lines of text."""
+    """Return the plan as lines of text.
+
+    Args:
+        plan: the closed form's.
+        checks: rates that were simulated on one replica.
+        fleet: whole fleets that were simulated to test the plan, or None.
+        sizing: how simulation found the number of replicas, or None where the closed form's is used.
+    """
     service, one = plan.service, plan.one_replica
     lines = [
         f"{plan.source}: {rate(plan.arrivals_rps)} req/s arrive{_rhythm(plan)}",

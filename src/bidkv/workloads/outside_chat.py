@@ -19,7 +19,13 @@ CHUNK_TOKENS = 512
 
 
 class Lengths(NamedTuple):
-    """What one request needs, in tokens; `hash_ids` name its prompt's chunks, none when it shares nothing."""
+    """What one request needs.
+
+    Attributes:
+        prompt: tokens.
+        output: tokens.
+        hash_ids: of its prompt's chunks of :data:`CHUNK_TOKENS`, in order; () when it shares nothing.
+    """
 
     prompt: int
     output: int
@@ -31,7 +37,14 @@ Law = Callable[[int, Random], Iterator[Lengths]]
 
 
 def make_requests(law: Law, n: int, rate_rps: float, seed: int) -> list[WorkloadRequest]:
-    """Return `n` requests of `law` as a Poisson process of `rate_rps`, the first at 0 s."""
+    """Return `n` requests of `law` as a Poisson process, the first at 0 s.
+
+    Args:
+        law: draws their lengths.
+        n: how many.
+        rate_rps: requests a second; infinity puts all of them at 0 s.
+        seed: of lengths and arrivals, each with a stream of its own.
+    """
     name = law.__name__
     gaps = Random(f"{name}:{seed}:arrivals")
     now_s, requests = 0.0, []

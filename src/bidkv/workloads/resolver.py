@@ -192,7 +192,19 @@ DEFAULT_REQUESTS = 1000
 def make_requests(
     workload: str, n: int, rate_rps: float, seed: int, options: TraceOptions | None = None
 ) -> list[WorkloadRequest]:
-    """Return the first `n` requests of a workload at a mean rate; see :func:`stream_requests`."""
+    """Return the first `n` requests of a workload at a mean rate, in order of arrival.
+
+    Args:
+        workload: its name, as every command takes it.
+        n: how many; fewer where a file has fewer.
+        rate_rps: requests a second; the arrivals of a trace are stretched to it.
+        seed: of what is drawn; a trace with arrivals of its own has nothing to draw.
+        options: what a file does not say.
+
+    Raises:
+        ValueError: no such workload, one of sessions, or an argument out of range.
+        TraceError: a file that is not a trace, or a broken row.
+    """
     return list(islice(stream_requests(workload, n=n, rate_rps=rate_rps, seed=seed, options=options), n))
 
 

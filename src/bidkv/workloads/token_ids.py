@@ -77,11 +77,16 @@ class ConversationTokens:
         return prompt
 
     def draw(self, key: int, tokens: int) -> list[int]:
-        """Return the drawn tokens of a segment."""
+        """Return the ids of a segment's `tokens` tokens; equal keys have equal ones, shorter or longer."""
         return Random(f"{self._salt}:{key}").choices(self._ids, k=tokens)
 
     def keep_answer(self, request: WorkloadRequest, tokens: Sequence[int]) -> None:
-        """Take the answer to a turn into the past of its session."""
+        """Take the answer to a turn into the past of its session.
+
+        Args:
+            request: the turn.
+            tokens: ids of the answer's tokens, as the engine gave them.
+        """
         key = answer_key(request.session_id, request.turn)
         self._segments.setdefault(request.session_id, {})[key] = array("l", tokens)
 

@@ -63,6 +63,11 @@ def write_content(content: Content, path: Path, trace_format: str) -> int:
 
     Single requests become sessions of one turn where the format holds sessions.
 
+    Args:
+        content: single requests, which are read once, or sessions.
+        path: the file; it is replaced when all of it has been written.
+        trace_format: one of `WRITTEN_FORMATS`.
+
     Raises:
         TraceError: a broken row; requests are read while they are written.
         ValueError: an unknown format, nothing to write, or what the format cannot hold.

@@ -44,6 +44,16 @@ def mixed(
     sequences. The spread of chat is close to the Azure conversation trace (sigma of the logarithm 1.0 for
     prompts and 0.9 for outputs); document outputs have the median and sigma of arXiv summaries (180, 0.8);
     `python scripts/fit_lengths.py azure-conv` and `arxiv-lengths` print both.
+
+    Args:
+        random: drawn from.
+        chat_share: share of the requests that are chat, from 0 to 1; the others are document questions.
+        chat_prompt_median: tokens; likewise the other three medians. Each length is lognormal.
+        chat_prompt_sigma: standard deviation of the length's natural logarithm; likewise the other three.
+        max_total_tokens: prompt and output of a request together are at most this long.
+
+    Raises:
+        ValueError: an argument out of range.
     """
     _check_share("chat_share", chat_share)
     chat = _Pair(chat_prompt_median, chat_prompt_sigma, chat_output_median, chat_output_sigma)

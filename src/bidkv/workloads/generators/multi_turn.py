@@ -48,6 +48,20 @@ def multi_turn(
 
     `hash_ids` follow Mooncake: one id for each 512 prompt tokens, equal exactly where the prompts are equal
     from their start; the last, partial chunk has an id of its own. `agent_id` names the system prompt.
+
+    Args:
+        times_s: of the arrivals, in order; seconds.
+        random: drawn from.
+        mean_turns: of a conversation that is not cut off by `max_total_tokens`, from 1 to 1,000.
+        mean_think_s: seconds, above 0.
+        system_prompts: number of different ones, from 1 to 10,000.
+        system_tokens: length of each, at most half of `max_total_tokens`.
+        user_median: tokens of a new message, which is lognormal; likewise `output_median` of an answer.
+        user_sigma: standard deviation of its natural logarithm; likewise `output_sigma`.
+        max_total_tokens: the longest a conversation becomes, its last answer included.
+
+    Raises:
+        ValueError: an argument out of range.
     """
     if not (1 <= mean_turns <= 1000 and 0 < mean_think_s <= 1e6):
         raise ValueError(

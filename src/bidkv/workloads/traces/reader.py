@@ -75,7 +75,13 @@ class Trace:
         limit: int | None = None,
         seed: int = 0,
     ) -> Iterator[WorkloadRequest]:
-        """Stream the requests in order of arrival; see :func:`read_trace` for the arguments and errors."""
+        """Stream the requests in order of arrival; see :func:`read_trace` for the arguments.
+
+        Raises:
+            TraceError: a trace of sessions, one of lengths without a rate, one whose requests all arrive at
+                one instant with a rate, or (while iterating) a broken row.
+            ValueError: an argument out of range, or `arrivals` or `cv` for a trace with times of its own.
+        """
         path = self.source.path
         read = self.format.requests
         if read is None:
@@ -214,6 +220,12 @@ def read_sessions(
 ) -> list[Session]:
     """Read a trace of sessions of several turns, in the order in which they start or stand in the file.
 
+    Args:
+        path: the file.
+        trace_format: how to read it; "auto" looks at the first rows.
+        limit: return at most this many sessions, at least 1; the whole file is read and checked.
+        options: what the file does not say.
+
     Raises:
         TraceError: no such trace, not a trace of sessions, or a broken row.
         ValueError: an argument out of range.
@@ -222,7 +234,11 @@ def read_sessions(
 
 
 def detect_format(path: Path, options: TraceOptions | None = None) -> str:
-    """Tell the format of a trace by its first rows.
+    """Return the name of a trace's format, told by its first rows.
+
+    Args:
+        path: the file.
+        options: what the file does not say; stated columns decide the format.
 
     Raises:
         TraceError: a file of no known format; the message says what the common ones look like.

@@ -14,7 +14,15 @@ _MOST_COLUMNS = 256
 
 
 def split_header(file: str, line: bytes) -> list[str]:
-    """Return the column names of a CSV header; TraceError when there are over 256 or one occurs twice."""
+    """Return the column names of a CSV header, without spaces around them.
+
+    Args:
+        file: its name, for messages.
+        line: the header.
+
+    Raises:
+        TraceError: there are more than 256 columns, or one occurs twice.
+    """
     cells = split_quoted(line) if b'"' in line else line.split(b",", _MOST_COLUMNS)
     if len(cells) > _MOST_COLUMNS:
         fail(file, 1, "", f"a header of at most {_MOST_COLUMNS} columns", line)

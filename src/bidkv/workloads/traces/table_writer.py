@@ -33,6 +33,11 @@ TABLE_FORMATS = tuple(_WRITERS)
 def write_table(requests: Iterable[WorkloadRequest], path: Path, trace_format: str) -> int:
     """Write requests as a table, all or nothing; return how many.
 
+    Args:
+        requests: read once; only arrivals and lengths are written.
+        path: the file; it is replaced when all of it has been written.
+        trace_format: one of :data:`TABLE_FORMATS`.
+
     Raises:
         ValueError: no request.
         OSError: the file cannot be written.

@@ -1,4 +1,8 @@
-"""Values of a trace, checked: counts, times, names and hash ids, of CSV cells or of JSON and Parquet."""
+"""Values of a trace, checked: counts, times, names and hash ids, of CSV cells or of JSON and Parquet.
+
+A cell of a CSV file is bytes; a value of JSON or Parquet has its own type. `file`, `number` (of the line) and
+`column` or field only name the place in the message of a TraceError.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +71,10 @@ class WholeCells(dict[bytes, int | None]):
 
 
 def parse_number(file: str, number: int, column: str, cell: Any, expected: str) -> int | Decimal:
-    """Return a number, at least 0, as it is written; TraceError for anything else."""
+    """Return a number from 0 to 10^19, exactly as it is written; TraceError for anything else.
+
+    `expected` says in the message what should stand there.
+    """
     value: Any = cell
     if type(cell) is bytes:
         text = cell.strip()
@@ -88,7 +95,12 @@ def parse_decimals(cell: Any) -> float | None:
 
 
 class DateParser:
-    """Turns dates into whole nanoseconds since 1970; a float of seconds would lose their last digits."""
+    """Turns dates into whole nanoseconds since 1970; a float of seconds would lose their last digits.
+
+    Args:
+        file: name of the trace, for messages.
+        column: of the dates, for messages.
+    """
 
     def __init__(self, file: str, column: str) -> None:
         self._file = file
@@ -98,7 +110,10 @@ class DateParser:
         self._start = b""
 
     def parse(self, number: int, cell: Any) -> int:
-        """Return the nanoseconds of a date; TraceError when it is none."""
+        """Return the nanoseconds since 1970 (UTC) of the date in line `number`; TraceError when it is none.
+
+        A date without an offset counts as UTC.
+        """
         # Most rows begin as the one above: the same minute, written without an offset.
         if self._start and type(cell) is bytes and cell.startswith(self._start) and cell[19:20] == b".":
             second, fraction = cell[17:19], cell[20:]
@@ -141,7 +156,10 @@ def _minute_s(head: bytes, offset: bytes) -> int | None:
 
 
 def parse_name(file: str, number: int, column: str, value: Any, least: int = 0) -> str:
-    """Return a name; a number counts as its digits. TraceError for what is neither, or too long."""
+    """Return a name of at least `least` printable characters; a whole number counts as its digits.
+
+    TraceError for what is neither, or longer than the limit of texts.
+    """
     if type(value) is bytes:
         value = value.strip().decode("utf-8", "replace")
     elif type(value) is int:
@@ -153,7 +171,10 @@ def parse_name(file: str, number: int, column: str, value: Any, least: int = 0) 
 
 
 def parse_hash_ids(file: str, number: int, ids: Any, prompt: int, chunk: int) -> tuple[int, ...]:
-    """Return the hash ids of a prompt; TraceError when they are none, or more than its chunks."""
+    """Return the hash ids of a prompt of `prompt` tokens, `chunk` tokens each; () where there are none.
+
+    TraceError when they are no list of whole numbers from 0 to 2^63 - 1, or more than the prompt has chunks.
+    """
     if ids is None:
         return ()
     if (
@@ -173,7 +194,10 @@ def parse_hash_ids(file: str, number: int, ids: Any, prompt: int, chunk: int) ->
 
 
 def decode_json(file: str, number: int, text: bytes) -> Any:
-    """Return JSON data with exact numbers; TraceError names the line."""
+    """Return JSON data with exact numbers: a number with a point is a Decimal.
+
+    TraceError when `text` is no JSON, or gives a field twice; line 0 stands for the whole file.
+    """
     try:
         return _DECODE(text.decode("utf-8"))
     except (ValueError, ArithmeticError, RecursionError) as error:

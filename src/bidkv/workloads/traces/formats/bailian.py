@@ -81,7 +81,17 @@ def _chat(file: str, number: int, field: str, value: Any) -> int:
 def read_requests(
     source: Source, options: TraceOptions, report: TraceReport, timing: Timing
 ) -> Iterator[WorkloadRequest]:
-    """Stream the requests at their recorded times, whatever each turn waited for."""
+    """Stream the requests at their recorded times, whatever each turn waited for.
+
+    Args:
+        source: the file.
+        options: what it does not say.
+        report: takes what was left out or doubtful.
+        timing: how arrivals are moved.
+
+    Raises:
+        TraceError: a broken row, rows out of order of time, or no row at all.
+    """
     index = -1
     for index, row in enumerate(_rows(source, options, report)):
         yield WorkloadRequest(
@@ -96,7 +106,19 @@ def read_requests(
 
 
 def read_sessions(source: Source, options: TraceOptions, report: TraceReport) -> list[Session]:
-    """Read the conversations, in the order in which they start."""
+    """Read the conversations, in the order in which they start.
+
+    `chat_id` and `parent_chat_id` link their turns. A request whose parent is not in the file, or already has
+    another successor, starts a conversation of its own; both are noted in the report.
+
+    Args:
+        source: the file.
+        options: what it does not say.
+        report: takes what was left out or doubtful.
+
+    Raises:
+        TraceError: a broken row, rows out of order of time, an id that occurs twice, or no row at all.
+    """
     file = str(source.path)
     session_of_chat: dict[int, list[_Row]] = {}
     sessions: list[list[_Row]] = []

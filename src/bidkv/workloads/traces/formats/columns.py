@@ -71,7 +71,13 @@ class ColumnLayout:
 
 
 def make_column_format(name: str, about: str, layout: ColumnLayout) -> Format:
-    """Return the format of tables laid out like `layout`."""
+    """Return the format of tables laid out like `layout`.
+
+    Args:
+        name: what the format is called on the command line.
+        about: what such a table is, for the list of formats.
+        layout: the columns; a table that has them is taken for one of this format.
+    """
 
     def matches(source: Source, options: TraceOptions) -> bool:
         needed = [layout.prompt, layout.output, *((column,) for column in layout.also)]
@@ -103,7 +109,14 @@ def read_table(
 
     Rows without an answer are left out and counted: those requests failed.
 
-    `exact_names` takes the layout's names as they are, with dots for fields within JSON objects.
+    Args:
+        source: the table.
+        layout: what its columns are called, and what they hold.
+        options: what the table does not say.
+        report: takes what was left out or doubtful.
+        timing: how arrivals are moved, or when they are where the table has none.
+        exact_names: take the layout's names as they are, with dots for fields within JSON objects; otherwise
+            case, spaces and underscores do not matter.
 
     Raises:
         TraceError: a broken row, rows out of order of time, a column that is missing, or no request at all.

@@ -40,7 +40,14 @@ _TOKENS = f"a whole number from 1 to {MAX_TOKENS:,}"
 
 @dataclass(frozen=True, slots=True)
 class FieldNames:
-    """What a relative of Mooncake calls its fields, and the unit of its times."""
+    """What a relative of Mooncake calls its fields, and the unit of its times.
+
+    Attributes:
+        time: field of the arrival.
+        prompt: field of the prompt's tokens.
+        output: field of the answer's tokens.
+        unit: of the times: "ms" or "s".
+    """
 
     time: str = "timestamp"
     prompt: str = "input_length"
@@ -134,7 +141,17 @@ class _Names:
 
 
 def read_optional_fields(file: str, number: int, row: dict[str, Any], output: int) -> dict[str, Any]:
-    """Return this project's own fields of a row, checked; TraceError when one is out of range."""
+    """Return this project's own fields of a row by their names, checked, without those that it lacks.
+
+    Args:
+        file: name of the trace, for messages.
+        number: of the line, for messages.
+        row: the JSON object.
+        output: tokens of the row's answer; `max_tokens` must not be below it.
+
+    Raises:
+        TraceError: a value of another type or out of range.
+    """
     given = {name: row[name] for name in OPTIONAL_FIELDS if row.get(name) is not None}
     for name, value in given.items():
         if name == "max_tokens":

@@ -48,6 +48,11 @@ _KINDS = ("", "tool", "human")
 def read(source: Source, options: TraceOptions, report: TraceReport) -> list[Session]:
     """Read all sessions, in the order in which their first turns stand in the file.
 
+    Args:
+        source: the file.
+        options: what it does not say.
+        report: takes what was left out or doubtful.
+
     Raises:
         TraceError: a broken row, or a session whose turns do not fit together.
     """

@@ -34,6 +34,11 @@ _UNANSWERED = "rounds without input or output tokens"
 def read(source: Source, options: TraceOptions, report: TraceReport) -> list[Session]:
     """Read the sessions, in the order in which they start; the earliest starts at 0 s.
 
+    Args:
+        source: the file.
+        options: what it does not say.
+        report: takes what was left out or doubtful.
+
     Raises:
         TraceError: a broken row, or no round at all.
     """

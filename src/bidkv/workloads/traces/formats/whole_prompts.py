@@ -44,6 +44,12 @@ def make_turns(
     rewritten: it keeps the chunks that both have, where hash ids tell, or what is recorded as cached.
     Content is known of a first prompt only: where the new tokens of later ones start within a chunk, no id
     names what they hold.
+
+    Args:
+        prompts: of one session, in the order of its turns, at least one.
+        chunk_tokens: prompt tokens that a hash id stands for.
+        options: `answer_tokens_per_s` tells when an answer ended whose end is not recorded.
+        report: takes what was doubtful.
     """
     turns = [Turn(prompts[0].prompt, prompts[0].output, hash_ids=prompts[0].hash_ids)]
     for before, now in pairwise(prompts):
