@@ -193,6 +193,12 @@ def test_a_window_is_cut_out_and_starts_at_zero(tmp_path: Path) -> None:
     code, _, errors = run("cut", source, path, "--from-s", 5, "--to-s", 5)
     assert code == 2
     assert "expected a window with 0 <= from < to, found 5 and 5 s" in errors
+    code, _, errors = run("cut", source, path, "--from-s", 60, "--to-s", 120)
+    assert code == 2
+    assert "no request is left: the last one looked at arrives 9 s after the first" in errors
+    code, _, errors = run("cut", DATA / "tracelab.jsonl", path, "--from-s", 1e6)
+    assert code == 2
+    assert "no session is left: the last one looked at arrives" in errors
 
 
 def test_a_sample_keeps_about_its_share_and_depends_on_the_seed() -> None:

@@ -122,7 +122,8 @@ def cut_content(
         limit: at most this many.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument out of range, or nothing is left. For single requests the latter is found out
+            while they are read.
     """
     if not 0.0 <= from_s < to_s:
         raise ValueError(f"expected a window with 0 <= from < to, found {from_s:g} and {to_s:g} s")
@@ -138,6 +139,9 @@ def cut_content(
     if content.sessions is not None:
         first_s = min((s.start_s or 0.0 for s in content.sessions), default=0.0)
         kept = [s for s in content.sessions if keep((s.start_s or 0.0) - first_s)][:limit]
+        if not kept:
+            last_s = max((s.start_s or 0.0 for s in content.sessions), default=0.0) - first_s
+            raise _nothing_left("session", last_s)
         return Content(sessions=[_moved(session, first_s + from_s) for session in kept])
     return Content(requests=_cut_requests(content.requests or (), keep, from_s, to_s, limit))
 
@@ -154,16 +158,23 @@ def _cut_requests(
     limit: int | None,
 ) -> Iterator[WorkloadRequest]:
     first_s: float | None = None
+    since_s = 0.0
     kept = 0
     for request in requests:
         if first_s is None:
             first_s = request.arrival_s
         since_s = request.arrival_s - first_s
         if since_s >= to_s or kept == limit:
-            return
+            break
         if keep(since_s):
             kept += 1
             yield replace(request, arrival_s=round(since_s - from_s, 9))
+    if not kept:
+        raise _nothing_left("request", since_s)
+
+
+def _nothing_left(what: str, last_s: float) -> ValueError:
+    return ValueError(f"no {what} is left: the last one looked at arrives {last_s:g} s after the first")
 
 
 class Anonymizer:
