@@ -32,7 +32,7 @@ def watched(control: Controller, port: int) -> MetricsExporter:
 def serve_one(control: Controller, engine: VllmStepEngine) -> None:
     """Tell of one request, from its arrival to its end."""
     request = engine.running[0]
-    engine.now_s += 0.01
+    engine.wait_until(engine.now_s + 0.01)
     control.on_arrival(request, engine)
     control.on_admit(request, engine)
     control.on_finish(request, engine, completed=True)
