@@ -240,28 +240,27 @@ class Controller(GuardedPolicy):
         if self._gate_shut or not self.chooses_next:
             return None
         if self._next is None:
-            self._next = self.ask_next(engine)
+            if self.drops_idle:
+                self.drop_idle(engine)
+            self._next = self.check_next(self._ask(self._policy.select_next, engine), engine)
             self._gate_shut = self._next is None and self.chooses_next
         return self._next
 
-    def ask_next(self, engine: EngineView) -> RequestView | None:
-        """Like :meth:`select_next`, for an engine that remembers the answer until the next event."""
-        if self.drops_idle:
-            self.drop_idle(engine)
-        request: Any = self._ask(self._policy.select_next, engine)
+    def check_next(self, answer: Any, engine: EngineView) -> RequestView | None:
+        """Return what the policy answered to :meth:`Policy.select_next`, if it can enter."""
         if not self._active:
             return None
-        if request is None:
+        if answer is None:
             self.counters.gate_refusals += 1
             return None if engine.running else next(iter(engine.waiting()), None)
         try:
-            waits = engine.is_waiting(request)
+            waits = engine.is_waiting(answer)
         except Exception:  # not a request at all: whatever its attributes do when they are read
             waits = False
         if not waits:
-            self._fail("invalid_answer", f"next request {describe(request)} does not wait")
+            self._fail("invalid_answer", f"next request {describe(answer)} does not wait")
             return None
-        chosen: RequestView = request
+        chosen: RequestView = answer
         return chosen
 
     def reserve_blocks(self, engine: EngineView) -> int:
@@ -271,15 +270,14 @@ class Controller(GuardedPolicy):
         if not self.keeps_reserve:
             return 0
         if self._reserve is None:
-            answer = self.ask_reserve(engine)
+            answer = self.check_reserve(self._ask(self._policy.reserve_blocks, engine), engine)
             if not self._active:
                 return 0
             self._reserve = answer
         return self._reserve
 
-    def ask_reserve(self, engine: EngineView) -> int:
-        """Like :meth:`reserve_blocks`, for an engine that remembers the answer until the next event."""
-        answer: Any = self._ask(self._policy.reserve_blocks, engine)
+    def check_reserve(self, answer: Any, engine: EngineView) -> int:
+        """Return what the policy answered to :meth:`Policy.reserve_blocks`, if it can be kept; else 0."""
         if not self._active:
             return 0
         # The exact type: a subclass of int (bool is one) may compare as it likes.

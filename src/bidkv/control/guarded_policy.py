@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from bidkv.control.counters import ControlCounters
@@ -164,23 +163,14 @@ class GuardedPolicy:
             reason = "kill switch" if self._killed else self.breaker.reason
             self._observe(self.observer.policy_changed, self._policy, active=self._active, reason=reason)
 
-    def guarded(self, handler: Callable[..., None]) -> Callable[..., None]:
-        """Return one of the policy's own event handlers, guarded, for an engine that keeps the books itself.
+    def blame(self, error: BaseException) -> None:
+        """Switch the policy off for what it raised, unless that asks the whole process to stop.
 
-        It forgets no answers; call it only while the policy is :attr:`active`.
+        For an engine that calls the policy itself, without a time budget: call it while `error` is handled.
         """
-        if self._time_budget_s is not None:
-            return partial(self._ask, handler)
-
-        def tell(*args: Any, **kwargs: Any) -> None:
-            try:
-                handler(*args, **kwargs)
-            except STOPS:
-                raise
-            except BaseException as error:  # as in `_ask`
-                self._fail("exception", describe(error))
-
-        return tell
+        if isinstance(error, STOPS):
+            raise error
+        self._fail("exception", describe(error))
 
     def read_figures(self, engine: EngineView) -> dict[str, float]:
         """Return the policy's own figures for an operator; none while it is switched off or starts afresh.
@@ -209,18 +199,14 @@ class GuardedPolicy:
         if budget is None:
             try:
                 return question(*args, **kwargs)
-            except STOPS:
-                raise
             except BaseException as error:  # foreign code: whatever it raises must not reach the engine
-                self._fail("exception", describe(error))
+                self.blame(error)
                 return None
         self.call_started_s = started = self._clock()
         try:
             answer = question(*args, **kwargs)
-        except STOPS:
-            raise
         except BaseException as error:  # see above
-            self._fail("exception", describe(error))
+            self.blame(error)
             return None
         finally:
             self.call_started_s = None

@@ -164,9 +164,10 @@ class Fast(ReservingPolicy):
         self._returns = 0  # preempted requests that were put before all others
 
     # --- the market ------------------------------------------------------------------------------
-    def cost_s(self, request: RequestView, engine: EngineView) -> float:
-        """Machine seconds `request` will still take."""
-        done = request.num_output_tokens
+    def cost_s(self, request: RequestView, engine: EngineView, done: int | None = None) -> float:
+        """Machine seconds `request` will still take, after `done` tokens."""
+        if done is None:
+            done = request.num_output_tokens
         tokens = request.num_prompt_tokens + done
         mean, square = self.remaining.moments(request, engine, done)
         prices = self.prices
@@ -174,8 +175,7 @@ class Fast(ReservingPolicy):
         held = (mean * tokens + square / 2) * prices.recent_step_s / capacity_tokens
         return held + prices.token_s * tokens
 
-    def _bid(self, request: RequestView, engine: EngineView) -> Bid:
-        cost_s = self.cost_s(request, engine)
+    def _bid(self, request: RequestView, engine: EngineView, cost_s: float) -> Bid:
         typical_s = self.typical_s
         # A mean of logarithms: a few very expensive requests must not make all others look alike.
         if cost_s > 0.0:
@@ -240,24 +240,24 @@ class Fast(ReservingPolicy):
 
     def _join(self, request: RequestView, engine: EngineView) -> Bid:
         """Count `request` among the waiting ones, with the key of its first bid."""
-        bid = self.bids.get(request.request_id)
+        name, done = request.request_id, request.num_output_tokens
+        cost_s = self.cost_s(request, engine, done)
+        bid = self.bids.get(name)
         if bid is None:
-            bid = self.bids[request.request_id] = self._bid(request, engine)
+            bid = self.bids[name] = self._bid(request, engine, cost_s)
         else:
-            bid.cost_s = self.cost_s(request, engine)
-        bid.blocks = blocks = blocks_to_enter(request, engine)
+            bid.cost_s = cost_s
+        bid.blocks = blocks = blocks_to_enter(request, engine, done)
         bid.passed_s = bid.passed_overdue_s = 0.0
-        self.backlog_s = backlog_s = self.backlog_s + bid.cost_s
+        self.backlog_s = backlog_s = self.backlog_s + cost_s
         if backlog_s > self._highest_s:
             self._highest_s = backlog_s
         self._waiting_blocks += blocks
         self._num_waiting += 1
         return bid
 
-    def _take_off(self, request: RequestView, bid: Bid | None, engine: EngineView) -> None:
-        """Take `request` off the queue, if it waited."""
-        if bid is None or not bid.blocks:
-            return
+    def _take_off(self, request: RequestView, bid: Bid, engine: EngineView) -> None:
+        """Take `request`, which waits, off the queue."""
         if bid.was_preempted:
             self._preempted.discard(request)
         else:
@@ -378,8 +378,10 @@ class Fast(ReservingPolicy):
             free -= self.reserve.blocks_beside(running, engine)
         if overdue is not None:
             return self._next_overdue(overdue, free, free - growth)
-        if is_new or not running or bid.blocks > free or self._has_room(bid, free, engine):
-            return self._next_fitting(head, free, free - growth) or head
+        if bid.blocks > free:
+            return self._one_in_place_of(head, bid, free - growth) or head
+        if is_new or not running or self._has_room(bid, free, engine):
+            return head
         return self._one_in_place_of(head, bid, free - growth)
 
     # --- events ----------------------------------------------------------------------------------
@@ -394,7 +396,9 @@ class Fast(ReservingPolicy):
         """Take it off the queue."""
         super().on_admit(request, engine)
         self.remaining.admit(request, engine)
-        self._take_off(request, self.bids.get(request.request_id), engine)
+        bid = self.bids.get(request.request_id)
+        if bid is not None and bid.blocks:
+            self._take_off(request, bid, engine)
 
     def on_preempt(self, request: RequestView, lost_tokens: int, engine: EngineView) -> None:
         """Queue it again by its first key, or before all where preemptions are cheap."""
@@ -411,7 +415,9 @@ class Fast(ReservingPolicy):
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length; it may have been aborted while it waited."""
         super().on_finish(request, engine, completed=completed)
-        self._take_off(request, self.bids.pop(request.request_id, None), engine)
+        bid = self.bids.pop(request.request_id, None)
+        if bid is not None and bid.blocks:
+            self._take_off(request, bid, engine)
         remaining = self.remaining
         remaining.leave(request, completed=completed)
         finished = remaining.num_finished

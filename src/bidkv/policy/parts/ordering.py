@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect, bisect_left
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 from bidkv.protocol.policy import EngineView, Policy
@@ -22,9 +23,11 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
     return min(reversed(candidates), key=key)
 
 
-def blocks_to_enter(request: RequestView, engine: EngineView) -> int:
-    """Return the KV blocks that a waiting request takes, for its prompt and what it generated before."""
-    return -(-(request.num_prompt_tokens + request.num_output_tokens) // engine.block_size)
+def blocks_to_enter(request: RequestView, engine: EngineView, done: int | None = None) -> int:
+    """Return the KV blocks that a waiting request takes, for its prompt and the `done` tokens it generated."""
+    if done is None:
+        done = request.num_output_tokens
+    return -(-(request.num_prompt_tokens + done) // engine.block_size)
 
 
 _Entry = tuple[Any, int, RequestView, int]
@@ -117,15 +120,9 @@ class WaitingHeap:
             least = min(sizes, default=most + 1)
         if least > most:
             return None
-        chosen, largest = 0, -1
-        for place, size in enumerate(sizes):
-            if size <= most:
-                if size > largest:
-                    chosen, largest = place, size
-                choice -= 1
-                if not choice:
-                    break
-        return self._front[chosen][2]
+        # A policy looks after every event, so no loop here: the first of this size is one of the first that fit.
+        largest = max(islice(filter(most.__ge__, sizes), choice))
+        return self._front[sizes.index(largest)][2]
 
     def reorder(self, key: Callable[[RequestView], Any]) -> None:
         """Give every member a new key; O(n log n)."""

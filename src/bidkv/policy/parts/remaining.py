@@ -93,11 +93,10 @@ class RemainingTokens:
         self._square = [0.0] * _BUCKETS
         # Newer observations weigh more; dividing all older ones at every event would be O(buckets).
         self._grow = 1.0
-        self._totals = (0.0, 0.0, 0.0)
         self._classes = [_PromptClass() for _ in range(_PROMPT_CLASSES)]
         self._starts: dict[str, int] = {}  # of the running requests
         self.num_finished = 0
-        self._settle()
+        self._settle(0.0, 0.0, 0.0)
 
     @property
     def certainty(self) -> float:
@@ -121,35 +120,37 @@ class RemainingTokens:
 
     def preempt(self, request: RequestView) -> None:
         """`request` waits again, with what it has generated."""
-        self._stop(request).paused_tokens += request.num_output_tokens
+        output_tokens = request.num_output_tokens
+        self._stop(request, output_tokens).paused_tokens += output_tokens
 
     def leave(self, request: RequestView, *, completed: bool) -> None:
         """`request` left the engine; a completed one is learned from."""
-        kind = self._stop(request)
+        output_tokens = request.num_output_tokens
+        kind = self._stop(request, output_tokens)
         if completed:
-            output_tokens = request.num_output_tokens
             kind.finish(output_tokens)
             self._learn(output_tokens)
 
-    def _stop(self, request: RequestView) -> _PromptClass:
+    def _stop(self, request: RequestView, output_tokens: int) -> _PromptClass:
         kind = self._classes[_prompt_class(request.num_prompt_tokens)]
         start = self._starts.pop(request.request_id, None)
         if start is not None:
             kind.running -= 1
             kind.starts -= start
         else:  # aborted while it waited
-            kind.paused_tokens -= request.num_output_tokens
+            kind.paused_tokens -= output_tokens
         return kind
 
     def _learn(self, output_tokens: int) -> None:
         self.num_finished += 1
-        self._grow /= _KEEP
-        if self._grow > 1e12:
+        grow = self._grow / _KEEP
+        if grow > 1e12:
             for column in (self._count, self._sum, self._square):
-                column[:] = [value / self._grow for value in column]
-            self._grow = 1.0
+                column[:] = [value / grow for value in column]
+            grow = 1.0
             self._totals = (sum(self._count), sum(self._sum), sum(self._square))
-        index, grow = _bucket(output_tokens), self._grow
+        self._grow = grow
+        index = _bucket(output_tokens)
         added = grow * output_tokens
         squares = added * output_tokens
         if index >= self._end:
@@ -158,12 +159,11 @@ class RemainingTokens:
         self._sum[index] += added
         self._square[index] += squares
         count, first, second = self._totals
-        self._totals = (count + grow, first + added, second + squares)
-        self._settle()
+        self._settle(count + grow, first + added, second + squares)
 
-    def _settle(self) -> None:
+    def _settle(self, count: float, first: float, second: float) -> None:
         """Work the moments of all finished requests out, the assumed length included."""
-        count, first, second = self._totals
+        self._totals = (count, first, second)
         prior = _PRIOR_WEIGHT * self._grow
         weight = count + prior
         self.mean_tokens = (first + prior * _PRIOR_TOKENS) / weight
@@ -201,6 +201,7 @@ class RemainingTokens:
         return mean, square / weight
 
 
+@lru_cache(maxsize=4096)
 def _bucket(tokens: int) -> int:
     # bit_length finds the doubling; the fraction of it is cut into equal parts.
     doubling = (tokens | 1).bit_length() - 1

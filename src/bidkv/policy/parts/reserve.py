@@ -125,8 +125,10 @@ class SelfTuningReserve:
 
     def observe(self, engine: EngineView) -> None:
         """Settle the share by the prices of the last event, then learn those of this one."""
-        now_s = engine.now_s
-        self._share = self._share_at(now_s)
+        now_s, share = engine.now_s, self._share
+        if share:
+            share -= self._fall_per_s * (now_s - self._since_s)
+            self._share = share if share > 0.0 else 0.0
         self._since_s = now_s
         prices = self._prices
         prices.observe(engine)
@@ -151,14 +153,6 @@ class SelfTuningReserve:
             raised = self._share + self._gain * self._unit * prices.footprint * cost_s
             self._share = raised if raised < MOST_SHARE else MOST_SHARE
 
-    def _share_at(self, now_s: float) -> float:
-        share = self._share
-        if share:
-            share -= self._fall_per_s * (now_s - self._since_s)
-            if share < 0.0:
-                share = 0.0
-        return share
-
     def blocks(self, engine: EngineView) -> int:
         """Return the reserve now, in whole blocks."""
         return self.blocks_beside(engine.num_running, engine)
@@ -170,7 +164,7 @@ class SelfTuningReserve:
         lost_share = self._found.lost_share
         if lost_share < 1.0:
             running = int(running * lost_share)
-        wanted, most = running // 2, int(MOST_SHARE * num_blocks)
+        wanted = running // 2
         share = self._share
         if share:
             share -= self._fall_per_s * (engine.now_s - self._since_s)
@@ -178,7 +172,8 @@ class SelfTuningReserve:
                 kept = int(share * num_blocks)
                 if kept > wanted:
                     wanted = kept
-        return wanted if wanted < most else most
+        most = MOST_SHARE * num_blocks
+        return wanted if wanted <= most else int(most)
 
     def earning_blocks(self, engine: EngineView) -> int:
         """Return the blocks to leave free behind a new request, so that it earns part of its recompute.

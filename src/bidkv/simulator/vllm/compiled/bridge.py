@@ -9,7 +9,7 @@ from bidkv.control import Controller
 from bidkv.protocol.policy import Policy
 from bidkv.simulator.vllm.compiled import layout as at
 from bidkv.simulator.vllm.compiled.memory import Kernel
-from bidkv.simulator.vllm.compiled.views import KernelView
+from bidkv.simulator.vllm.compiled.views import KernelRequest, KernelView
 
 # A module's own names are found faster than another module's.
 _EVENT_SLOT, _EVENT_LOST, _NEXT_SLOT = at.EVENT_SLOT, at.EVENT_LOST, at.NEXT_SLOT
@@ -18,16 +18,19 @@ _GATE_SHUT, _RESERVE, _DROP_ANSWERED = at.GATE_SHUT, at.RESERVE, at.DROP_ANSWERE
 
 Handler = Callable[[], None]
 """What is called when the kernel stops for one reason."""
+Blame = Callable[[BaseException], None]
+"""What is called with an error that came out of an event."""
 
 
 class PolicyBridge:
     """Asks and tells one run's policy; :meth:`listen` makes the handlers of the kernel's stops.
 
-    A policy is called some nine times a request, so every handler is a function with all it needs at hand.
+    A policy is called some eight times a request, so every handler is a function with all it needs at hand,
+    and calls the policy itself: whatever that raises goes to :meth:`Controller.blame`. Simulated runs have no
+    time budget.
 
     Attributes:
         hears: whether the policy is in charge, as of the last :meth:`listen`.
-        hear_finish: tells that a request left; with `completed`.
     """
 
     def __init__(self, kernel: Kernel, view: KernelView, control: Controller) -> None:
@@ -36,7 +39,8 @@ class PolicyBridge:
         self._control = control
         self.hears = False
         self._watched = False
-        self.hear_finish: Callable[..., None] = control.on_finish
+        self._hear_finish: Callable[..., None] = control.on_finish
+        self._blame: Blame = control.blame
 
     def listen(self) -> dict[int, Handler]:
         """Tell the kernel what the policy wants to be asked and told; return the handlers of these stops.
@@ -47,6 +51,8 @@ class PolicyBridge:
         self.hears = control.active
         # Without an observer and session accounts the kernel counts by itself: the controller hears nothing.
         watched = self._watched = control.observer is not None or self._view.sessions is not None
+        # A watching controller guards the policy by itself; what comes out of it is no fault of the policy.
+        self._blame = _raise if watched else control.blame
         words[at.CHOOSES_VICTIMS] = control.chooses_victims
         words[at.CHOOSES_NEXT] = control.chooses_next
         words[at.KEEPS_RESERVE] = control.keeps_reserve
@@ -59,12 +65,17 @@ class PolicyBridge:
         for reason, flag, event, make in _EVENTS:
             overridden = getattr(type(control.policy), event) is not getattr(Policy, event)
             words[flag] = (control.active and overridden) or watched
-            hear: Callable[..., None] = getattr(control, event)
-            if not watched:
-                hear = control.guarded(getattr(control.policy, event))
+            hear: Callable[..., None] = getattr(control if watched else control.policy, event)
             handlers[reason] = make(self, hear)
-        self.hear_finish = hear  # the last of them
+        self._hear_finish = hear  # the last of them
         return handlers
+
+    def hear_abort(self, request: KernelRequest) -> None:
+        """Tell that the client of `request` gave it up."""
+        try:
+            self._hear_finish(request, self._view, completed=False)
+        except BaseException as error:  # a policy is foreign code
+            self._blame(error)
 
     # --- the policy's answers --------------------------------------------------------------------
     def _choose_victims(self) -> None:
@@ -81,12 +92,19 @@ class PolicyBridge:
 
     def _make_chooser(self) -> Handler:
         words, view, control = self._kernel.words, self._view, self._control
-        ask_next = control.ask_next
+        select_next, check = control.policy.select_next, control.check_next
 
         def choose_next() -> None:
             # The kernel remembers answers itself: it asks again only after an event, which the policy may not
             # listen to.
-            chosen: Any = ask_next(view)
+            if control.drops_idle:
+                control.drop_idle(view)
+            answer = None
+            try:
+                answer = select_next(view)
+            except BaseException as error:
+                control.blame(error)
+            chosen: Any = check(answer, view)
             words[_DROP_ANSWERED] = 1
             if chosen is not None:
                 words[_NEXT_SLOT] = chosen._slot
@@ -96,54 +114,80 @@ class PolicyBridge:
         return choose_next
 
     def _make_reserve(self) -> Handler:
-        words, view, ask_reserve = self._kernel.words, self._view, self._control.ask_reserve
+        words, view, control = self._kernel.words, self._view, self._control
+        reserve_blocks, check = control.policy.reserve_blocks, control.check_reserve
 
         def keep_reserve() -> None:
-            words[_RESERVE] = ask_reserve(view)
+            answer = None
+            try:
+                answer = reserve_blocks(view)
+            except BaseException as error:
+                control.blame(error)
+            words[_RESERVE] = check(answer, view)
 
         return keep_reserve
 
     # --- what the policy is told -----------------------------------------------------------------
     def _make_arrival(self, hear: Callable[..., None]) -> Handler:
-        words, view = self._kernel.words, self._view
+        words, view, blame = self._kernel.words, self._view, self._blame
         show = view.request
 
         def tell_arrival() -> None:
-            hear(show(words[_EVENT_SLOT]), view)
+            request = show(words[_EVENT_SLOT])
+            try:
+                hear(request, view)
+            except BaseException as error:
+                blame(error)
 
         return tell_arrival
 
     def _make_admit(self, hear: Callable[..., None]) -> Handler:
-        words, view, rows = self._kernel.words, self._view, self._kernel.rows
+        words, view, rows, blame = self._kernel.words, self._view, self._kernel.rows, self._blame
         views, show, watched = view.views, view.request, self._watched
 
         def tell_admit() -> None:
             slot = words[_EVENT_SLOT]
             request = views.get(rows[_UID][slot]) or show(slot)
-            if watched:
-                hear(request, view, rows[_START][slot])
-            else:
-                hear(request, view)
+            try:
+                if watched:
+                    hear(request, view, rows[_START][slot])
+                else:
+                    hear(request, view)
+            except BaseException as error:
+                blame(error)
 
         return tell_admit
 
     def _make_preempt(self, hear: Callable[..., None]) -> Handler:
-        words, view, show = self._kernel.words, self._view, self._view.request
+        words, view, blame = self._kernel.words, self._view, self._blame
+        show = view.request
 
         def tell_preempt() -> None:
-            hear(show(words[_EVENT_SLOT]), words[_EVENT_LOST], view)
+            request = show(words[_EVENT_SLOT])
+            try:
+                hear(request, words[_EVENT_LOST], view)
+            except BaseException as error:
+                blame(error)
 
         return tell_preempt
 
     def _make_finish(self, hear: Callable[..., None]) -> Handler:
-        words, view, rows = self._kernel.words, self._view, self._kernel.rows
+        words, view, rows, blame = self._kernel.words, self._view, self._kernel.rows, self._blame
         views, show = view.views, view.request
 
         def tell_finish() -> None:
             slot = words[_EVENT_SLOT]
-            hear(views.get(rows[_UID][slot]) or show(slot), view, completed=True)
+            request = views.get(rows[_UID][slot]) or show(slot)
+            try:
+                hear(request, view, completed=True)
+            except BaseException as error:
+                blame(error)
 
         return tell_finish
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 _EVENTS: tuple[tuple[int, int, str, Callable[..., Handler]], ...] = (

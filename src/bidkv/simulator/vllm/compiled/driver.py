@@ -325,7 +325,7 @@ class CompiledRun:
         view.kernel_ran()
         self._last_give_up_s = now_s
         if self._words[at.HEARS_FINISH]:
-            self._bridge.hear_finish(request, view, completed=False)
+            self._bridge.hear_abort(request)
         tokens, preemptions = request.num_output_tokens, request.num_preemptions
         cached = self._kernel.rows[at.CACHED][slot]
         workload_request = self._feed.remove(request._uid)

@@ -262,11 +262,12 @@ class KernelView:
 
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` waits."""
-        if not isinstance(request, KernelRequest):
+        rows = self._rows
+        if not isinstance(request, KernelRequest) or request._rows is not rows:  # of another engine
             return False
-        rows, slot = request._rows, request._slot
-        # Not of another engine, still there and not in the slot of one that came later.
-        return rows is self._rows and rows[_PLACE][slot] == _WAITING and rows[_UID][slot] == request._uid
+        slot = request._slot
+        # Still there, and not in the slot of one that came later.
+        return rows[_PLACE][slot] == _WAITING and rows[_UID][slot] == request._uid
 
     def true_output_tokens(self, request: RequestView) -> int:
         """Tokens `request` will have generated in the end."""
