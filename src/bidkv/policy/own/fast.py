@@ -125,6 +125,30 @@ class Fast(ReservingPolicy):
     name = "fast"
     returns_with_room: ClassVar[bool] = True
 
+    __slots__ = (
+        "_by_arrival",
+        "_dial",
+        "_highest_s",
+        "_is_overdue",
+        "_left",
+        "_longest_s",
+        "_next_review",
+        "_num_waiting",
+        "_oldest",
+        "_order_found",
+        "_overdue_s",
+        "_passes",
+        "_preempted",
+        "_returns",
+        "_reviewed_tokens",
+        "_waiting",
+        "_waiting_blocks",
+        "backlog_s",
+        "bids",
+        "remaining",
+        "typical_s",
+    )
+
     def __init__(
         self,
         *,
@@ -280,11 +304,6 @@ class Fast(ReservingPolicy):
         ):
             self._highest_s, self._left = self.backlog_s, 0
             self._waiting.reorder(self._bring_down)
-
-    def _next_fitting(self, head: RequestView, free: int, beside: int) -> RequestView | None:
-        """Return the request that enters now, `head` or one in its place; None while it waits for memory."""
-        bid = self.bids[head.request_id]
-        return head if bid.blocks <= free else self._one_in_place_of(head, bid, beside)
 
     def _one_in_place_of(self, head: RequestView, bid: Bid, beside: int) -> RequestView | None:
         """Return what passes `head`, whose bid is given, or None."""

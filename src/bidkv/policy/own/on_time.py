@@ -48,6 +48,18 @@ class OnTime(Fast):
     name = "on-time"
     returns_with_room = False
 
+    __slots__ = (
+        "_arrived",
+        "_due",
+        "_due_of",
+        "_entered_late_s",
+        "_entered_s",
+        "_late_share",
+        "_next_due_s",
+        "_on_time",
+        "_slo_s",
+    )
+
     def __init__(
         self,
         *,
@@ -138,20 +150,22 @@ class OnTime(Fast):
         beside = free - growth
         if head is None:
             return self._next_on_time(cheapest, free, beside) or cheapest
+        bid = self.bids[head.request_id]
         if not self._late_turn():
             return (
                 self._next_on_time(cheapest, free, beside)
-                or self._next_fitting(head, free, beside)
+                or (head if bid.blocks <= free else self._one_in_place_of(head, bid, beside))
                 or cheapest
             )
-        late = self._next_fitting(head, free, beside)
-        bid = self.bids[head.request_id]
-        if late is not None or not self._may_be_passed(bid):
-            return late or head
-        other = self._next_on_time(cheapest, free, beside)
-        if other is not None:
-            bid.passed_s += self.bids[other.request_id].cost_s
-        return other or head
+        if bid.blocks <= free or not self._may_be_passed(bid):
+            return head
+        other = self._waiting.first_fitting(beside, SCANNED, CHOICE) if beside > 0 else None
+        if other is None:
+            other = self._next_on_time(cheapest, free, beside)
+            if other is None:
+                return head
+        bid.passed_s += self.bids[other.request_id].cost_s
+        return other
 
     def _next_on_time(self, cheapest: RequestView, free: int, beside: int) -> RequestView | None:
         """Return the on-time request that enters now, the cheapest or one of the next few; None if none

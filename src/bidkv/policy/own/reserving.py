@@ -32,6 +32,14 @@ class ReservingPolicy(Policy):
 
     victim_rule = "the most recently admitted among those within 1.5x of the fewest computed tokens"
 
+    __slots__ = (
+        "_output_at_admission",
+        "found",
+        "preemption_cap",
+        "prices",
+        "reserve",
+    )
+
     def __init__(
         self,
         *,

@@ -109,10 +109,11 @@ class RemainingTokens:
         seen = self._classes[_prompt_class(request.num_prompt_tokens)].seen
         return finished / (finished + _HALF_CERTAIN) * seen / (seen + _CLASS_WEIGHT)
 
-    def admit(self, request: RequestView, engine: EngineView) -> None:
-        """`request` runs from now on."""
+    def admit(self, request: RequestView, engine: EngineView, done: int | None = None) -> None:
+        """`request`, which has generated `done` tokens, runs from now on."""
         kind = self._classes[_prompt_class(request.num_prompt_tokens)]
-        done = request.num_output_tokens
+        if done is None:
+            done = request.num_output_tokens
         start = self._starts[request.request_id] = engine.num_steps - done
         kind.running += 1
         kind.starts += start

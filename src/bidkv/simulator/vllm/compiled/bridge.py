@@ -92,24 +92,27 @@ class PolicyBridge:
 
     def _make_chooser(self) -> Handler:
         words, view, control = self._kernel.words, self._view, self._control
-        select_next, check = control.policy.select_next, control.check_next
+        select_next, find = control.policy.select_next, view.find_waiting
 
         def choose_next() -> None:
             # The kernel remembers answers itself: it asks again only after an event, which the policy may not
             # listen to.
             if control.drops_idle:
                 control.drop_idle(view)
-            answer = None
+                words[_DROP_ANSWERED] = 1
+            answer, slot = None, -1
             try:
                 answer = select_next(view)
+                slot = find(answer)
             except BaseException as error:
                 control.blame(error)
-            chosen: Any = check(answer, view)
-            words[_DROP_ANSWERED] = 1
-            if chosen is not None:
-                words[_NEXT_SLOT] = chosen._slot
-            elif control.chooses_next:
-                words[_GATE_SHUT] = 1
+            if slot < 0 or not control.chooses_next:  # seldom: it chose none, or is switched off
+                chosen: Any = control.check_next(answer, view)
+                if chosen is None:
+                    words[_GATE_SHUT] = control.chooses_next
+                    return
+                slot = chosen._slot
+            words[_NEXT_SLOT] = slot
 
         return choose_next
 

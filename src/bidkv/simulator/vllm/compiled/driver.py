@@ -177,13 +177,13 @@ class CompiledRun:
 
     def _advance(self) -> int:
         """Run and answer the kernel's questions until it is done or needs input; return which."""
-        kernel, handlers, view = self._kernel, self._handlers, self.view
+        kernel, handlers, seen = self._kernel, self._handlers, self.view.seen
         control, bridge = self._control, self._bridge
         breaker = control.breaker
         while True:
             stops = kernel.stops
             for reason in stops:
-                view.kernel_ran()
+                seen.running = None
                 if reason <= _NEED_INPUT:
                     return reason
                 handlers[reason]()
@@ -322,7 +322,7 @@ class CompiledRun:
         request = view.request(slot)
         first_token_s = self._kernel.tables.times[at.FIRST_TOKEN_S, slot]
         self._kernel.ask(at.Q_ABORT, slot)
-        view.kernel_ran()
+        view.seen.running = None
         self._last_give_up_s = now_s
         if self._words[at.HEARS_FINISH]:
             self._bridge.hear_abort(request)

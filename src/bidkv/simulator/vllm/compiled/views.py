@@ -102,7 +102,7 @@ class KernelRequest:
         return self._rows[_PREEMPTIONS][self._slot]
 
 
-class _Seen:
+class Seen:
     """The running requests as they were read; None: the kernel ran since."""
 
     __slots__ = ("running",)
@@ -117,6 +117,7 @@ class KernelView:
     Attributes:
         tells_sessions: whether clients name the sessions of their requests.
         views: the requests that a policy has seen, by uid.
+        seen: what was read of the engine; to be forgotten when the kernel ran.
     """
 
     __slots__ = (
@@ -125,7 +126,6 @@ class KernelView:
         "_feed",
         "_kernel",
         "_rows",
-        "_seen",
         "_state",
         "block_size",
         "blocks_per_growth",
@@ -135,6 +135,7 @@ class KernelView:
         "max_num_seqs",
         "num_blocks",
         "prefix_caching",
+        "seen",
         "sessions",
         "tells_sessions",
         "views",
@@ -151,7 +152,7 @@ class KernelView:
         self.sessions: SessionTable | None = None
         self.tells_sessions = tells_sessions
         self.views: dict[int, KernelRequest] = {}
-        self._seen = _Seen()
+        self.seen = Seen()
         self._kernel = kernel
         self._feed = feed
         self._by_priority = config.scheduling_policy == "priority"
@@ -160,10 +161,6 @@ class KernelView:
         self._state = kernel.words
         self._clock = kernel.seconds
         seal(self)
-
-    def kernel_ran(self) -> None:
-        """Forget what was read before the kernel ran."""
-        self._seen.running = None
 
     def request(self, slot: int) -> KernelRequest:
         """The request in a slot; the same object as long as it lives."""
@@ -209,9 +206,9 @@ class KernelView:
     @property
     def running(self) -> Sequence[KernelRequest]:
         """The running requests in order."""
-        if self._seen.running is None:
-            self._seen.running = self._read_running()
-        return self._seen.running
+        if self.seen.running is None:
+            self.seen.running = self._read_running()
+        return self.seen.running
 
     def _read_running(self) -> tuple[KernelRequest, ...]:
         views, uids = self.views, self._rows[_UID]
@@ -262,12 +259,16 @@ class KernelView:
 
     def is_waiting(self, request: RequestView) -> bool:
         """Whether `request` waits."""
+        return self.find_waiting(request) >= 0
+
+    def find_waiting(self, answer: object) -> int:
+        """The slot of a request that waits; -1 for anything else."""
         rows = self._rows
-        if not isinstance(request, KernelRequest) or request._rows is not rows:  # of another engine
-            return False
-        slot = request._slot
+        if not isinstance(answer, KernelRequest) or answer._rows is not rows:  # of another engine
+            return -1
+        slot = answer._slot
         # Still there, and not in the slot of one that came later.
-        return rows[_PLACE][slot] == _WAITING and rows[_UID][slot] == request._uid
+        return slot if rows[_PLACE][slot] == _WAITING and rows[_UID][slot] == answer._uid else -1
 
     def true_output_tokens(self, request: RequestView) -> int:
         """Tokens `request` will have generated in the end."""
