@@ -336,8 +336,6 @@ class Fast(ReservingPolicy):
         it.
         """
         now_s, first = engine.now_s, self._oldest
-        if first is not None and now_s <= self._overdue_s:
-            return None
         if self._order_found.lost_share < 1.0:
             return None
         if first is None:
@@ -388,13 +386,14 @@ class Fast(ReservingPolicy):
         is_new = not bid.was_preempted
         if is_new and self._num_waiting == 1:
             return head
-        overdue = self._overdue(engine)
+        now_s = engine.now_s
+        overdue = None if self._oldest is not None and now_s <= self._overdue_s else self._overdue(engine)
         free, running = engine.free_blocks, engine.num_running
         growth = GROWTH_BLOCKS * running
         if free <= growth and (is_new or overdue is not None):  # nothing may pass what goes first
             return overdue or head
         if running:
-            free -= self.reserve.blocks_beside(running, engine)
+            free -= self.reserve.blocks_beside(running, now_s, engine)
         if overdue is not None:
             return self._next_overdue(overdue, free, free - growth)
         if bid.blocks > free:
@@ -413,8 +412,9 @@ class Fast(ReservingPolicy):
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Take it off the queue."""
-        super().on_admit(request, engine)
-        self.remaining.admit(request, engine)
+        done = request.num_output_tokens
+        self._begin(request, done, engine)
+        self.remaining.admit(request, engine, done)
         bid = self.bids.get(request.request_id)
         if bid is not None and bid.blocks:
             self._take_off(request, bid, engine)
@@ -433,7 +433,7 @@ class Fast(ReservingPolicy):
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length; it may have been aborted while it waited."""
-        super().on_finish(request, engine, completed=completed)
+        self._end(request, engine)
         bid = self.bids.pop(request.request_id, None)
         if bid is not None and bid.blocks:
             self._take_off(request, bid, engine)

@@ -54,6 +54,7 @@ class OnTime(Fast):
         "_due_of",
         "_entered_late_s",
         "_entered_s",
+        "_is_late_turn",
         "_late_share",
         "_next_due_s",
         "_on_time",
@@ -85,6 +86,7 @@ class OnTime(Fast):
         self._arrived = 0
         self._entered_late_s = 0.0
         self._entered_s = 0.0
+        self._is_late_turn = late_share > 0.0
 
     def _expire(self, now_s: float) -> None:
         """Move requests that can no longer be on time to the late ones."""
@@ -146,12 +148,12 @@ class OnTime(Fast):
         if head is None and (self._num_waiting == 1 or free <= growth):
             return cheapest  # nothing may enter in its place
         if running:
-            free -= self.reserve.blocks_beside(running, engine)
+            free -= self.reserve.blocks_beside(running, now_s, engine)
         beside = free - growth
         if head is None:
             return self._next_on_time(cheapest, free, beside) or cheapest
         bid = self.bids[head.request_id]
-        if not self._late_turn():
+        if not self._is_late_turn:
             return (
                 self._next_on_time(cheapest, free, beside)
                 or (head if bid.blocks <= free else self._one_in_place_of(head, bid, beside))
@@ -174,9 +176,6 @@ class OnTime(Fast):
             return cheapest
         return self._on_time.first_fitting(beside, SCANNED, CHOICE) if beside > 0 else None
 
-    def _late_turn(self) -> bool:
-        return self._late_share > 0.0 and self._entered_late_s <= self._late_share * self._entered_s
-
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Take its bid; it is on time for now."""
@@ -192,8 +191,10 @@ class OnTime(Fast):
         late = not self._forget_due(request)
         bid = self.bids.get(request.request_id)
         if bid is not None:
-            self._entered_s = self._entered_s * _KEEP + bid.cost_s
-            self._entered_late_s = self._entered_late_s * _KEEP + late * bid.cost_s
+            cost_s, share = bid.cost_s, self._late_share
+            self._entered_s = entered_s = self._entered_s * _KEEP + cost_s
+            self._entered_late_s = late_s = self._entered_late_s * _KEEP + late * cost_s
+            self._is_late_turn = share > 0.0 and late_s <= share * entered_s
         super().on_admit(request, engine)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:

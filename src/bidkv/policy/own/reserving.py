@@ -71,7 +71,11 @@ class ReservingPolicy(Policy):
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Remember where its output stood."""
-        self._output_at_admission[request.request_id] = request.num_output_tokens
+        self._begin(request, request.num_output_tokens, engine)
+
+    def _begin(self, request: RequestView, done: int, engine: EngineView) -> None:
+        """`request` runs; it has generated `done` tokens."""
+        self._output_at_admission[request.request_id] = done
         if engine.prefix_caching:
             self.found.come_back(request)
 
@@ -85,6 +89,10 @@ class ReservingPolicy(Policy):
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn the machine's prices and the memory in use."""
+        self._end(request, engine)
+
+    def _end(self, request: RequestView, engine: EngineView) -> None:
+        """`request` left the engine."""
         self._output_at_admission.pop(request.request_id, None)
         if engine.prefix_caching:
             self.found.forget(request)

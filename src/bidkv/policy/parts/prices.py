@@ -66,8 +66,8 @@ class MachinePrices:
         if running:
             num_blocks = engine.num_blocks
             share = (num_blocks - engine.free_blocks) / (running * num_blocks)
-            weight = _FOOTPRINT_WEIGHT if self.footprint else 1.0
-            self.footprint += weight * (share - self.footprint)
+            footprint = self.footprint
+            self.footprint = footprint + (_FOOTPRINT_WEIGHT if footprint else 1.0) * (share - footprint)
         steps = num_steps - self._mark_steps
         if steps or not running:
             num_tokens = engine.num_scheduled_tokens
@@ -82,12 +82,14 @@ class MachinePrices:
         """One step of recursive least squares on step_s = fixed + per_ktoken * ktokens."""
         self.recent_step_s += _RECENT_WEIGHT * (step_s - self.recent_step_s)
         x = tokens_per_step * 1e-3
+        fixed_s, ktoken_s = self._step_s, self._ktoken_s
         p00, p01, p11 = self._covariance
         g0, g1 = p00 + p01 * x, p01 + p11 * x
         scale = 1.0 / (_FORGET + g0 + g1 * x)
-        error = step_s - (self._step_s + self._ktoken_s * x)
-        self._step_s = fixed_s = self._step_s + g0 * scale * error
-        self._ktoken_s = ktoken_s = self._ktoken_s + g1 * scale * error
+        error = step_s - (fixed_s + ktoken_s * x)
+        k0, k1 = g0 * scale, g1 * scale
+        self._step_s = fixed_s = fixed_s + k0 * error
+        self._ktoken_s = ktoken_s = ktoken_s + k1 * error
         # Estimates may go below what is possible, prices may not.
         self.step_s = fixed_s if fixed_s > _LEAST_S else _LEAST_S
         self.token_s = ktoken_s * 1e-3 if ktoken_s > 0.0 else 0.0

@@ -155,10 +155,10 @@ class SelfTuningReserve:
 
     def blocks(self, engine: EngineView) -> int:
         """Return the reserve now, in whole blocks."""
-        return self.blocks_beside(engine.num_running, engine)
+        return self.blocks_beside(engine.num_running, engine.now_s, engine)
 
-    def blocks_beside(self, running: int, engine: EngineView) -> int:
-        """Return the reserve now, beside so many `running` requests, which the caller has read."""
+    def blocks_beside(self, running: int, now_s: float, engine: EngineView) -> int:
+        """Return the reserve at `now_s` beside so many `running` requests; the caller has read both."""
         # Asked several times an event: comparisons instead of min and max.
         num_blocks = engine.num_blocks
         lost_share = self._found.lost_share
@@ -167,7 +167,7 @@ class SelfTuningReserve:
         wanted = running // 2
         share = self._share
         if share:
-            share -= self._fall_per_s * (engine.now_s - self._since_s)
+            share -= self._fall_per_s * (now_s - self._since_s)
             if share > 0.0:
                 kept = int(share * num_blocks)
                 if kept > wanted:
@@ -194,7 +194,7 @@ class SelfTuningReserve:
     def free_blocks(self, engine: EngineView) -> int:
         """Return the blocks free above the reserve; all free ones while nothing runs."""
         free, running = engine.free_blocks, engine.num_running
-        return free - self.blocks_beside(running, engine) if running else free
+        return free - self.blocks_beside(running, engine.now_s, engine) if running else free
 
     def room(self, engine: EngineView) -> AdmissionRoom:
         """Return the memory an admission may use now."""
