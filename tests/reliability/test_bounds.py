@@ -59,8 +59,12 @@ class WatchedFast(Fast):
         self.goes_first = None if overdue is None else overdue.request_id
         return overdue
 
-    def cost_s(self, request: RequestView, engine: EngineView) -> float:
-        cost_s = super().cost_s(request, engine)
+    def select_next(self, engine: EngineView) -> RequestView | None:
+        self.goes_first = None
+        return super().select_next(engine)
+
+    def cost_s(self, request: RequestView, engine: EngineView, done: int | None = None) -> float:
+        cost_s = super().cost_s(request, engine, done)
         self.dearest_s = max(self.dearest_s, cost_s)
         return cost_s
 

@@ -32,6 +32,7 @@ class ReservingPolicy(Policy):
 
     victim_rule = "the most recently admitted among those within 1.5x of the fewest computed tokens"
 
+    # Read dozens of times a request: slots are found in half the time that a dict takes once it was copied.
     __slots__ = (
         "_output_at_admission",
         "found",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from bisect import bisect, bisect_left
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 from bidkv.protocol.policy import EngineView, Policy
@@ -24,7 +23,7 @@ def least(candidates: Sequence[RequestView], key: Callable[[RequestView], Any]) 
 
 
 def blocks_to_enter(request: RequestView, engine: EngineView, done: int | None = None) -> int:
-    """Return the KV blocks that a waiting request takes, for its prompt and the `done` tokens it generated."""
+    """Return the KV blocks that a waiting request takes for its prompt and the `done` tokens it generated."""
     if done is None:
         done = request.num_output_tokens
     return -(-(request.num_prompt_tokens + done) // engine.block_size)
@@ -111,17 +110,19 @@ class WaitingHeap:
         sizes = self._front_sizes
         if len(sizes) < limit and self._heap:
             self._fill(limit)
-        # Usually none fits, and finding the smallest is much faster than looking at them one by one.
-        if self._least > most or not sizes:
+        if self._least > most or not sizes:  # mostly none fits, and nothing has changed that
             return None
-        self._least = least = min(sizes)
-        if len(sizes) > limit:
-            sizes = sizes[:limit]
-            least = min(sizes, default=most + 1)
-        if least > most:
+        largest = -1
+        for size in sizes if len(sizes) <= limit else sizes[:limit]:
+            if size <= most:
+                if size > largest:
+                    largest = size
+                choice -= 1
+                if not choice:
+                    break
+        if largest < 0:
+            self._least = min(sizes)
             return None
-        # A policy looks after every event, so no loop here: the first of this size is one of the first that fit.
-        largest = max(islice(filter(most.__ge__, sizes), choice))
         return self._front[sizes.index(largest)][2]
 
     def reorder(self, key: Callable[[RequestView], Any]) -> None:

@@ -86,9 +86,11 @@ class PolicyBridge:
             chosen = [victim._slot for victim in victims]
             self._view.name_victims(chosen)
             running = self._kernel.tables.running[: words[at.RUNNING_COUNT]]
-            order = [slot for slot in running.tolist() if slot not in chosen]
+            before = running.tolist()
+            order = [slot for slot in before if slot not in chosen]
             order.extend(reversed(chosen))
-            running[:] = order
+            if order != before:  # mostly the last one is chosen; writing to an array takes a while
+                running[:] = order
 
     def _make_chooser(self) -> Handler:
         words, view, control = self._kernel.words, self._view, self._control
