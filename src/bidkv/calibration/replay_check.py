@@ -130,7 +130,13 @@ def read_recording(requests_file: Path, steps_file: Path) -> Recording:
 
 
 def replay(recording: Recording, profile: StepTimeProfile, engine: EngineConfig) -> list[FigureComparison]:
-    """Replay a recording's requests under the engine's own rules and compare the figures."""
+    """Replay a recording's requests under the engine's own rules and compare the figures.
+
+    Args:
+        recording: of a run of the real engine.
+        profile: step times of the machine it ran on.
+        engine: the options it ran with.
+    """
     result = simulate(recording.requests, resolve(ENGINE_ORDER), engine, profile)
     summary = result.summary()
     return [

@@ -37,6 +37,12 @@ def make_run_requests(spec: dict[str, Any]) -> list[WorkloadRequest]:
 
     A plan names its workload by `workload`, as every command does. Recorded plans name a family by `family`
     instead: with a rate it is the family of that name, without one the synthetic workload.
+
+    Args:
+        spec: one entry of :func:`read_runs`.
+
+    Raises:
+        ValueError: no such workload, or parameters that it does not take.
     """
     rate = math.inf if spec["rate_rps"] is None else float(spec["rate_rps"])
     name = spec.get("workload")

@@ -48,7 +48,13 @@ class BlockCount:
 
 
 def count_deployments(file: Path) -> list[BlockCount]:
-    """Compute every deployment of a file."""
+    """Return the logged and the computed tokens of every deployment of a file, in its order.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, or a model or a GPU in it is not supported.
+        KeyError: a field is missing.
+    """
     document = json.loads(file.read_text(encoding="utf-8"))
     shapes = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -69,7 +75,7 @@ def count_deployments(file: Path) -> list[BlockCount]:
 
 
 def table(counts: Sequence[BlockCount]) -> str:
-    """Return the deployments as a Markdown table."""
+    """Return the deployments as a Markdown table; below it, how many are within 5 %."""
     sources = list(dict.fromkeys(count.source for count in counts))
     lines = [
         "| model | GPUs | utilization | KV type | context | vLLM | logged | computed | error | source |",

@@ -7,7 +7,7 @@ from bidkv.stability import ReplicaShape
 
 
 def shape_of(engine: EngineConfig) -> ReplicaShape:
-    """Return what one replica with these options has to serve with."""
+    """Return what one replica with these options has to serve with: blocks, sequences, tokens of a step."""
     return ReplicaShape(
         engine.usable_blocks,
         engine.block_size,

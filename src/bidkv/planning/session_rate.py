@@ -118,7 +118,11 @@ class SessionReplica:
         self._room = max(shape.memory_tokens - traffic.shared_tokens, 1.0)
 
     def saturated(self, keep_s: float) -> Saturation:
-        """Return the most sessions a second when pasts are kept for `keep_s`, whatever memory says."""
+        """Return the replica at its most sessions a second, whether or not memory can hold so many pasts.
+
+        Args:
+            keep_s: seconds that a past is kept after its turn.
+        """
         traffic, budget = self.traffic, self.shape.max_num_batched_tokens
         computed, answered = traffic.computed_tokens(keep_s), traffic.output_tokens
         context = max(traffic.decode_context, 1.0)
@@ -138,7 +142,12 @@ class SessionReplica:
         )
 
     def turnover_s(self, rate: float, running: float) -> float:
-        """Return how long the engine's cache keeps what is not used, at a session rate."""
+        """Return for how many seconds the engine's cache keeps what is not used: until all memory was used.
+
+        Args:
+            rate: sessions per second.
+            running: decoding turns, whose contexts hold memory meanwhile.
+        """
         traffic = self.traffic
         room = max(self._room - running * traffic.decode_context, 0.0)
 
@@ -152,9 +161,13 @@ class SessionReplica:
         return low
 
     def session_s(self, at: Saturation, rate: float) -> float:
-        """Return the mean seconds of a session at a rate below that of `at`, gaps included.
+        """Return the mean seconds of a session, gaps included.
 
         The steps of a second hold what arrives in it: the longer a step, the more of both.
+
+        Args:
+            at: the saturated replica.
+            rate: sessions per second, below that of `at`.
         """
         traffic = self.traffic
         computed = traffic.computed_tokens(at.keep_s)
@@ -177,7 +190,7 @@ class SessionReplica:
         return traffic.gaps_s + prompts_s + traffic.output_tokens * step_s
 
     def own(self) -> Saturation:
-        """Return the sustainable rate under the engine's order."""
+        """Return the saturated replica under the engine's order: memory turns over as fast as it is used."""
         low, high = math.log(1e-6), math.log(1e4)
         found = self.saturated(0.0)
         for _ in range(_HALVINGS):
@@ -192,7 +205,7 @@ class SessionReplica:
         return replace(found, rate=math.exp(low))
 
     def kept(self) -> Saturation:
-        """Return the sustainable rate under the policy `sessions`."""
+        """Return the saturated replica under the policy `sessions`: pasts are kept as long as gains most."""
         best = self.saturated(0.0)
         for keep_s in (0.0, *self.traffic.gap_quantiles(_QUANTILES)):
             full = self.saturated(keep_s)

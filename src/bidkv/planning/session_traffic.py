@@ -48,7 +48,7 @@ class SessionTraffic:
 
     @classmethod
     def of(cls, sessions: Sequence[Session]) -> SessionTraffic:
-        """Measure sessions.
+        """Measure sessions; what several of them begin with is counted once.
 
         Raises:
             ValueError: no sessions.
@@ -104,7 +104,7 @@ class SessionTraffic:
         )
 
     def held_token_s(self, keep_s: float) -> float:
-        """Token seconds that contexts are held between turns, when each is kept for at most `keep_s`."""
+        """Token seconds for which a session's contexts are held between its turns, each at most `keep_s`."""
         shorter = bisect_left(self._gaps, keep_s)
         rest = self._context_sums[-1] - self._context_sums[shorter]
         return (
@@ -114,21 +114,21 @@ class SessionTraffic:
         )
 
     def lost_tokens(self, keep_s: float) -> float:
-        """Tokens of pasts that were kept for `keep_s` and are gone when the next turn comes."""
+        """Tokens of a session's pasts that are gone when their next turn comes, kept for `keep_s` each."""
         shorter = bisect_left(self._gaps, keep_s)
         return (self._past_sums[-1] - self._past_sums[shorter]) / self.sessions
 
     def computed_tokens(self, keep_s: float) -> float:
-        """Prompt tokens computed for a session whose pasts are kept for `keep_s`."""
+        """Prompt tokens computed for a session whose pasts are kept for `keep_s` seconds each."""
         return self.new_tokens + self.lost_tokens(keep_s)
 
     def cached_share(self, keep_s: float) -> float:
-        """Share of all prompt tokens that is found in the cache."""
+        """Share of all prompt tokens that is found in the cache, from 0 to 1, pasts kept for `keep_s`."""
         whole = self.new_tokens + self.past_tokens
         return 1.0 - self.computed_tokens(keep_s) / whole if whole else 0.0
 
     def gap_quantiles(self, number: int) -> list[float]:
-        """Return gaps at so many even steps of their order, just above each."""
+        """Return `number` gaps in seconds at even steps of their order, each just above one that occurs."""
         if not self._gaps:
             return []
         last = len(self._gaps) - 1

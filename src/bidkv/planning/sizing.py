@@ -179,7 +179,7 @@ def worst_of(checks: Iterable[_AnyCheck], on_check: Callable[[_AnyCheck], None] 
 
 
 def with_room(target: LatencyTarget) -> LatencyTarget:
-    """Return the target that simulated fleets must keep, so that others keep the stated one."""
+    """Return the stricter target that simulated fleets must keep, so that other loads keep `target`."""
     ttft_s = None if target.ttft_s is None else TTFT_ROOM * target.ttft_s
     tpot_s = None if target.tpot_s is None else TPOT_ROOM * target.tpot_s
     return replace(target, ttft_s=ttft_s, tpot_s=tpot_s)

@@ -32,7 +32,12 @@ class ChunkConverter:
         self._fresh: Iterator[int] = count()
 
     def convert(self, ids: Sequence[int], prompt_tokens: int) -> tuple[int, ...]:
-        """Return the ids of a prompt's chunks of the new size."""
+        """Return the ids of a prompt's chunks of the new size; no more than `ids` cover.
+
+        Args:
+            ids: of the prompt's leading chunks of the old size, in order.
+            prompt_tokens: its length; the last chunk may be partial.
+        """
         if self._from == self._to:
             return tuple(ids)
         covered = min(len(ids) * self._from, prompt_tokens)

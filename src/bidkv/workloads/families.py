@@ -71,12 +71,12 @@ def read_pins() -> Mapping[str, Any]:
 
 
 def split_seeds(split: Split) -> tuple[int, ...]:
-    """Return the seeds tournaments use to tune policies, or to judge them."""
+    """Return the seeds with which tournaments tune policies, or judge them; they are pinned in a file."""
     return tuple(read_pins()["seeds"][split])
 
 
 def is_held_out(seed: int) -> bool:
-    """Tell whether requests of `seed` are for judging only."""
+    """Tell whether requests of `seed` are for judging only: no policy may be tuned on them."""
     return bool(seed >= read_pins()["held_out_from"])
 
 

@@ -34,7 +34,7 @@ class Lognormal:
             raise ValueError(f"a lognormal needs 0.1 <= median <= 1e8, 0.01 <= sigma <= 5, low >= 1: {self}")
 
     def draw(self, random: Random, high: int) -> int:
-        """Return a count from `low` to `high`.
+        """Return a count of tokens from `low` to `high`; `low` where `high` is not above it.
 
         >>> Lognormal(median=100, sigma=1.0).draw(Random(1), high=4096)
         33
@@ -55,7 +55,11 @@ class Lognormal:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Counts by a table of their quantiles at equal steps of probability, linear in between."""
+    """Counts by a table of their quantiles.
+
+    Attributes:
+        table: quantiles at equal steps of probability from 0 to 1, two at least; linear in between.
+    """
 
     table: Sequence[int]
 
