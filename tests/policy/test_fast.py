@@ -167,8 +167,75 @@ def test_once_overdue_it_goes_first_until_it_enters() -> None:
     policy._waiting.push(engine.queue[0], 1e6, policy.bids["long"].blocks)
     engine.now_s = 8.0
     assert policy.select_next(engine).request_id == "long"  # type: ignore[union-attr]
-    policy._by_arrival.seen_s = 100.0
+    policy._line.by_arrival.seen_s = 100.0
     assert policy.select_next(engine).request_id == "long"  # type: ignore[union-attr]
+
+
+def test_a_request_turns_overdue_earlier_where_those_behind_it_could_not_enter_in_time() -> None:
+    due_s = []
+    for others in (0, 7):
+        policy, engine = experienced(), FakeEngine(free_blocks=1000)
+        order = policy._line.by_arrival
+        order.seen_s, order._busy_s, order._work_s = 100.0, 20.0, 20.0
+        for index in range(1 + others):
+            member = request(f"r{index}", 0.0, 16)
+            engine.queue.append(member)
+            policy.on_arrival(member, engine)
+            order._waiting[member.request_id] = (member, 8.0)
+        assert policy._line.first(1.0, engine) is None
+        due_s.append(policy._line.due_s)
+    assert due_s[0] == pytest.approx(99.0, abs=1.0)
+    assert due_s[1] == pytest.approx(due_s[0] - 0.5 * 7 * 8.0)
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "arrived_s", "returns"),
+    [(2.5, 0.0, True), (1.5, 0.0, False), (2.5, 12.0, False), (7.0, 10.0, True)],
+    ids=["old", "just preempted", "young", "young, but long preempted"],
+)
+def test_a_preempted_request_goes_before_an_overdue_one_after_a_share_of_the_longest_wait(
+    waited_s: float, arrived_s: float, returns: bool
+) -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=1000)
+    line = policy._line
+    late, back = request("late", 10.0, 16), request("back", arrived_s, 16)
+    arrive(policy, engine, back)
+    admit(policy, engine, back)
+    arrive(policy, engine, late)
+    engine.now_s = now_s = 10.0 + 7.0  # so seven seconds are the longest wait by arrival, too
+    line.preempt(back, policy.bids["back"], now_s - waited_s)
+    assert line.first(now_s, engine) is (back if returns else late)
+
+
+@pytest.mark.parametrize(("prompt", "enters"), [(400, True), (600, False)])
+def test_the_oldest_new_request_passes_a_preempted_head_only_if_it_is_small(
+    prompt: int, enters: bool
+) -> None:
+    policy, engine = experienced(), FakeEngine(free_blocks=4000)
+    running = [request(f"r{i}", 0.0, 16) for i in range(10)]
+    back = request("back", 0.0, 1600)
+    arrive(policy, engine, *running, back)
+    for member in [*running, back]:
+        admit(policy, engine, member)
+    engine.queue.append(back)
+    engine.running.remove(back)
+    policy.on_preempt(back, 1600, engine)
+    arrive(policy, engine, *(request(f"n{i}", 1.0 + i, prompt) for i in range(40)))
+    policy.bids["back"].key_s = -1.0
+    policy._waiting.push(back, -1.0, policy.bids["back"].blocks)
+    policy._passes = 10**6
+    policy.remaining.num_finished = 0  # so that nothing passes because it is cheap
+    engine.free_blocks = 90
+    entered_s = 0.0
+    while (head := policy.select_next(engine)) is not None and head is not back:
+        entered_s += policy.bids[head.request_id].cost_s
+        engine.free_blocks = 90 + policy.bids[head.request_id].blocks
+        admit(policy, engine, head)  # type: ignore[arg-type]
+        engine.free_blocks = 90
+    if enters:
+        assert 10 * policy.typical_s <= entered_s <= 12 * policy.typical_s
+    else:
+        assert not entered_s
 
 
 @pytest.mark.parametrize(("room", "returns"), [(4, False), (5, True)])
@@ -189,15 +256,17 @@ def test_a_preempted_request_returns_with_room_for_the_others_to_grow(room: int,
     assert policy.select_next(engine) is running[0]
 
 
-@pytest.mark.parametrize(("passes", "residences", "most"), [(0, 8, 0), (1, 8, 1), (100, 8, 2), (100, 20, 5)])
+@pytest.mark.parametrize(
+    ("passes", "residences", "most"), [(0, 8, 0), (1, 8, 1), (100, 0.9, 1), (100, 8, 2), (100, 20, 5)]
+)
 def test_little_work_enters_in_place_of_an_overdue_request_that_does_not_fit(
-    passes: int, residences: int, most: int
+    passes: int, residences: float, most: int
 ) -> None:
     policy, engine = experienced(), FakeEngine(free_blocks=80)
     policy._passes = passes
     overdue(policy, engine)
     # The longest wait, in mean residences.
-    policy.prices.recent_step_s = policy._by_arrival.seen_s / residences / policy.remaining.mean_tokens
+    policy.prices.recent_step_s = policy._line.by_arrival.seen_s / residences / policy.remaining.mean_tokens
     engine.now_s = 8.0
     policy.bids["long"].passed_s = 1e9  # it has been passed as the head of the order, too
     costs_s = []

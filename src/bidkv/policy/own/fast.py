@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import ClassVar
 
+from bidkv.policy.own.fast_overdue import Bid, OverdueLine
 from bidkv.policy.own.reserving import DEFAULT_PREEMPTION_CAP, ReservingPolicy
-from bidkv.policy.parts.arrival_order import ArrivalOrder
 from bidkv.policy.parts.ordering import WaitingHeap, blocks_to_enter
 from bidkv.policy.parts.remaining import RemainingTokens
 from bidkv.policy.parts.reserve import GROWTH_BLOCKS
-from bidkv.policy.parts.returning import RETURN_PAYBACK
+from bidkv.policy.parts.returning import PASS_PAYBACK, RETURN_PAYBACK
 from bidkv.protocol.policy import EngineView
 from bidkv.protocol.requests import RequestView
 
@@ -33,52 +32,17 @@ _FIRST_REVIEW = 8
 _KNOWN = 32
 """Finished requests from which a head may be passed. Earlier, a short prompt with a long answer looks
 cheap."""
-_OVERDUE_PASSES = 2
-"""Typical requests' worth of work that may enter in place of an overdue request that does not fit."""
-_LONG_PASSES = 5
-"""The same where waits are long, so that this work is a small part of them."""
-_LONG = 16.0
-"""Mean residences from which a wait is long."""
-_DRAINS = 3.0
-"""Mean residences that memory for a request as large as all of it takes to become free."""
+_PREEMPTED_PASSES = 10
+"""Typical requests' worth of work that may pass a preempted head because it arrived before all other new
+requests."""
+_PREEMPTED_GROWTH = 2.0
+"""Blocks for each running request that such an entry leaves in any case."""
+_SMALL = 0.25
+"""Share of the blocks a preempted head needs that such an entry needs at most."""
 BEFORE_ALL_S = 1e9
 """Puts a key before every arrival."""
 _CHANGED = 1.3
 """A mean output that has moved by this factor since the last review calls for another."""
-
-
-@dataclass(slots=True)
-class Bid:
-    """What a live request bids.
-
-    Attributes:
-        key_s: its place in the order.
-        cost_s: machine seconds it will still take.
-        put_back: share of the backlog by which it is put back, from 0 to the dial.
-        backlog_s: the backlog it met, or what that has fallen to since.
-        latest_s: the last moment it can start and meet its deadline, not before its arrival.
-        blocks: KV blocks it needs to enter; 0 while it runs.
-        passed_s: cost of the requests that entered in its place while it was first and did not fit.
-        passed_overdue_s: the same while it was overdue.
-        was_preempted: whether it ran before.
-        preempted_s: the moment of its last preemption.
-    """
-
-    key_s: float
-    cost_s: float
-    put_back: float = 0.0
-    backlog_s: float = 0.0
-    latest_s: float = math.inf
-    blocks: int = 0
-    passed_s: float = 0.0
-    passed_overdue_s: float = 0.0
-    was_preempted: bool = False
-    preempted_s: float = 0.0
-
-    def place(self, arrival_s: float) -> None:
-        """Work the key out."""
-        key_s, latest_s = arrival_s + self.put_back * self.backlog_s, self.latest_s
-        self.key_s = latest_s if latest_s < key_s else key_s
 
 
 class Fast(ReservingPolicy):
@@ -107,11 +71,13 @@ class Fast(ReservingPolicy):
     first served. Nothing passes it before 32 requests have finished: what is cheap is not known yet.
 
     No new request waits much longer than the longest wait that the order of arrival would have caused lately
-    (:class:`ArrivalOrder`). One that is about to is overdue until it enters: it goes before all others, and
-    only the work of two typical requests may still enter in its place while it does not fit; five, where the
-    longest wait is longer than 16 mean residences. The order above uses what is left. A preempted request
-    returns in its place once it fits with room for the running ones to grow, as under `fair`; an overdue one
-    needs no such room.
+    (:class:`OverdueLine`). One that is about to is overdue until it enters: it goes before all others, and
+    only the work of two typical requests may still enter in its place while it does not fit; one, where the
+    longest wait is shorter than a mean residence, and five, where it is longer than 16. The order above uses
+    what is left. A preempted request returns in its place once it fits with room for the running ones to
+    grow, as under `fair`; an overdue one needs no such room. Until a preempted head returns, the new request
+    that arrived first may enter if it needs at most a quarter of its blocks and leaves the same kind of room,
+    until those have cost ten times as much as a typical request.
 
     Args:
         dial: how many times the backlog it met a request may be put back, at least 0.
@@ -126,19 +92,14 @@ class Fast(ReservingPolicy):
     returns_with_room: ClassVar[bool] = True
 
     __slots__ = (
-        "_by_arrival",
         "_dial",
         "_highest_s",
-        "_is_overdue",
         "_left",
-        "_longest_s",
+        "_line",
         "_next_review",
         "_num_waiting",
-        "_oldest",
         "_order_found",
-        "_overdue_s",
         "_passes",
-        "_preempted",
         "_returns",
         "_reviewed_tokens",
         "_waiting",
@@ -173,12 +134,7 @@ class Fast(ReservingPolicy):
         self._dial = dial
         self._passes = passes
         self._waiting = WaitingHeap()
-        self._by_arrival = ArrivalOrder()
-        self._preempted = WaitingHeap()  # by the moment of the preemption
-        self._oldest: RequestView | None = None  # the new request that waits longest; None: look it up
-        self._longest_s = 0.0  # the longest wait by arrival, when that was looked at last
-        self._overdue_s = 0.0  # the moment from which it goes first
-        self._is_overdue = False
+        self._line = OverdueLine(self.bids, self.prices, self.remaining)
         self._waiting_blocks = 0
         self._num_waiting = 0
         self._highest_s = 0.0  # the backlog, since keys were last brought down
@@ -282,13 +238,7 @@ class Fast(ReservingPolicy):
 
     def _take_off(self, request: RequestView, bid: Bid, engine: EngineView) -> None:
         """Take `request`, which waits, off the queue."""
-        if bid.was_preempted:
-            self._preempted.discard(request)
-        else:
-            self._by_arrival.leave(request, engine.now_s)
-            oldest = self._oldest
-            if oldest is not None and oldest.request_id == request.request_id:
-                self._oldest = None
+        self._line.leave(request, bid, engine.now_s)
         self._waiting.discard(request)
         self._waiting_blocks -= bid.blocks
         self._num_waiting = waiting = self._num_waiting - 1
@@ -315,6 +265,27 @@ class Fast(ReservingPolicy):
         bid.passed_s += self.bids[other.request_id].cost_s
         return other
 
+    def _oldest_in_place_of(self, bid: Bid, free: int, engine: EngineView) -> RequestView | None:
+        """Return the new request that arrived first, if it may pass the preempted head with this bid.
+
+        Where prompts are short and outputs long, memory for a new request is there long before that for a
+        preempted one. Without this, the new ones would enter as overdue ones, and preempt again.
+        """
+        if bid.passed_s >= min(_PREEMPTED_PASSES, self._passes) * self.typical_s:
+            return None
+        oldest = self._line.by_arrival.first()
+        if oldest is None:
+            return None
+        oldest_bid = self.bids[oldest.request_id]
+        blocks = oldest_bid.blocks
+        if blocks > _SMALL * bid.blocks:
+            return None
+        growth = self.reserve.room(engine).growth_blocks(blocks, PASS_PAYBACK, _PREEMPTED_GROWTH)
+        if blocks + growth > free:
+            return None
+        bid.passed_s += oldest_bid.cost_s
+        return oldest
+
     def _has_room(self, bid: Bid, free: int, engine: EngineView) -> bool:
         """Whether a preempted request fits with room for the running ones to grow, as under `fair`."""
         if not self.returns_with_room:
@@ -329,43 +300,12 @@ class Fast(ReservingPolicy):
             and self._order_found.lost_share >= 1.0
         )
 
-    def _overdue(self, engine: EngineView) -> RequestView | None:
-        """Return what goes before all others, if a new request would else wait longer than by arrival.
-
-        It stays overdue until it enters. One that has waited for its return longer than the bound goes before
-        it.
-        """
-        now_s, first = engine.now_s, self._oldest
-        if self._order_found.lost_share < 1.0:
-            return None
-        if first is None:
-            self._oldest = first = self._by_arrival.first()
-            if first is None:
-                return None
-            self._is_overdue = False
-        if not self._is_overdue:
-            self._longest_s = longest_s = self._by_arrival.longest_s(now_s)
-            # What it needs becomes free while the running requests finish, so a large one goes earlier.
-            share = self.bids[first.request_id].blocks / engine.num_blocks
-            residence_s = self.remaining.mean_tokens * self.prices.recent_step_s
-            within_s = max(0.5 * longest_s, longest_s - _DRAINS * share * residence_s)
-            self._overdue_s = first.arrival_s + within_s
-            self._is_overdue = now_s > self._overdue_s
-        if now_s <= self._overdue_s:
-            return None
-        preempted = self._preempted.first()
-        if preempted is None or now_s - self.bids[preempted.request_id].preempted_s <= self._longest_s:
-            return first
-        return preempted
-
     def _next_overdue(self, first: RequestView, free: int, beside: int) -> RequestView:
         """Return what enters before all others: `first`, or one in its place while it does not fit."""
         bid = self.bids[first.request_id]
         if bid.blocks <= free or self.remaining.num_finished < _KNOWN:
             return first
-        residence_s = self.remaining.mean_tokens * self.prices.recent_step_s
-        passes = _LONG_PASSES if self._by_arrival.seen_s > _LONG * residence_s else _OVERDUE_PASSES
-        if bid.passed_overdue_s >= min(passes, self._passes) * self.typical_s:
+        if bid.passed_overdue_s >= min(self._line.passes(), self._passes) * self.typical_s:
             return first
         other = self._waiting.first_fitting(beside, SCANNED, CHOICE)
         if other is None:
@@ -386,8 +326,10 @@ class Fast(ReservingPolicy):
         is_new = not bid.was_preempted
         if is_new and self._num_waiting == 1:
             return head
-        now_s = engine.now_s
-        overdue = None if self._oldest is not None and now_s <= self._overdue_s else self._overdue(engine)
+        line, now_s = self._line, engine.now_s
+        if self._order_found.lost_share < 1.0:  # the order of `fair`
+            return (line.by_arrival.first() or head) if is_new else head
+        overdue = None if now_s <= line.due_s else line.first(now_s, engine)
         free, running = engine.free_blocks, engine.num_running
         growth = GROWTH_BLOCKS * running
         if free <= growth and (is_new or overdue is not None):  # nothing may pass what goes first
@@ -396,11 +338,13 @@ class Fast(ReservingPolicy):
             free -= self.reserve.blocks_beside(running, now_s, engine)
         if overdue is not None:
             return self._next_overdue(overdue, free, free - growth)
-        if bid.blocks > free:
-            return self._one_in_place_of(head, bid, free - growth) or head
-        if is_new or not running or self._has_room(bid, free, engine):
+        fits = bid.blocks <= free
+        if fits and (is_new or not running or self._has_room(bid, free, engine)):
             return head
-        return self._one_in_place_of(head, bid, free - growth)
+        other = None if is_new or not running else self._oldest_in_place_of(bid, free, engine)
+        if other is None:
+            other = self._one_in_place_of(head, bid, free - growth)
+        return other if other is not None or fits else head
 
     # --- events ----------------------------------------------------------------------------------
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
@@ -408,7 +352,7 @@ class Fast(ReservingPolicy):
         bid = self._join(request, engine)
         self._waiting.push(request, bid.key_s, bid.blocks)
         if not request.num_output_tokens:  # else it ran before this policy was switched on
-            self._by_arrival.arrive(request, bid.cost_s)
+            self._line.by_arrival.arrive(request, bid.cost_s)
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Take it off the queue."""
@@ -428,8 +372,7 @@ class Fast(ReservingPolicy):
             self._returns += 1
             bid.key_s = bid.latest_s = -BEFORE_ALL_S - self._returns
         self._waiting.push(request, bid.key_s, bid.blocks)
-        bid.was_preempted, bid.preempted_s = True, engine.now_s
-        self._preempted.push(request, bid.preempted_s)
+        self._line.preempt(request, bid, engine.now_s)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length; it may have been aborted while it waited."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from itertools import islice
 
 from bidkv.protocol.requests import RequestView
 
-_WINDOW = 1024
+_WINDOW = 256
 """Arrivals after which the longest wait of those before the last window is forgotten."""
 _KEEP = 0.99
 """Weight that one more entry leaves the older ones in the pace: about 100 count."""
 _SLOWEST = 2.0
 """Seconds that a machine second of work takes at most. Where it seems to take longer, costs were guessed too
 low, and those of the requests that wait may be right by now."""
+_NEEDS = 0.87
+"""Share of the work before the last in the queue that it is taken to wait for: costs are guessed too high
+more often where the law of lengths has changed, and a bound that is too long is found out only later."""
 _LEAST_BUSY_S = 5.0
 """Seconds with a queue after which the pace is believed."""
 
@@ -37,18 +42,18 @@ class ArrivalOrder:
         "_arrived_s",
         "_busy_s",
         "_busy_since_s",
-        "_costs",
         "_entered_s",
         "_in_window",
         "_longest_s",
-        "_oldest",
+        "_waiting",
         "_work_s",
         "seen_s",
     )
 
     def __init__(self) -> None:
-        self._costs: dict[str, float] = {}  # of the new requests that wait
-        self._oldest: deque[RequestView] = deque()  # the same in order of arrival, and some that left
+        # The new requests that wait, in order of arrival, each with its cost. In a plain dict the way to the
+        # first leads over all that left.
+        self._waiting: OrderedDict[str, tuple[RequestView, float]] = OrderedDict()
         # Arrivals that the order of arrival would still make wait: what had to enter before, and when each
         # arrived.
         self._ahead: deque[tuple[float, float]] = deque()
@@ -67,21 +72,21 @@ class ArrivalOrder:
         self._in_window += 1
         if self._in_window > _WINDOW:
             self.seen_s, self._longest_s, self._in_window = self._longest_s, 0.0, 1
-        self._costs[request.request_id] = cost_s
-        self._oldest.append(request)
+        self._waiting[request.request_id] = (request, cost_s)
         self._ahead.append((self._arrived_s, request.arrival_s))
         self._arrived_s += cost_s
 
     def leave(self, request: RequestView, now_s: float) -> None:
         """`request` entered or was aborted; one that is not new is ignored."""
-        cost_s = self._costs.pop(request.request_id, None)
-        if cost_s is None:
+        entry = self._waiting.pop(request.request_id, None)
+        if entry is None:
             return
+        cost_s = entry[1]
         self._entered_s = entered_s = self._entered_s + cost_s
         if self._busy_since_s is not None:
             self._busy_s = self._busy_s * _KEEP + (now_s - self._busy_since_s)
             self._work_s = self._work_s * _KEEP + cost_s
-        self._busy_since_s = now_s if self._costs else None
+        self._busy_since_s = now_s if self._waiting else None
         ahead = self._ahead
         while ahead and ahead[0][0] < entered_s:
             waited_s = now_s - ahead.popleft()[1]
@@ -89,17 +94,23 @@ class ArrivalOrder:
                 self._longest_s = waited_s
                 if waited_s > self.seen_s:
                     self.seen_s = waited_s
-        if not self._costs:  # sums of floats drift; an empty queue is exactly nothing
+        if not self._waiting:  # sums of floats drift; an empty queue is exactly nothing
             self._arrived_s = self._entered_s = 0.0
-            self._oldest.clear()
             ahead.clear()
 
     def first(self) -> RequestView | None:
         """Return the new request that has waited longest, or None."""
-        costs, oldest = self._costs, self._oldest
-        while oldest and oldest[0].request_id not in costs:
-            oldest.popleft()
-        return oldest[0] if oldest else None
+        entry = next(iter(self._waiting.values()), None)
+        return None if entry is None else entry[0]
+
+    def oldest(self, count: int) -> Iterator[tuple[RequestView, float]]:
+        """Return the `count` new requests that arrived first, each with its cost in machine seconds."""
+        return islice(self._waiting.values(), count)
+
+    @property
+    def pace(self) -> float:
+        """Seconds in which a machine second of work enters, at most 2; 0 while that is not known."""
+        return min(self._busy_s / self._work_s, _SLOWEST) if self._busy_s > _LEAST_BUSY_S else 0.0
 
     def longest_s(self, now_s: float) -> float:
         """Return the longest wait of new requests in the order of arrival, as far as it is known by now."""
@@ -107,11 +118,6 @@ class ArrivalOrder:
         if not ahead:
             return self.seen_s
         # The first that the order of arrival would still make wait has waited until now, and the last will
-        # wait for all that is before it.
-        return max(self.seen_s, now_s - ahead[0][1], now_s - ahead[-1][1] + self._needs_s())
-
-    def _needs_s(self) -> float:
-        """Return the seconds in which all new requests that wait would enter; 0 while the pace is unknown."""
-        if self._busy_s <= _LEAST_BUSY_S:
-            return 0.0
-        return (self._arrived_s - self._entered_s) * min(self._busy_s / self._work_s, _SLOWEST)
+        # wait for most of what is before it.
+        needs_s = _NEEDS * (self._arrived_s - self._entered_s) * self.pace
+        return max(self.seen_s, now_s - ahead[0][1], now_s - ahead[-1][1] + needs_s)
