@@ -444,4 +444,7 @@ def _position(candidates: Sequence[RequestView], victim: object) -> int | None:
 
 def _tail(running: Sequence[RequestView], gone: Set[str]) -> RequestView | None:
     """The request that the engine's own rule would preempt next, once those in `gone` are out."""
-    return next((request for request in reversed(running) if request.request_id not in gone), None)
+    for request in reversed(running):
+        if request.request_id not in gone:
+            return request
+    return None

@@ -95,8 +95,10 @@ class RemainingTokens:
         self._grow = 1.0
         self._classes = [_PromptClass() for _ in range(_PROMPT_CLASSES)]
         self._starts: dict[str, int] = {}  # of the running requests
+        self._totals = (0.0, 0.0, 0.0)
         self.num_finished = 0
-        self._settle(0.0, 0.0, 0.0)
+        self.mean_tokens = _PRIOR_TOKENS
+        self._mean_square = 2 * _PRIOR_TOKENS * _PRIOR_TOKENS
 
     @property
     def certainty(self) -> float:
@@ -160,12 +162,10 @@ class RemainingTokens:
         self._sum[index] += added
         self._square[index] += squares
         count, first, second = self._totals
-        self._settle(count + grow, first + added, second + squares)
-
-    def _settle(self, count: float, first: float, second: float) -> None:
-        """Work the moments of all finished requests out, the assumed length included."""
+        count, first, second = count + grow, first + added, second + squares
         self._totals = (count, first, second)
-        prior = _PRIOR_WEIGHT * self._grow
+        # With the assumed length.
+        prior = _PRIOR_WEIGHT * grow
         weight = count + prior
         self.mean_tokens = (first + prior * _PRIOR_TOKENS) / weight
         self._mean_square = (second + prior * 2 * _PRIOR_TOKENS * _PRIOR_TOKENS) / weight

@@ -85,12 +85,11 @@ class PolicyBridge:
         if victims:
             chosen = [victim._slot for victim in victims]
             self._view.name_victims(chosen)
-            running = self._kernel.tables.running[: words[at.RUNNING_COUNT]]
-            before = running.tolist()
+            before = [request._slot for request in self._view.running]
             order = [slot for slot in before if slot not in chosen]
             order.extend(reversed(chosen))
             if order != before:  # mostly the last one is chosen; writing to an array takes a while
-                running[:] = order
+                self._kernel.tables.running[: len(order)] = order
 
     def _make_chooser(self) -> Handler:
         words, view, control = self._kernel.words, self._view, self._control
