@@ -356,10 +356,13 @@ class Fast(ReservingPolicy):
 
     def on_admit(self, request: RequestView, engine: EngineView) -> None:
         """Take it off the queue."""
+        self._enter(request, self.bids.get(request.request_id), engine)
+
+    def _enter(self, request: RequestView, bid: Bid | None, engine: EngineView) -> None:
+        """`request` runs now; without a bid it arrived before this policy was switched on."""
         done = request.num_output_tokens
         self._begin(request, done, engine)
         self.remaining.admit(request, engine, done)
-        bid = self.bids.get(request.request_id)
         if bid is not None and bid.blocks:
             self._take_off(request, bid, engine)
 

@@ -100,18 +100,11 @@ class OnTime(Fast):
                 return
             heapq.heappop(due)
             if is_on_time:
-                self._forget_due(request)
+                del due_of[request.request_id]
+                self._on_time.discard(request)
                 bid = self.bids[request.request_id]
                 self._waiting.push(request, bid.key_s, bid.blocks)
         self._next_due_s = math.inf
-
-    def _note_due(self, request: RequestView, due_s: float) -> None:
-        """`request` is on time until `due_s`."""
-        self._arrived += 1
-        entry = self._due_of[request.request_id] = (due_s, self._arrived, request)
-        heapq.heappush(self._due, entry)
-        if due_s < self._next_due_s:
-            self._next_due_s = due_s
 
     def _turns_late_s(self, request: RequestView, engine: EngineView) -> float:
         due_s = request.arrival_s + self._slo_s
@@ -180,7 +173,12 @@ class OnTime(Fast):
     def on_arrival(self, request: RequestView, engine: EngineView) -> None:
         """Take its bid; it is on time for now."""
         bid = self._join(request, engine)
-        self._note_due(request, self._turns_late_s(request, engine))
+        self._arrived = arrived = self._arrived + 1
+        due_s = self._turns_late_s(request, engine)
+        self._due_of[request.request_id] = due = (due_s, arrived, request)
+        heapq.heappush(self._due, due)
+        if due_s < self._next_due_s:
+            self._next_due_s = due_s
         cost_s = bid.cost_s / request.weight
         known = self.remaining.num_finished >= _FIRST_KNOWN
         # What arrived before costs were known enters first, in order of arrival.
@@ -195,7 +193,7 @@ class OnTime(Fast):
             self._entered_s = entered_s = self._entered_s * _KEEP + cost_s
             self._entered_late_s = late_s = self._entered_late_s * _KEEP + late * cost_s
             self._is_late_turn = share > 0.0 and late_s <= share * entered_s
-        super().on_admit(request, engine)
+        self._enter(request, bid, engine)
 
     def on_finish(self, request: RequestView, engine: EngineView, *, completed: bool) -> None:
         """Learn its length."""

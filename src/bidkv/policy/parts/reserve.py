@@ -171,7 +171,7 @@ class SelfTuningReserve:
             if share > 0.0:
                 kept = int(share * num_blocks)
                 if kept > wanted:
-                    wanted = kept
+                    return kept  # the share itself is bounded
         most = MOST_SHARE * num_blocks
         return wanted if wanted <= most else int(most)
 
