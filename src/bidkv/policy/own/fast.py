@@ -339,9 +339,11 @@ class Fast(ReservingPolicy):
         if overdue is not None:
             return self._next_overdue(overdue, free, free - growth)
         fits = bid.blocks <= free
-        if fits and (is_new or not running or self._has_room(bid, free, engine)):
+        if is_new:
+            return head if fits else self._one_in_place_of(head, bid, free - growth) or head
+        if fits and (not running or self._has_room(bid, free, engine)):
             return head
-        other = None if is_new or not running else self._oldest_in_place_of(bid, free, engine)
+        other = self._oldest_in_place_of(bid, free, engine) if running else None
         if other is None:
             other = self._one_in_place_of(head, bid, free - growth)
         return other if other is not None or fits else head

@@ -76,6 +76,7 @@ class OnTime(Fast):
         if not 0 <= late_share <= 1:
             raise ValueError(f"late_share must be in [0, 1], got {late_share}")
         self._order_found = FoundAgain()  # never learns: late requests are first only in their share
+        self._line.due_s = math.inf  # nor is one overdue
         self._slo_s = ttft_slo_s
         self._late_share = late_share
         self._on_time = WaitingHeap()  # by cost
