@@ -26,18 +26,17 @@ def test_the_table_is_what_the_command_prints(kept: list[PairedRuns]) -> None:
 
 
 def test_fair_has_the_lower_mean_everywhere_and_is_worse_in_nothing(kept: list[PairedRuns]) -> None:
-    shown = []
     for cell in kept:
-        assert cell.effect("fair", E2E_MEAN).estimate < 0, cell.name
-        shown.append(cell.effect("fair", E2E_MEAN).high < 0)
+        assert cell.effect("fair", E2E_MEAN).high < 0, cell.name
         for figure in JUDGED:
             effect = cell.effect("fair", figure)
             assert not effect.is_shown or (effect.estimate < 0) == (figure.better == "lower"), cell.name
-    assert shown.count(True) == 5
 
 
 def test_fast_has_a_lower_mean_in_five_and_no_worse_p99(kept: list[PairedRuns]) -> None:
-    assert sum(cell.effect("fast", E2E_MEAN).estimate < 0 for cell in kept) == 5
+    assert [cell.name for cell in kept if not cell.effect("fast", E2E_MEAN).high < 0] == [
+        "long-generation all queued, 4,096 blocks"
+    ]
     lower = [cell.effect("fast", E2E_MEAN).estimate < cell.effect("fair", E2E_MEAN).estimate for cell in kept]
     assert lower.count(True) == 5
     for cell in kept:
@@ -47,12 +46,10 @@ def test_fast_has_a_lower_mean_in_five_and_no_worse_p99(kept: list[PairedRuns]) 
 
 def test_the_policies_were_in_charge_and_every_request_was_served(kept: list[PairedRuns]) -> None:
     for cell in kept:
-        assert (
-            sorted(cell.runs["fair"])
-            == sorted(cell.runs["fast"])
-            == sorted(cell.runs[BASELINE])
-            == [1, 2, 3, 4]
-        )
+        ran = {policy: sorted(runs) for policy, runs in cell.runs.items()}
+        assert ran["fair"] == ran[BASELINE] == list(range(1, len(ran["fair"]) + 1))
+        assert len(ran["fair"]) == len(ran["fast"]) + 4 >= 8
+        assert ran["fast"] == ran["fair"][: len(ran["fast"])]
         for runs in cell.runs.values():
             for run in runs.values():
                 assert run.notes["active"]
