@@ -90,9 +90,10 @@ class VllmRequest:
     def reread(self) -> None:
         """Copy what only events change: the preemption count, and a streaming session's prompt and cap."""
         request = self._request
-        write_facts(self, num_preemptions=request.num_preemptions)
-        write_facts(self, num_prompt_tokens=request.num_prompt_tokens)
-        write_facts(self, max_tokens=self._cap())
+        write_facts(
+            self, num_preemptions=request.num_preemptions, num_prompt_tokens=request.num_prompt_tokens
+        )
+        write_facts(self, max_tokens=self._cap())  # it depends on the prompt
 
     def _cap(self) -> int | None:
         """The cap on generated tokens; None when it is no more than what the model's length leaves."""

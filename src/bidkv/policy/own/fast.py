@@ -294,11 +294,7 @@ class Fast(ReservingPolicy):
         return bid.blocks + growth <= free
 
     def _may_be_passed(self, bid: Bid) -> bool:
-        return (
-            bid.passed_s < self._passes * self.typical_s
-            and self.remaining.num_finished >= _KNOWN
-            and self._order_found.lost_share >= 1.0
-        )
+        return bid.passed_s < self._passes * self.typical_s and self.remaining.num_finished >= _KNOWN
 
     def _next_overdue(self, first: RequestView, free: int, beside: int) -> RequestView:
         """Return what enters before all others: `first`, or one in its place while it does not fit."""
